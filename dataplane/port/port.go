@@ -1,0 +1,81 @@
+package port
+
+import "example.com/culvert/dataplane/packet"
+
+// Status is the outcome of Queue.Send.
+type Status uint8
+
+const (
+	Sent   Status = iota // accepted; leaves with the next Flush at the latest
+	TooBig               // longer than the port's MTU and not segmentable by it
+	Full                 // no room in the transmit queue, nothing queued
+	Down                 // the interface is down or gone
+	NumStatuses
+)
+
+// Info describes a port. It changes only through Port.Refresh.
+type Info struct {
+	Name      string
+	Index     int         // kernel interface index in its namespace, 0 if it has none
+	Link      packet.Link // what frames start with
+	MAC       [6]byte     // LinkEthernet only
+	MTU       int         // largest IP packet
+	GSO       bool        // takes GSO frames and partial checksums (else segment and complete first)
+	Driver    string      // "af_packet", "tun", "mem", "pcap"
+	Netns     string      // named namespace the interface is in, "" for the process's own
+	NumQueues int
+}
+
+// Port is a network interface as the data path sees it: one Queue for each
+// worker. Methods are for the control path and safe for concurrent use.
+type Port interface {
+	Info() Info
+	// Refresh reads MAC, MTU and state of the interface again.
+	Refresh() (Info, error)
+	// Queue returns the queue of worker i, 0 <= i < NumQueues.
+	Queue(i int) Queue
+	// NewSender opens one more send-only queue for a sender that is not a worker
+	// (the host stack). The caller closes it.
+	NewSender() (Sender, error)
+	// Close ends the port. No queue may be in use any more.
+	Close() error
+}
+
+// Sender transmits frames. It is used by one goroutine at a time.
+type Sender interface {
+	// Send queues p's frame for transmission, with p.Offload and, if p.HasVLAN,
+	// the tag. p.Off must point at a frame of the port's own Link kind. The
+	// memory must stay as it is until Flush. Send never blocks; it may flush.
+	Send(p *packet.Packet) Status
+	// Flush hands everything queued to the kernel, in order, and returns how
+	// many frames were refused since the last Flush, by cause.
+	Flush() (refused [NumStatuses]uint32)
+}
+
+// Queue is one receive and transmit queue. Only its worker touches it.
+type Queue interface {
+	Sender
+	// Recv fills at most len(pkts) packets (Mem, Off, End, Offload, VLAN, Link,
+	// LinkKind) and returns how many. It never blocks. Memory of the packets is the
+	// queue's and stays valid until Release.
+	Recv(pkts []packet.Packet) int
+	// Release gives back the memory of everything Recv returned.
+	Release()
+	// FD returns a descriptor that polls readable when Recv would find
+	// something, -1 if there is none (then somebody else calls the worker).
+	FD() int
+	// Stats may be called by any goroutine.
+	Stats() Stats
+}
+
+// Stats are the counters of a queue since it was opened.
+type Stats struct {
+	RxFrames, RxBytes uint64
+	TxFrames, TxBytes uint64
+	RxRingDrops       uint64 // the kernel had no slot (PACKET_STATISTICS tp_drops)
+	RxTruncated       uint64 // frame longer than its slot and not retrievable
+	TxRefused         uint64 // the kernel refused the frame
+}
+
+// Closer is implemented by senders that NewSender returned.
+type Closer interface{ Close() error }
