@@ -6,12 +6,23 @@ import "example.com/culvert/dataplane/packet"
 type Status uint8
 
 const (
-	Sent   Status = iota // accepted; leaves with the next Flush at the latest
-	TooBig               // longer than the port's MTU and not segmentable by it
-	Full                 // no room in the transmit queue, nothing queued
-	Down                 // the interface is down or gone
+	Sent        Status = iota // accepted; leaves with the next Flush at the latest
+	TooBig                    // longer than the port's MTU and not segmentable by it
+	Unsupported               // wants an offload the port does not do: segment, or complete the checksum, first
+	Full                      // no room in the transmit queue, nothing queued
+	Down                      // the interface is down or gone
 	NumStatuses
 )
+
+var statusNames = [NumStatuses]string{"sent", "too-big", "unsupported", "full", "down"}
+
+// String returns the name of s as metrics print it.
+func (s Status) String() string {
+	if s >= NumStatuses {
+		return "invalid"
+	}
+	return statusNames[s]
+}
 
 // Info describes a port. It changes only through Port.Refresh.
 type Info struct {
@@ -19,9 +30,10 @@ type Info struct {
 	Index     int         // kernel interface index in its namespace, 0 if it has none
 	Link      packet.Link // what frames start with
 	MAC       [6]byte     // LinkEthernet only
-	MTU       int         // largest IP packet
+	MTU       int         // largest IP packet, bytes
 	GSO       bool        // takes GSO frames and partial checksums (else segment and complete first)
-	Driver    string      // "af_packet", "tun", "mem", "pcap"
+	Up        bool        // administratively up, and not deleted
+	Driver    string      // "af_packet", "tun", "tap", "mem", "pcap"
 	Netns     string      // named namespace the interface is in, "" for the process's own
 	NumQueues int
 }
@@ -30,12 +42,14 @@ type Info struct {
 // worker. Methods are for the control path and safe for concurrent use.
 type Port interface {
 	Info() Info
-	// Refresh reads MAC, MTU and state of the interface again.
+	// Refresh reads MAC, MTU and state of the interface again. When the
+	// interface is gone it returns the last Info with Up false, and an error.
 	Refresh() (Info, error)
 	// Queue returns the queue of worker i, 0 <= i < NumQueues.
 	Queue(i int) Queue
 	// NewSender opens one more send-only queue for a sender that is not a worker
-	// (the host stack). The caller closes it.
+	// (the host stack). The caller closes it, before it closes the port; it may
+	// implement Closer.
 	NewSender() (Sender, error)
 	// Close ends the port. No queue may be in use any more.
 	Close() error
@@ -44,8 +58,9 @@ type Port interface {
 // Sender transmits frames. It is used by one goroutine at a time.
 type Sender interface {
 	// Send queues p's frame for transmission, with p.Offload and, if p.HasVLAN,
-	// the tag. p.Off must point at a frame of the port's own Link kind. The
-	// memory must stay as it is until Flush. Send never blocks; it may flush.
+	// the tag. p.Off must point at a frame of the port's own Link kind, with
+	// packet.Headroom writable bytes before it (Send may use them). The memory
+	// must stay as it is until Flush. Send never blocks; it may flush.
 	Send(p *packet.Packet) Status
 	// Flush hands everything queued to the kernel, in order, and returns how
 	// many frames were refused since the last Flush, by cause.
@@ -56,8 +71,8 @@ type Sender interface {
 type Queue interface {
 	Sender
 	// Recv fills at most len(pkts) packets (Mem, Off, End, Offload, VLAN, Link,
-	// LinkKind) and returns how many. It never blocks. Memory of the packets is the
-	// queue's and stays valid until Release.
+	// LinkKind; other fields keep what they had) and returns how many. It never
+	// blocks. Memory of the packets is the queue's and stays valid until Release.
 	Recv(pkts []packet.Packet) int
 	// Release gives back the memory of everything Recv returned.
 	Release()
@@ -71,9 +86,10 @@ type Queue interface {
 // Stats are the counters of a queue since it was opened.
 type Stats struct {
 	RxFrames, RxBytes uint64
-	TxFrames, TxBytes uint64
+	TxFrames, TxBytes uint64 // handed to the kernel
 	RxRingDrops       uint64 // the kernel had no slot (PACKET_STATISTICS tp_drops)
 	RxTruncated       uint64 // frame longer than its slot and not retrievable
+	RxForeignTag      uint64 // tagged with another protocol than 802.1Q, or twice: dropped
 	TxRefused         uint64 // the kernel refused the frame
 }
 
