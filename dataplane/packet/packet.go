@@ -43,15 +43,18 @@ const (
 type Flags uint16
 
 const (
-	FragmentFirst  Flags = 1 << iota // offset 0, more to come: has a transport header
-	FragmentLater                    // offset > 0: no transport header, no ports
-	ICMPError                        // carries an embedded packet; Embedded and its offsets are set
-	LinkBroadcast                    // link-layer destination is broadcast or multicast
-	LinkOther                        // link-layer destination is another host (PACKET_OTHERHOST)
-	HasOptions                       // IPv4 options or IPv6 extension headers present
-	EmbeddedNAT                      // embedded transport header has ports (at least the first 4 bytes)
-	DontFragment                     // IPv4 DF; always set for IPv6
-	Untranslatable                   // transport header absent or of unknown protocol: addresses only
+	FragmentFirst   Flags = 1 << iota // offset 0, more to come: has a transport header
+	FragmentLater                     // offset > 0: no transport header, no ports
+	ICMPError                         // carries an embedded packet; Embedded and its offsets are set
+	LinkBroadcast                     // link-layer destination is broadcast or multicast
+	LinkOther                         // link-layer destination is another host (PACKET_OTHERHOST)
+	HasOptions                        // IPv4 options or IPv6 extension headers present
+	EmbeddedNAT                       // Embedded names a flow: its ports or query id are there, or its protocol has none
+	DontFragment                      // IPv4 DF; always set for IPv6
+	Untranslatable                    // transport header absent or of unknown protocol: addresses only
+	FragmentMore                      // with FragmentLater: not the last fragment
+	PartialChecksum                   // the transport checksum field holds the sum of the pseudo-header only (NeedsCsum)
+	EmbeddedBadSum                    // the embedded IPv4 header fails its checksum
 )
 
 // Fragment reports whether the packet is a fragment of any position.
