@@ -1,0 +1,55 @@
+package nat
+
+import "example.com/culvert/conntrack/tuple"
+
+// Behaviour is one of the three mapping and filtering behaviours of RFC 4787, or
+// netfilter's own.
+type Behaviour uint8
+
+const (
+	Linux                   Behaviour = iota // port kept when free; filter by address and port
+	EndpointIndependent                      // RFC 4787 section 4.1
+	AddressDependent                         // RFC 4787 section 4.1
+	AddressAndPortDependent                  // RFC 4787 section 4.1
+)
+
+// Source says how to translate the source of a flow. It is immutable and safe
+// for concurrent use.
+type Source struct {
+	Addrs              []AddrRange // the pool; empty: masquerade
+	Ports              PortRange   // zero: by class, see the package comment
+	Flags              Flags       // Random, Persistent, RFC
+	Mapping, Filtering Behaviour   // carried for the engine
+}
+
+// Masquerade reports whether the source becomes the address of the egress
+// interface.
+func (s *Source) Masquerade() bool { return len(s.Addrs) == 0 }
+
+// Search starts the walk over the sources that a flow with tuple t may leave
+// with, best first. t is as the flow leaves: its destination is translated
+// already. addr is the address of the egress interface for masquerade, ignored
+// otherwise. rnd should be unpredictable to peers (RFC 6056).
+func (s *Source) Search(t tuple.Tuple, addr tuple.Addr, rnd uint64) Search {
+	c := Search{t: t, rnd: rnd, left: 1}
+	if s.Masquerade() {
+		c.t.Src = addr
+	} else {
+		c.pool = s.Addrs
+		c.left = poolSize(s.Addrs)
+		c.addr = pick(clientHash(&t, s.Flags), c.left)
+		c.size = c.left
+		c.t.Src = poolAt(s.Addrs, c.addr)
+	}
+	c.plan(s.Ports, s.Flags)
+	return c
+}
+
+// NullSearch starts the walk for a flow that no rule translates, as netfilter's
+// null binding: the source stays as it is; if its reply tuple is taken the port
+// moves within its class. The address never changes.
+func NullSearch(t tuple.Tuple, rnd uint64) Search {
+	c := Search{t: t, rnd: rnd, left: 1}
+	c.plan(PortRange{}, 0)
+	return c
+}

@@ -1,0 +1,51 @@
+// Package rules is the immutable, compiled form of a ruleset and the walks that
+// packets take through it.
+//
+// # Theory of operation
+//
+// A [Spec] is what the user wrote: four ordered lists that name interfaces and
+// areas. [Compile] binds it to the interfaces that exist now ([Binding]) and
+// gives a [Program], which never changes and is swapped as a whole. In each list
+// the first rule with a terminal action ends the walk; mark goes on.
+//
+//	Pre      before the flow is looked up: mark, zone, notrack
+//	Dnat     first packets: new destination, or redirect to the gateway itself
+//	Filter   what may pass; when no rule decides, the default policy (policy.go)
+//	Snat     first packets: new source
+//
+// The caller fills a [Key] as it learns more about the packet, and keeps one
+// [Decision] for all four walks. Walks do not allocate, lock or fail.
+//
+// # Which packets meet the filter
+//
+// First packets of flows (state new or related), and all packets that are
+// invalid or untracked. For these, all rules count.
+//
+// Rules decide about flows, not packets, as far as they can: a drop, reject or
+// mark rule that looks only at what is the same for all packets of a flow does
+// not touch packets that are established already. Without such a rule, "drop
+// everything from wan" would drop the answers to what lan asked for. To end
+// established flows a rule must say state = "established".
+//
+// Rules that look at state, mark, TTL or DSCP may treat later packets otherwise.
+// Decision.Scope says for each packet whether the next one of the same direction
+// must meet the filter again; Program.Follow says whether any ever must:
+//
+//	new packet:          verdict and scope for the original direction
+//	first answer:        if Follow() == PerPacket: Filter with State Established
+//	                     gives verdict and scope for the reply direction
+//	established packet:  Filter only if the last scope of its direction was
+//	                     PerPacket, or if the program has been replaced
+//
+// # Identity
+//
+// A rule's ID is a hash of its list and normal form, so it stays the same over
+// reloads, moves and edits of comments and names. Rule.Index is dense within one
+// Program and indexes hit counters.
+//
+// # Matching
+//
+// A matcher has a bit for each field that it looks at, and compares cheap fields
+// first. Lists are walked linearly; the callers see only the walks, so a decision
+// structure for thousands of rules can take their place.
+package rules

@@ -1,0 +1,363 @@
+package rules
+
+import (
+	"fmt"
+	"strings"
+
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/nat"
+)
+
+// field is a set of the fields that a matcher looks at.
+type field uint32
+
+const (
+	fIn field = 1 << iota
+	fOut
+	fInArea
+	fOutArea
+	fFamily
+	fProto
+	fSrc
+	fDst
+	fSrcPort
+	fDstPort
+	fICMP
+	fLocal
+	fState
+	fMark
+	fTTL
+	fDSCP
+
+	fStatic   = fState - 1           // the same for all packets of one direction of a flow
+	fVolatile = fMark | fTTL | fDSCP // may change from packet to packet
+)
+
+const maxAreas = 64
+
+// bits256 is a set of one-byte values.
+type bits256 [4]uint64
+
+func (s *bits256) add(v uint8)      { s[v>>6] |= 1 << (v & 63) }
+func (s *bits256) has(v uint8) bool { return s[v>>6]>>(v&63)&1 != 0 }
+func (s *bits256) addRange(first, last uint8) {
+	for v := int(first); v <= int(last); v++ {
+		s.add(uint8(v))
+	}
+}
+
+func (s *bits256) invert() {
+	for i := range s {
+		s[i] = ^s[i]
+	}
+}
+
+// portSet is a set of bound ports.
+type portSet [MaxPorts / 64]uint64
+
+func (s *portSet) has(v uint16) bool { return v < MaxPorts && s[v>>6]>>(v&63)&1 != 0 }
+
+// matcher is the compiled form of Conditions. Negation is folded into the sets
+// where they are bit sets.
+type matcher struct {
+	fields          field
+	negated         field // of fSrc, fDst, fSrcPort, fDstPort, fMark, fICMP
+	family          uint8
+	states          uint8 // 1<<State
+	local           Delivery
+	in, out         *portSet
+	inAreas         uint64 // 1<<AreaID
+	outAreas        uint64
+	protos          *bits256
+	ttls, dscps     *bits256
+	src, dst        []nat.AddrRange
+	srcPort, dstPrt []nat.PortRange
+	icmp            []ICMPType
+	marks           []MarkMatch
+}
+
+func (m *matcher) looksAt(f field) bool { return m.fields&f != 0 }
+
+// sense folds f's negation into found.
+func (m *matcher) sense(f field, found bool) bool { return found != (m.negated&f != 0) }
+
+// moving reports whether m looks at what differs between packets of a flow.
+func (m *matcher) moving() bool { return m.looksAt(fState | fVolatile) }
+
+// changes reports whether a filter rule with action a may treat an established
+// packet in another way than the first.
+func (m *matcher) changes(a Action) bool {
+	return m.mayDiffer(New, a) || a == ActAccept && m.acceptMayEnd(New)
+}
+
+// mayDiffer reports whether a rule whose static fields hold could end or mark a
+// later established packet differently from this one, which has state s.
+func (m *matcher) mayDiffer(s State, a Action) bool {
+	if a == ActAccept || !m.moving() || !m.admits(Established) {
+		return false
+	}
+	return m.looksAt(fVolatile) || s != Established
+}
+
+// acceptMayEnd reports whether a later established packet could miss the accept
+// rule that this packet of state s has just met.
+func (m *matcher) acceptMayEnd(s State) bool {
+	return m.looksAt(fVolatile) || s != Established && !m.admits(Established)
+}
+
+func (m *matcher) admits(s State) bool { return !m.looksAt(fState) || m.states>>s&1 != 0 }
+
+// holds reports whether all conditions hold.
+func (m *matcher) holds(k *Key, d *Decision) bool {
+	return m.static(k) && m.perPacket(k, d.ApplyMark(k.Mark))
+}
+
+// static checks the fields that do not change within a direction of a flow,
+// cheap ones first.
+func (m *matcher) static(k *Key) bool {
+	t := &k.Tuple
+	switch {
+	case m.looksAt(fFamily) && m.family != t.Family:
+	case m.looksAt(fInArea) && m.inAreas>>k.InArea&1 == 0:
+	case m.looksAt(fOutArea) && m.outAreas>>k.OutArea&1 == 0:
+	case m.looksAt(fProto) && !m.protos.has(t.Proto):
+	case m.looksAt(fIn) && !m.in.has(k.In):
+	case m.looksAt(fOut) && !m.out.has(k.Out):
+	case m.looksAt(fLocal) && m.local != k.Local:
+	case m.looksAt(fDstPort) && !m.hasPort(fDstPort, m.dstPrt, t, t.DstPort):
+	case m.looksAt(fSrcPort) && !m.hasPort(fSrcPort, m.srcPort, t, t.SrcPort):
+	case m.looksAt(fICMP) && !m.hasICMP(t):
+	case m.looksAt(fDst) && !m.hasAddr(fDst, m.dst, t, t.Dst):
+	case m.looksAt(fSrc) && !m.hasAddr(fSrc, m.src, t, t.Src):
+	default:
+		return true
+	}
+	return false
+}
+
+// perPacket checks the other fields.
+func (m *matcher) perPacket(k *Key, mark uint32) bool {
+	switch {
+	case !m.moving():
+		return true
+	case m.looksAt(fState) && m.states>>k.State&1 == 0:
+	case m.looksAt(fMark) && !m.hasMark(mark):
+	case m.looksAt(fTTL) && !m.ttls.has(k.TTL):
+	case m.looksAt(fDSCP) && !m.dscps.has(k.TOS>>2):
+	default:
+		return true
+	}
+	return false
+}
+
+// hasPort is false for protocols without ports, whatever the sense.
+func (m *matcher) hasPort(f field, ranges []nat.PortRange, t *tuple.Tuple, port uint16) bool {
+	if !tuple.HasPorts(t.Proto) {
+		return false
+	}
+	for _, r := range ranges {
+		if r.Contains(port) {
+			return m.sense(f, true)
+		}
+	}
+	return m.sense(f, false)
+}
+
+// hasAddr compares within the family only: ::/0 does not hold IPv4 addresses.
+func (m *matcher) hasAddr(f field, ranges []nat.AddrRange, t *tuple.Tuple, a tuple.Addr) bool {
+	for i := range ranges {
+		if r := &ranges[i]; family(r) == t.Family && r.Contains(a) {
+			return m.sense(f, true)
+		}
+	}
+	return m.sense(f, false)
+}
+
+// hasICMP is false for other protocols, whatever the sense.
+func (m *matcher) hasICMP(t *tuple.Tuple) bool {
+	if !tuple.IsICMP(t.Proto) {
+		return false
+	}
+	typ, code := uint8(t.DstPort>>8), uint8(t.DstPort)
+	for _, i := range m.icmp {
+		if i.Type == typ && i.MinCode <= code && code <= i.MaxCode {
+			return m.sense(fICMP, true)
+		}
+	}
+	return m.sense(fICMP, false)
+}
+
+func (m *matcher) hasMark(mark uint32) bool {
+	for _, w := range m.marks {
+		if mark&w.Mask == w.Value {
+			return m.sense(fMark, true)
+		}
+	}
+	return m.sense(fMark, false)
+}
+
+// family returns the address family of a range.
+func family(r *nat.AddrRange) uint8 {
+	if r.First.Is4() {
+		return tuple.IPv4
+	}
+	return tuple.IPv6
+}
+
+// compileMatch turns conditions into a matcher.
+func compileMatch(spec *Spec, b *Binding, rs *RuleSpec) (matcher, error) {
+	var m matcher
+	var err error
+	c := &rs.If
+	if m.family, err = rs.Family(); err != nil {
+		return m, err
+	}
+	if m.family != 0 {
+		m.fields |= fFamily
+	}
+	if m.inAreas, err = areaSet(spec, &c.InArea); err != nil {
+		return m, err
+	}
+	if m.outAreas, err = areaSet(spec, &c.OutArea); err != nil {
+		return m, err
+	}
+	m.in, m.out = bindPorts(b, &c.In), bindPorts(b, &c.Out)
+	m.protos = byteSet(&c.Proto, func(s *bits256, v uint8) { s.add(v) })
+	m.ttls = byteSet(&c.TTL, func(s *bits256, v ByteRange) { s.addRange(v.First, v.Last) })
+	m.dscps = byteSet(&c.DSCP, func(s *bits256, v ByteRange) { s.addRange(v.First, v.Last) })
+	for _, s := range c.State.Values {
+		m.states |= 1 << s
+	}
+	if c.State.Sense == IsNot {
+		m.states = ^m.states
+	}
+	if !c.Local.IsAny() {
+		if m.local = c.Local.Values[0]; c.Local.Sense == IsNot {
+			m.local ^= ToLocal
+		}
+	}
+	m.src, m.dst = c.Src.Values, c.Dst.Values
+	m.srcPort, m.dstPrt = c.SrcPort.Values, c.DstPort.Values
+	m.icmp, m.marks = c.ICMP.Values, c.Mark.Values
+
+	note(&m, fIn, &c.In)
+	note(&m, fOut, &c.Out)
+	note(&m, fInArea, &c.InArea)
+	note(&m, fOutArea, &c.OutArea)
+	note(&m, fProto, &c.Proto)
+	note(&m, fSrc, &c.Src)
+	note(&m, fDst, &c.Dst)
+	note(&m, fSrcPort, &c.SrcPort)
+	note(&m, fDstPort, &c.DstPort)
+	note(&m, fICMP, &c.ICMP)
+	note(&m, fLocal, &c.Local)
+	note(&m, fState, &c.State)
+	note(&m, fMark, &c.Mark)
+	note(&m, fTTL, &c.TTL)
+	note(&m, fDSCP, &c.DSCP)
+	return m, nil
+}
+
+// note records that m looks at f, and its sense.
+func note[T any](m *matcher, f field, c *Match[T]) {
+	if c.IsAny() {
+		return
+	}
+	m.fields |= f
+	if c.Sense == IsNot {
+		m.negated |= f
+	}
+}
+
+func byteSet[T any](c *Match[T], add func(*bits256, T)) *bits256 {
+	if c.IsAny() {
+		return nil
+	}
+	s := new(bits256)
+	for _, v := range c.Values {
+		add(s, v)
+	}
+	if c.Sense == IsNot {
+		s.invert()
+	}
+	return s
+}
+
+func areaSet(spec *Spec, c *Match[string]) (uint64, error) {
+	set := uint64(0)
+	for _, name := range c.Values {
+		id, ok := spec.AreaID(name)
+		if !ok {
+			return 0, fmt.Errorf("%q: %w", name, ErrArea)
+		}
+		set |= 1 << id
+	}
+	if c.Sense == IsNot {
+		set = ^set
+	}
+	return set, nil
+}
+
+// bindPorts returns the ports of b that c names.
+func bindPorts(b *Binding, c *Match[string]) *portSet {
+	if c.IsAny() {
+		return nil
+	}
+	s := new(portSet)
+	for _, port := range b.Ports {
+		found := false
+		for _, pattern := range c.Values {
+			found = found || MatchName(pattern, port.Name)
+		}
+		if found == (c.Sense == Is) {
+			s[port.Index>>6] |= 1 << (port.Index & 63)
+		}
+	}
+	if c.Sense == IsNot {
+		s[0] |= 1 << HostPort
+	}
+	return s
+}
+
+// MatchName reports whether an interface name fits a pattern: the name itself,
+// or its beginning followed by *.
+func MatchName(pattern, name string) bool {
+	if rest, ok := strings.CutSuffix(pattern, "*"); ok {
+		return strings.HasPrefix(name, rest)
+	}
+	return pattern == name
+}
+
+// Family returns the one address family that rs can match or translate, 0 for
+// both, or ErrFamilies.
+func (rs *RuleSpec) Family() (uint8, error) {
+	fam := rs.If.Family
+	narrow := func(ranges []nat.AddrRange) error {
+		seen := [2]bool{}
+		for i := range ranges {
+			if family(&ranges[i]) == tuple.IPv4 {
+				seen[0] = true
+			} else {
+				seen[1] = true
+			}
+		}
+		if seen[0] == seen[1] {
+			return nil // none, or both
+		}
+		one := tuple.IPv4
+		if seen[1] {
+			one = tuple.IPv6
+		}
+		if fam != 0 && fam != one {
+			return ErrFamilies
+		}
+		fam = one
+		return nil
+	}
+	for _, ranges := range [...][]nat.AddrRange{rs.If.Src.Values, rs.If.Dst.Values, rs.Dest.Addrs, rs.Src.Addrs} {
+		if err := narrow(ranges); err != nil {
+			return 0, err
+		}
+	}
+	return fam, nil
+}

@@ -1,0 +1,279 @@
+package rules
+
+import (
+	"errors"
+	"fmt"
+
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/nat"
+)
+
+// Rule is a rule of a Program.
+type Rule struct {
+	ID     uint32 // hash of the list and Text, never 0: the same rule has it in every generation
+	Index  uint32 // dense index over all lists, 0 <= Index < len(Program.Rules()); see Hits
+	List   List
+	Pos    int // position in its list, from 1
+	Name   string
+	Source Location
+	Text   string // normal form, without name and comment
+
+	match matcher
+	then  Action
+	spec  *RuleSpec
+}
+
+// String returns the line that culvert check prints: position, list, text.
+func (r *Rule) String() string { return fmt.Sprintf("%d %s %s", r.Pos, r.List, r.Text) }
+
+// Action returns what r does.
+func (r *Rule) Action() Action { return r.then }
+
+// translates reports whether r is a dnat rule that changes the packet.
+func (r *Rule) translates() bool { return r.then == ActDnat || r.then == ActRedirect }
+
+// Program is a compiled ruleset. It is immutable, so any number of goroutines
+// may use it; it is replaced as a whole.
+type Program struct {
+	Generation uint32
+
+	areas    []Area
+	portArea [MaxPorts]AreaID
+	lists    [NumLists][]*Rule
+	all      []*Rule
+	byID     map[uint32]*Rule
+	follow   Scope // PerPacket: some filter rule may treat established packets differently
+}
+
+// Errors of Compile. They are wrapped with the rule's position.
+var (
+	ErrArea     = errors.New("unknown area")
+	ErrPort     = errors.New("port index out of range, or bound twice")
+	ErrFamilies = errors.New("addresses of both families in one rule")
+	ErrAction   = errors.New("action does not belong in this list")
+)
+
+// Compile binds spec to the interfaces of b. The Program keeps spec's rules: the
+// caller must not change them any more. Rules that name an interface which b does
+// not have match nothing there; compile again when it appears.
+func Compile(spec *Spec, b *Binding, generation uint32) (*Program, error) {
+	p := &Program{Generation: generation, areas: spec.Areas, byID: map[uint32]*Rule{}}
+	if len(spec.Areas) < int(NumWellKnown) || len(spec.Areas) > maxAreas {
+		return nil, fmt.Errorf("%d areas, want %d to %d", len(spec.Areas), NumWellKnown, maxAreas)
+	}
+	bound := [MaxPorts]bool{HostPort: true}
+	for _, port := range b.Ports {
+		area, ok := spec.AreaID(port.Area)
+		if !ok {
+			return nil, fmt.Errorf("interface %s: area %q: %w", port.Name, port.Area, ErrArea)
+		}
+		if port.Index >= MaxPorts || bound[port.Index] {
+			return nil, fmt.Errorf("interface %s: port %d: %w", port.Name, port.Index, ErrPort)
+		}
+		bound[port.Index] = true
+		p.portArea[port.Index] = area
+	}
+	for list := range NumLists {
+		for i := range spec.Lists[list] {
+			rs := &spec.Lists[list][i]
+			r, err := p.compileRule(spec, b, list, rs)
+			if err != nil {
+				return nil, fmt.Errorf("%s:%d: %s rule %d: %w", rs.Source.File, rs.Source.Line, list, i+1, err)
+			}
+			p.add(r)
+		}
+	}
+	return p, nil
+}
+
+func (p *Program) compileRule(spec *Spec, b *Binding, list List, rs *RuleSpec) (*Rule, error) {
+	if !allowed[list][rs.Then] {
+		return nil, fmt.Errorf("%s: %w", rs.Then, ErrAction)
+	}
+	r := &Rule{List: list, Pos: len(p.lists[list]) + 1, Name: rs.Name, Source: rs.Source, Text: rs.Text(), then: rs.Then, spec: rs}
+	var err error
+	r.match, err = compileMatch(spec, b, rs)
+	return r, err
+}
+
+// add appends r to its list and gives it its numbers.
+func (p *Program) add(r *Rule) {
+	r.ID = ruleID(r.List, r.Text)
+	for p.byID[r.ID] != nil || r.ID == 0 {
+		r.ID++ // two texts with one hash, or one rule twice
+	}
+	r.Index = uint32(len(p.all))
+	p.byID[r.ID] = r
+	p.all = append(p.all, r)
+	p.lists[r.List] = append(p.lists[r.List], r)
+	if r.List == Filter && r.match.changes(r.then) {
+		p.follow = PerPacket
+	}
+}
+
+// ruleID hashes a rule's content (FNV-1a).
+func ruleID(list List, text string) uint32 {
+	h := uint32(2166136261)
+	for _, s := range [...]string{list.String(), " ", text} {
+		for i := range len(s) {
+			h = (h ^ uint32(s[i])) * 16777619
+		}
+	}
+	return h
+}
+
+// allowed says which actions a list takes.
+var allowed = [NumLists][numActions]bool{
+	Pre:    {ActAccept: true, ActMark: true, ActZone: true, ActNoTrack: true},
+	Dnat:   {ActNone: true, ActMark: true, ActDnat: true, ActRedirect: true},
+	Filter: {ActAccept: true, ActDrop: true, ActReject: true, ActMark: true},
+	Snat:   {ActNone: true, ActMark: true, ActSnat: true, ActMasquerade: true},
+}
+
+// Allowed reports whether rules of list may have action a.
+func Allowed(list List, a Action) bool { return a < numActions && allowed[list][a] }
+
+// Rule returns the rule with the given id, nil if there is none.
+func (p *Program) Rule(id uint32) *Rule { return p.byID[id] }
+
+// Rules returns all rules by Rule.Index: list after list. The caller must not
+// change the slice.
+func (p *Program) Rules() []*Rule { return p.all }
+
+// Len returns how many rules a list has. An engine need not call Pre when there
+// are no pre rules.
+func (p *Program) Len(list List) int { return len(p.lists[list]) }
+
+// NewHits returns counters for the rules of p, all zero.
+func (p *Program) NewHits() Hits { return make(Hits, len(p.all)) }
+
+// AreaOf returns the area of a bound port; AreaHost for HostPort and for ports
+// that are not bound.
+func (p *Program) AreaOf(port uint16) AreaID {
+	if port >= MaxPorts {
+		return AreaHost
+	}
+	return p.portArea[port]
+}
+
+// Area returns the properties of an area.
+func (p *Program) Area(id AreaID) *Area { return &p.areas[id] }
+
+// Follow says whether any filter rule may treat packets of an established flow
+// in another way than its first packet. When it is PerFlow, established packets
+// need not meet Filter.
+func (p *Program) Follow() Scope { return p.follow }
+
+// Pre walks the pre list: mark, zone and notrack. It runs before the lookup of
+// the flow.
+func (p *Program) Pre(k *Key, d *Decision) {
+	for _, r := range p.lists[Pre] {
+		if !r.match.holds(k, d) {
+			continue
+		}
+		d.Hits.add(r.Index)
+		switch r.then {
+		case ActMark:
+			d.setMark(r.spec)
+			continue
+		case ActZone:
+			d.Zone = r.spec.Zone
+		case ActNoTrack:
+			d.Tracking = NoTrack
+		}
+		d.PreRule = r
+		return
+	}
+}
+
+// Dnat walks the dnat list for the first packet of a flow. It returns nil when
+// the destination stays.
+func (p *Program) Dnat(k *Key, d *Decision) *nat.Destination {
+	for _, r := range p.lists[Dnat] {
+		if !r.match.holds(k, d) {
+			continue
+		}
+		d.Hits.add(r.Index)
+		if r.then == ActMark {
+			d.setMark(r.spec)
+			continue
+		}
+		d.DnatRule = r
+		if r.then == ActNone {
+			return nil
+		}
+		return &r.spec.Dest
+	}
+	return nil
+}
+
+// Filter walks the filter list and, if no rule there decides, the default
+// policy. See the package comment for which packets must meet it, and
+// Decision.Scope for whether later packets of the flow must.
+func (p *Program) Filter(k *Key, d *Decision) Verdict {
+	d.Scope = PerFlow
+	for _, r := range p.lists[Filter] {
+		m := &r.match
+		if !m.static(k) {
+			continue
+		}
+		if !m.moving() && k.State == Established && r.then != ActAccept {
+			continue // decides about flows, and this one is decided
+		}
+		if m.mayDiffer(k.State, r.then) {
+			d.Scope = PerPacket
+		}
+		if !m.perPacket(k, d.ApplyMark(k.Mark)) {
+			continue
+		}
+		d.Hits.add(r.Index)
+		if r.then == ActMark {
+			d.setMark(r.spec)
+			continue
+		}
+		d.FilterRule = r
+		if r.then == ActAccept && m.acceptMayEnd(k.State) {
+			d.Scope = PerPacket
+		}
+		return r.verdict(k)
+	}
+	return p.policy(k, d)
+}
+
+func (r *Rule) verdict(k *Key) Verdict {
+	switch {
+	case r.then == ActAccept:
+		return Accept
+	case r.then == ActReject && k.Tuple.Proto == tuple.TCP:
+		return RejectReset
+	case r.then == ActReject:
+		return RejectProhibited
+	}
+	return Drop
+}
+
+// Snat walks the snat list for the first packet of a flow. It returns nil when
+// the source stays; see nat.NullSearch.
+func (p *Program) Snat(k *Key, d *Decision) *nat.Source {
+	for _, r := range p.lists[Snat] {
+		if !r.match.holds(k, d) {
+			continue
+		}
+		d.Hits.add(r.Index)
+		if r.then == ActMark {
+			d.setMark(r.spec)
+			continue
+		}
+		d.SnatRule = r
+		if r.then == ActNone {
+			return nil
+		}
+		return &r.spec.Src
+	}
+	return nil
+}
+
+func (d *Decision) setMark(rs *RuleSpec) {
+	d.Mark = d.Mark&^rs.MarkMask | rs.Mark
+	d.MarkMask |= rs.MarkMask
+}

@@ -1,0 +1,217 @@
+package rules
+
+import (
+	"net/netip"
+
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/nat"
+)
+
+// AreaID names an area in a Key: the position in Spec.Areas.
+type AreaID uint8
+
+// The areas that every Spec begins with.
+const (
+	AreaHost     AreaID = iota // the gateway's own host
+	AreaLAN                    // inside
+	AreaWAN                    // outside
+	AreaGuest                  // inside, but not with lan
+	NumWellKnown               // the first id of a user's own area
+)
+
+// Area is a group of interfaces that rules treat alike.
+type Area struct {
+	Name     string
+	Services Services
+	Side     Side
+}
+
+// Services says whether the gateway's own services, ping replies and RSTs
+// answer packets from an area.
+type Services uint8
+
+const (
+	Silent   Services = iota
+	Answered          // local = true
+)
+
+// Side says what the default policy takes an area for.
+type Side uint8
+
+const (
+	Inside  Side = iota // may open flows to outside areas and within itself
+	Outside             // may open nothing
+)
+
+// DefaultAreas returns the well-known areas with their default properties.
+func DefaultAreas() []Area {
+	return []Area{
+		AreaHost:  {"host", Answered, Inside},
+		AreaLAN:   {"lan", Answered, Inside},
+		AreaWAN:   {"wan", Silent, Outside},
+		AreaGuest: {"guest", Silent, Inside},
+	}
+}
+
+// List is one of the four ordered lists of rules.
+type List uint8
+
+const (
+	Pre    List = iota // before tracking: notrack, zone, mark
+	Dnat               // destination of new flows
+	Filter             // what may pass
+	Snat               // source of new flows
+	NumLists
+)
+
+var listNames = [...]string{Pre: "pre", Dnat: "dnat", Filter: "filter", Snat: "snat"}
+
+var _ [NumLists]string = listNames
+
+// String returns the name of l as configuration files spell it.
+func (l List) String() string { return listNames[l] }
+
+// Spec is a ruleset as it is written: it names interfaces and areas, and can be
+// compiled for any machine. The first areas must be the well-known ones.
+type Spec struct {
+	Areas []Area
+	Lists [NumLists][]RuleSpec
+}
+
+// AreaID returns the id of the named area.
+func (s *Spec) AreaID(name string) (AreaID, bool) {
+	for i := range s.Areas {
+		if s.Areas[i].Name == name {
+			return AreaID(i), true
+		}
+	}
+	return 0, false
+}
+
+// Sense says whether a match holds for its values or for all others.
+type Sense uint8
+
+const (
+	Is    Sense = iota
+	IsNot       // written "!value"
+)
+
+// Match is a condition on one field: one of Values, or none of them. Without
+// values it always holds.
+type Match[T any] struct {
+	Sense  Sense
+	Values []T
+}
+
+// IsAny reports whether m holds for everything.
+func (m *Match[T]) IsAny() bool { return len(m.Values) == 0 }
+
+// ICMPType matches the type of an ICMP or ICMPv6 query or error, and perhaps
+// its code.
+type ICMPType struct {
+	Type    uint8
+	MinCode uint8
+	MaxCode uint8 // 255 with MinCode 0: any code
+}
+
+// MarkMatch holds for marks with mark&Mask == Value.
+type MarkMatch struct {
+	Value, Mask uint32
+}
+
+// ByteRange is an inclusive range of a one-byte field.
+type ByteRange struct {
+	First, Last uint8
+}
+
+// Conditions are what a rule looks at; all of them must hold.
+type Conditions struct {
+	In, Out          Match[string] // interface names; a trailing * matches any rest
+	InArea, OutArea  Match[string]
+	Src, Dst         Match[nat.AddrRange]
+	SrcPort, DstPort Match[nat.PortRange]
+	Proto            Match[uint8]
+	ICMP             Match[ICMPType]
+	Family           uint8 // tuple.IPv4, tuple.IPv6, 0: both
+	Local            Match[Delivery]
+	State            Match[State]
+	Mark             Match[MarkMatch]
+	TTL              Match[ByteRange]
+	DSCP             Match[ByteRange]
+}
+
+// Action is what a rule does.
+type Action uint8
+
+const (
+	ActNone       Action = iota // ends a dnat or snat list: leave the packet alone
+	ActAccept                   // ends a list
+	ActDrop                     // filter
+	ActReject                   // filter
+	ActMark                     // any list; goes on with the next rule
+	ActZone                     // pre
+	ActNoTrack                  // pre
+	ActDnat                     // dnat
+	ActRedirect                 // dnat
+	ActSnat                     // snat
+	ActMasquerade               // snat
+	numActions
+)
+
+var actionNames = [...]string{
+	ActNone: "none", ActAccept: "accept", ActDrop: "drop", ActReject: "reject", ActMark: "mark",
+	ActZone: "zone", ActNoTrack: "notrack", ActDnat: "dnat", ActRedirect: "redirect",
+	ActSnat: "snat", ActMasquerade: "masquerade",
+}
+
+var _ [numActions]string = actionNames
+
+// String returns the name of a as configuration files spell it.
+func (a Action) String() string { return actionNames[a] }
+
+// RuleSpec is one rule as it is written.
+type RuleSpec struct {
+	Name    string // optional, unique in its list
+	Comment string
+	Source  Location
+
+	If   Conditions
+	Then Action
+
+	Mark, MarkMask uint32          // ActMark
+	Zone           uint16          // ActZone
+	Dest           nat.Destination // ActDnat, ActRedirect
+	Src            nat.Source      // ActSnat, ActMasquerade
+}
+
+// Location is where the user can edit something.
+type Location struct {
+	File string
+	Line int // 0: made by the program itself
+}
+
+// Binding is what a Spec is compiled for: the interfaces that exist now.
+type Binding struct {
+	Ports []BoundPort
+}
+
+// BoundPort is an interface of the gateway.
+type BoundPort struct {
+	Index uint16 // 1 to MaxPorts-1; HostPort is bound by itself
+	Name  string
+	Area  string
+}
+
+// Prefix returns the addresses of p as a range.
+func Prefix(p netip.Prefix) nat.AddrRange {
+	first := p.Masked().Addr().As16()
+	last := first
+	bits := p.Bits()
+	if p.Addr().Is4() {
+		bits += 96
+	}
+	for i := bits; i < 128; i++ {
+		last[i/8] |= 0x80 >> (i % 8)
+	}
+	return nat.AddrRange{First: tuple.Addr(first), Last: tuple.Addr(last)}
+}
