@@ -1,0 +1,173 @@
+package conntrack
+
+import (
+	"fmt"
+	"time"
+)
+
+// Profile is a set of default timeouts and of behaviour under pressure.
+type Profile uint8
+
+const (
+	Linux Profile = iota // netfilter's numbers; unassured entries are dropped early
+	RFC                  // RFC 4787, 5382, 5508, 7857; a live flow is never evicted
+)
+
+// Timeouts says how long an idle flow lives. Zero fields take the profile's value.
+type Timeouts struct {
+	TCP            [numTCPStates]time.Duration // by state; None is not used
+	TCPRetrans     time.Duration               // after TCPMaxRetrans retransmissions, or a zero window
+	TCPUnacked     time.Duration               // while data is not acknowledged; mid-stream pickup without a reply
+	UDP, UDPStream time.Duration               // before, and after a reply and two seconds; also UDP-Lite
+	GRE, GREStream time.Duration               // before and after a reply
+	ICMP, ICMPv6   time.Duration               // queries
+	Generic        time.Duration               // all other protocols
+}
+
+// LinuxTimeouts are the defaults of net.netfilter.nf_conntrack_*.
+var LinuxTimeouts = Timeouts{
+	TCP: [numTCPStates]time.Duration{
+		SynSent:     120 * time.Second,
+		SynRecv:     60 * time.Second,
+		Established: 5 * 24 * time.Hour,
+		FinWait:     120 * time.Second,
+		CloseWait:   60 * time.Second,
+		LastAck:     30 * time.Second,
+		TimeWait:    120 * time.Second,
+		Closed:      10 * time.Second,
+		SynSent2:    120 * time.Second,
+	},
+	TCPRetrans: 300 * time.Second,
+	TCPUnacked: 300 * time.Second,
+	UDP:        30 * time.Second,
+	UDPStream:  120 * time.Second,
+	GRE:        30 * time.Second,
+	GREStream:  180 * time.Second,
+	ICMP:       30 * time.Second,
+	ICMPv6:     30 * time.Second,
+	Generic:    600 * time.Second,
+}
+
+const (
+	tcpTransitory = 4 * time.Minute // RFC 5382 REQ-5: transitory connections at least 4 min
+	udpIdle       = 5 * time.Minute // RFC 4787 REQ-5: at least 2 min, 5 recommended
+	icmpIdle      = 1 * time.Minute // RFC 5508 REQ-2: at least 60 s
+)
+
+// RFCTimeouts meet the documents the profile is named after.
+var RFCTimeouts = Timeouts{
+	TCP: [numTCPStates]time.Duration{
+		SynSent:     tcpTransitory,
+		SynRecv:     tcpTransitory,
+		Established: 2*time.Hour + 4*time.Minute, // RFC 5382 REQ-5
+		FinWait:     tcpTransitory,
+		CloseWait:   tcpTransitory,
+		LastAck:     tcpTransitory,
+		TimeWait:    tcpTransitory,
+		Closed:      tcpTransitory, // RFC 7857 section 2.2: four minutes after a RST
+		SynSent2:    tcpTransitory,
+	},
+	TCPRetrans: 300 * time.Second,
+	TCPUnacked: 300 * time.Second,
+	UDP:        udpIdle,
+	UDPStream:  udpIdle,
+	GRE:        udpIdle,
+	GREStream:  udpIdle,
+	ICMP:       icmpIdle,
+	ICMPv6:     icmpIdle,
+	Generic:    600 * time.Second,
+}
+
+// Config describes a Table. The zero value of every field but Max is usable.
+type Config struct {
+	Max      int // flows the table can hold, 1 to 2^30
+	Profile  Profile
+	Timeouts Timeouts // zero fields: of the profile
+	Workers  int      // handles given out by Table.Worker; 0 means 1
+
+	EventRing int  // events a worker can keep for the pump, rounded up to a power of two; 0 means 4096
+	Timestamp bool // keep start and stop times (costs 128 bytes a flow)
+
+	Pickup           Pickup // net.netfilter.nf_conntrack_tcp_loose
+	Window           Window // net.netfilter.nf_conntrack_tcp_be_liberal
+	IgnoreInvalidRST bool   // net.netfilter.nf_conntrack_tcp_ignore_invalid_rst
+	TCPMaxRetrans    int    // 0 means 3
+
+	Key  [16]byte  // secret of the hash; all zero: random
+	Base time.Time // wall-clock time of tick 0; zero: derived from the clocks now
+}
+
+// Pickup says whether a TCP flow may be picked up in its middle.
+type Pickup uint8
+
+const (
+	Loose  Pickup = iota // a bare ACK starts an entry
+	Strict               // only a SYN does
+)
+
+// Window says what happens to TCP segments outside the window.
+type Window uint8
+
+const (
+	Exact   Window = iota // they are invalid
+	Liberal               // they pass
+)
+
+const (
+	maxEntries       = 1 << 30 // an index value is slot<<1 | direction
+	maxWorkers       = 1 << 10
+	defaultEventRing = 4096
+	defaultRetrans   = 3
+)
+
+// withDefaults returns c with every default filled in, or an error that says
+// which field cannot be.
+func (c Config) withDefaults() (Config, error) {
+	if c.Max < 1 || c.Max > maxEntries {
+		return c, fmt.Errorf("conntrack: max %d: must be 1 to %d", c.Max, maxEntries)
+	}
+	if c.Workers < 0 || c.Workers > maxWorkers {
+		return c, fmt.Errorf("conntrack: %d workers: must be 1 to %d", c.Workers, maxWorkers)
+	}
+	c.Workers = max(c.Workers, 1)
+	if c.EventRing <= 0 {
+		c.EventRing = defaultEventRing
+	}
+	if c.TCPMaxRetrans <= 0 {
+		c.TCPMaxRetrans = defaultRetrans
+	}
+	if c.TCPMaxRetrans > maxRetrans {
+		return c, fmt.Errorf("conntrack: tcp_max_retrans %d: must be 1 to %d", c.TCPMaxRetrans, maxRetrans)
+	}
+	from := &LinuxTimeouts
+	if c.Profile == RFC {
+		from = &RFCTimeouts
+	}
+	c.Timeouts = c.Timeouts.or(from)
+	if c.Base.IsZero() {
+		c.Base = time.Now().Add(-bootTime())
+	}
+	return c, nil
+}
+
+// or returns t with zero fields taken from d.
+func (t Timeouts) or(d *Timeouts) Timeouts {
+	pick := func(to *time.Duration, from time.Duration) {
+		if *to == 0 {
+			*to = from
+		}
+	}
+	for s := range t.TCP {
+		pick(&t.TCP[s], d.TCP[s])
+	}
+	pick(&t.TCPRetrans, d.TCPRetrans)
+	pick(&t.TCPUnacked, d.TCPUnacked)
+	pick(&t.UDP, d.UDP)
+	pick(&t.UDPStream, d.UDPStream)
+	pick(&t.GRE, d.GRE)
+	pick(&t.GREStream, d.GREStream)
+	pick(&t.ICMP, d.ICMP)
+	pick(&t.ICMPv6, d.ICMPv6)
+	pick(&t.Generic, d.Generic)
+	return t
+}

@@ -1,0 +1,74 @@
+package conntrack
+
+import (
+	"time"
+
+	"example.com/culvert/conntrack/tuple"
+)
+
+// Flow is a copy of everything about an entry that can be printed. It has no
+// tie to the table.
+type Flow struct {
+	Tuple   [tuple.NumDirections]tuple.Tuple
+	Packets [tuple.NumDirections]uint64
+	Bytes   [tuple.NumDirections]uint64 // of IP packets
+
+	Status  Status
+	State   State         // TCP only
+	Timeout time.Duration // until it expires if no packet comes, never negative
+	ID      uint32        // keyed hash of slot and generation
+	Mark    uint32
+	Rule    uint32 // rule that admitted the flow, by its id
+	Choice  uint8  // why nat chose this port; nat.Reason
+	Labels  [2]uint64
+	Helper  string // name of the helper, "" if none
+
+	Start, Stop time.Time // zero unless Config.Timestamp; Stop only in EventDestroy
+}
+
+// EventType says what happened to a flow.
+type EventType uint8
+
+const (
+	EventNew EventType = iota
+	EventUpdate
+	EventDestroy
+	numEventTypes
+)
+
+var eventTypeNames = [...]string{EventNew: "NEW", EventUpdate: "UPDATE", EventDestroy: "DESTROY"}
+
+var _ [numEventTypes]string = eventTypeNames
+
+func (t EventType) String() string { return eventTypeNames[t] }
+
+// EventMask is a set of event types.
+type EventMask uint8
+
+// Masks for Subscribe.
+const (
+	NewEvents     EventMask = 1 << EventNew
+	UpdateEvents  EventMask = 1 << EventUpdate
+	DestroyEvents EventMask = 1 << EventDestroy
+	AllEvents               = NewEvents | UpdateEvents | DestroyEvents
+)
+
+// Change says what an EventUpdate is about.
+type Change uint8
+
+const (
+	ChangedReply   Change = 1 << iota // SeenReply was set
+	ChangedState                      // the protocol state is another one
+	ChangedAssured                    // Assured was set
+	ChangedMark                       // the mark was set
+	ChangedTimeout                    // the timeout was set by a user
+)
+
+// Event reports a change of one flow.
+type Event struct {
+	Type   EventType
+	Change Change // of an EventUpdate
+	Seq    uint64 // 1, 2, 3, ... over all events of the table
+	Time   time.Time
+	Flow   Flow
+}

@@ -1,0 +1,92 @@
+package conntrack
+
+import "strings"
+
+// Status is the set of an entry's life-cycle bits. The lower 16 have the values
+// of Linux's IPS_*, as conntrack(8) and snapshots show them; those from bit 20
+// up are our own and never leave the program.
+type Status uint32
+
+// Kernel bits.
+const (
+	Expected     Status = 1 << iota // made from an expectation: has a master
+	SeenReply                       // a packet came in the reply direction
+	Assured                         // not a candidate for early drop
+	Confirmed                       // the first packet has left
+	SrcNAT                          // the original direction's source is translated
+	DstNAT                          // the original direction's destination is translated
+	SeqAdjust                       // a helper changed lengths: sequence numbers shift
+	SrcNATDone                      // source translation was decided
+	DstNATDone                      // destination translation was decided
+	Dying                           // out of the index; DESTROY is under way
+	FixedTimeout                    // packets don't refresh the timeout
+	Template                        // never set by us
+	NATClash                        // never set by us
+	Helper                          // a helper was assigned
+	Offload                         // forwarded by a flow offload
+	HWOffload                       // forwarded by hardware
+)
+
+// Bits of our own.
+const (
+	// OwnTimeout: Proposal.Timeout replaces the protocol's timeouts.
+	OwnTimeout Status = 1 << 20
+
+	choiceShift = 24 // bits 24..31: why nat chose this port (opaque here)
+	kernelBits  = Status(1<<16 - 1)
+)
+
+var statusNames = [...]string{
+	"EXPECTED", "SEEN_REPLY", "ASSURED", "CONFIRMED", "SRC_NAT", "DST_NAT", "SEQ_ADJUST", "SRC_NAT_DONE",
+	"DST_NAT_DONE", "DYING", "FIXED_TIMEOUT", "TEMPLATE", "NAT_CLASH", "HELPER", "OFFLOAD", "HW_OFFLOAD",
+}
+
+// Has reports whether every bit of want is set.
+func (s Status) Has(want Status) bool { return s&want == want }
+
+// Kernel returns the bits that exist in Linux.
+func (s Status) Kernel() Status { return s & kernelBits }
+
+// String lists the kernel bits by the names conntrack(8) uses.
+func (s Status) String() string {
+	var set []string
+	for i, name := range statusNames {
+		if s&(1<<i) != 0 {
+			set = append(set, name)
+		}
+	}
+	return strings.Join(set, ",")
+}
+
+// State is the protocol state of an entry. Protocols without states stay in None.
+type State uint8
+
+// TCP states of the tracker (not of either host).
+const (
+	None State = iota
+	SynSent
+	SynRecv
+	Established
+	FinWait
+	CloseWait
+	LastAck
+	TimeWait
+	Closed
+	SynSent2 // simultaneous open
+	numTCPStates
+)
+
+var tcpStateNames = [...]string{
+	None: "NONE", SynSent: "SYN_SENT", SynRecv: "SYN_RECV", Established: "ESTABLISHED", FinWait: "FIN_WAIT",
+	CloseWait: "CLOSE_WAIT", LastAck: "LAST_ACK", TimeWait: "TIME_WAIT", Closed: "CLOSE", SynSent2: "SYN_SENT2",
+}
+
+var _ [numTCPStates]string = tcpStateNames
+
+// String returns conntrack(8)'s name of a TCP state.
+func (s State) String() string {
+	if int(s) < len(tcpStateNames) {
+		return tcpStateNames[s]
+	}
+	return "INVALID"
+}
