@@ -1,0 +1,152 @@
+// Package privilege says whether this process may run a gateway on this kernel,
+// and gives up what a gateway does not need.
+//
+// A gateway needs CAP_NET_ADMIN (addresses, TUN, socket buffers), CAP_NET_RAW
+// (packet sockets) and CAP_BPF (the TCX programs that own interfaces;
+// CAP_SYS_ADMIN includes it). Interfaces in other namespaces need
+// CAP_SYS_ADMIN for setns(2).
+package privilege
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Errors that the functions here wrap.
+var (
+	ErrKernel       = errors.New("kernel too old")
+	ErrCapabilities = errors.New("capabilities missing")
+)
+
+// The oldest kernel a gateway runs on: TCX links came with Linux 6.6.
+const (
+	minMajor = 6
+	minMinor = 6
+)
+
+// Capability is a Linux capability, by its number.
+type Capability uint
+
+// What a gateway needs.
+const (
+	NetAdmin Capability = unix.CAP_NET_ADMIN
+	NetRaw   Capability = unix.CAP_NET_RAW
+	SysAdmin Capability = unix.CAP_SYS_ADMIN
+	BPF      Capability = unix.CAP_BPF
+)
+
+var names = map[Capability]string{
+	NetAdmin: "CAP_NET_ADMIN", NetRaw: "CAP_NET_RAW", SysAdmin: "CAP_SYS_ADMIN", BPF: "CAP_BPF",
+}
+
+func (c Capability) String() string {
+	if name, ok := names[c]; ok {
+		return name
+	}
+	return fmt.Sprintf("capability %d", uint(c))
+}
+
+// CheckKernel reports an error that wraps ErrKernel when the running kernel is
+// too old to own an interface.
+func CheckKernel() error {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return fmt.Errorf("kernel version: %w", err)
+	}
+	return checkRelease(unix.ByteSliceToString(u.Release[:]))
+}
+
+func checkRelease(release string) error {
+	var major, minor int
+	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
+		return fmt.Errorf("kernel version %q: %w", release, err)
+	}
+	if major > minMajor || major == minMajor && minor >= minMinor {
+		return nil
+	}
+	return fmt.Errorf("%w: this is Linux %s; owning interfaces needs TCX, which came with Linux %d.%d",
+		ErrKernel, release, minMajor, minMinor)
+}
+
+// set is the effective capability set of a thread, a bit for each.
+type set uint64
+
+func (s set) has(c Capability) bool { return s&(1<<c) != 0 }
+
+// Check reports an error that wraps ErrCapabilities and names what is missing
+// when the calling thread lacks a wanted capability.
+func Check(want ...Capability) error {
+	have, err := effective()
+	if err != nil {
+		return err
+	}
+	return check(have, want)
+}
+
+func check(have set, want []Capability) error {
+	var missing []string
+	for _, c := range want {
+		if have.has(c) || c == BPF && have.has(SysAdmin) {
+			continue
+		}
+		missing = append(missing, c.String())
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %s; run as root, or give the binary or the service these capabilities",
+		ErrCapabilities, strings.Join(missing, ", "))
+}
+
+func effective() (set, error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return 0, fmt.Errorf("own capabilities: %w", err)
+	}
+	return set(data[0].Effective) | set(data[1].Effective)<<32, nil
+}
+
+// Drop gives up every capability of the whole process but those to keep, for
+// good. What it does not have it does not gain. The error wraps
+// errors.ErrUnsupported in binaries that were linked with cgo, whose threads Go
+// cannot reach.
+func Drop(keep ...Capability) error {
+	have, err := effective()
+	if err != nil {
+		return err
+	}
+	left := have.only(keep)
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	for i := range data {
+		word := uint32(left >> (32 * i))
+		data[i] = unix.CapUserData{Effective: word, Permitted: word}
+	}
+	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET,
+		uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data[0])), 0)
+	switch errno {
+	case 0:
+		return nil
+	case unix.ENOTSUP:
+		return fmt.Errorf("drop capabilities: %w: the binary was linked with cgo", errors.ErrUnsupported)
+	}
+	return fmt.Errorf("drop capabilities: %w", errno)
+}
+
+// only returns s without what is not in keep.
+func (s set) only(keep []Capability) set {
+	var wanted set
+	for _, c := range keep {
+		wanted |= 1 << c
+	}
+	if s.has(SysAdmin) && !s.has(BPF) && wanted.has(BPF) {
+		wanted |= 1 << SysAdmin // stands for CAP_BPF here
+	}
+	return s & wanted
+}
