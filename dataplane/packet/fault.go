@@ -22,7 +22,7 @@ const (
 	BadEmbedded             // ICMP error whose embedded packet has no usable IP header
 	BadOffload              // virtio header points outside the packet or at a wrong field
 	UnsupportedGSO          // GSO frame of a kind that the virtio header cannot express: tunnels, SCTP, UFO
-	LandPacket              // source and destination address are the same
+	LandPacket              // source and destination address are the same; everything else is right
 	NumFaults
 )
 

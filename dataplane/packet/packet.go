@@ -111,6 +111,15 @@ func (p *Packet) Frame() []byte { return p.Mem[p.Off:p.End] }
 // IP returns the bytes from the IP header to the end of the frame.
 func (p *Packet) IP() []byte { return p.Mem[p.L3:p.End] }
 
+// WireLen returns the length in bytes of the largest IP packet that p is on the
+// wire: what to hold against an MTU.
+func (p *Packet) WireLen() int {
+	if p.Segments() > 1 {
+		return p.Payload - p.L3 + int(p.Offload.GSOSize)
+	}
+	return p.End - p.L3
+}
+
 // Segments returns how many wire packets p stands for: 1, or more for a GSO frame.
 func (p *Packet) Segments() int {
 	if p.Offload.GSOType&^GSOECN == GSONone || p.Offload.GSOSize == 0 {

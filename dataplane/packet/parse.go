@@ -38,7 +38,7 @@ var be = binary.BigEndian
 // computed here, because no virtio header can ask the egress for it.
 //
 // On a Fault other than OK the fields parsed so far are set and the others hold
-// anything. Parse never allocates and never touches bytes outside the frame.
+// anything; LandPacket comes with all of them set. Parse never allocates and never touches bytes outside the frame.
 func Parse(p *Packet) Fault {
 	p.Flags = 0
 	switch p.LinkKind {
@@ -61,9 +61,9 @@ func Parse(p *Packet) Fault {
 		p.L3 += etherLen
 		switch p.EtherType {
 		case EtherIPv4:
-			return parseIPv4(p)
+			return checkLand(p, parseIPv4(p))
 		case EtherIPv6:
-			return parseIPv6(p)
+			return checkLand(p, parseIPv6(p))
 		}
 		return NotIP
 	}
@@ -74,12 +74,20 @@ func Parse(p *Packet) Fault {
 	switch b[0] >> 4 {
 	case 4:
 		p.EtherType = EtherIPv4
-		return parseIPv4(p)
+		return checkLand(p, parseIPv4(p))
 	case 6:
 		p.EtherType = EtherIPv6
-		return parseIPv6(p)
+		return checkLand(p, parseIPv6(p))
 	}
 	return BadVersion
+}
+
+// checkLand looks at the addresses of a packet that is sound otherwise.
+func checkLand(p *Packet, f Fault) Fault {
+	if f == OK && p.Tuple.Src == p.Tuple.Dst {
+		return LandPacket
+	}
+	return f
 }
 
 func parseIPv4(p *Packet) Fault {
@@ -118,9 +126,6 @@ func parseIPv4(p *Packet) Fault {
 		if f := checkOptions(b[ipv4MinLen:ihl]); f != OK {
 			return f
 		}
-	}
-	if t.Src == t.Dst {
-		return LandPacket
 	}
 	frag := be.Uint16(b[6:])
 	p.FragOff, p.FragID = 0, uint32(be.Uint16(b[4:]))
@@ -207,9 +212,6 @@ func parseIPv6(p *Packet) Fault {
 	}
 	t.Proto = next
 	p.L4 = p.L3 + off
-	if t.Src == t.Dst {
-		return LandPacket
-	}
 	return parseTransport(p)
 }
 

@@ -15,6 +15,7 @@ type Rewrite struct {
 // ICMP only the query identifier is translated, never type and code.
 func MakeRewrite(from, to *tuple.Tuple) Rewrite {
 	r := Rewrite{to: *to}
+	r.to.Family, r.to.Proto = from.Family, from.Proto
 	if from.Src != to.Src || from.Dst != to.Dst {
 		r.addrs = fold(addrDelta(&from.Src, &to.Src) + addrDelta(&from.Dst, &to.Dst))
 	}

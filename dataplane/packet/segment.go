@@ -1,0 +1,118 @@
+package packet
+
+import (
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+
+	"example.com/culvert/conntrack/tuple"
+)
+
+// Segmenter splits a GSO frame into the packets it stands for, complete with
+// checksums: what a network card does for TSO and USO. Use:
+//
+//	for s := MakeSegmenter(p); s.Next(&seg, buf); {
+//		send seg, which lives in buf, before the next call
+//	}
+type Segmenter struct {
+	p     *Packet
+	at    int // position in p.Mem of the next payload byte
+	index int // of the next segment
+}
+
+// MakeSegmenter starts the segmentation of p, a parsed TCP or UDP packet that must
+// stay as it is meanwhile. A frame without GSO gives one segment.
+func MakeSegmenter(p *Packet) Segmenter { return Segmenter{p: p, at: p.Payload} }
+
+// BufferLen returns how large the buffer for Next must be, in bytes.
+func (s *Segmenter) BufferLen() int {
+	return Headroom + s.p.Payload - s.p.Off + s.size()
+}
+
+func (s *Segmenter) size() int {
+	if s.p.Segments() > 1 {
+		return int(s.p.Offload.GSOSize)
+	}
+	return s.p.End - s.p.Payload
+}
+
+// Next builds the next segment in buf and describes it in dst. It reports false
+// when there are no more.
+func (s *Segmenter) Next(dst *Packet, buf []byte) bool {
+	p := s.p
+	if s.at >= p.End && s.index > 0 {
+		return false
+	}
+	end := min(s.at+s.size(), p.End)
+	*dst = *p
+	dst.rebase(buf)
+	n := copy(buf[dst.Off:], p.Mem[p.Off:p.Payload])
+	n += copy(buf[dst.Off+n:], p.Mem[s.at:end])
+	dst.End = dst.Off + n
+	dst.L3Len = dst.End - dst.L3
+	dst.Offload = Offload{}
+	dst.Flags &^= PartialChecksum
+
+	ip := buf[dst.L3:dst.Payload]
+	h := ip[dst.L4-dst.L3:]
+	if dst.Tuple.Family == tuple.IPv4 {
+		be.PutUint16(ip[4:], uint16(int(p.FragID)+s.index))
+		dst.FragID = uint32(be.Uint16(ip[4:]))
+	}
+	if dst.Tuple.Proto == tuple.TCP {
+		be.PutUint32(h[4:], be.Uint32(h[4:])+uint32(s.at-p.Payload))
+		if end < p.End {
+			h[13] &^= FIN | PSH
+		}
+		if s.index > 0 {
+			h[13] &^= cwr // RFC 3168 section 6.1.2: once a window
+		}
+		dst.TCPFlags = h[13]
+	}
+	seal(dst, ip, buf[dst.Payload:dst.End])
+	s.at = end
+	s.index++
+	return true
+}
+
+const cwr uint8 = 0x80
+
+// rebase moves a packet's description to buf, frame at Headroom.
+func (p *Packet) rebase(buf []byte) {
+	shift := Headroom - p.Off
+	p.Mem = buf
+	p.Off += shift
+	p.End += shift
+	p.L3 += shift
+	p.L4 += shift
+	p.Payload += shift
+}
+
+// seal finishes a TCP or UDP packet whose headers are ip and whose payload is
+// payload: length fields, IPv4 header checksum, transport checksum. From p come
+// protocol and header lengths.
+func seal(p *Packet, ip, payload []byte) {
+	h := ip[p.L4-p.L3:]
+	size := len(h) + len(payload)
+	t := &p.Tuple
+	var addrs []byte
+	if t.Family == tuple.IPv4 {
+		be.PutUint16(ip[2:], uint16(len(ip)+len(payload)))
+		be.PutUint16(ip[10:], 0)
+		be.PutUint16(ip[10:], ^sumWords(ip[:p.L4-p.L3]))
+		addrs = ip[12:20]
+	} else {
+		be.PutUint16(ip[4:], uint16(len(ip)+len(payload)-ipv6Len))
+		addrs = ip[8:40]
+	}
+	if t.Proto == tuple.UDP {
+		be.PutUint16(h[4:], uint16(size))
+	}
+	at := sumOffset(t.Proto)
+	be.PutUint16(h[at:], 0)
+	// Headers are a multiple of 4 long, so their sum and the payload's add up.
+	s := uint64(sumWords(addrs)) + uint64(t.Proto) + uint64(size) + uint64(sumWords(h))
+	sum := ^checksum.Checksum(payload, fold(s))
+	if sum == 0 && t.Proto == tuple.UDP {
+		sum = 0xffff // RFC 768
+	}
+	be.PutUint16(h[at:], sum)
+}
