@@ -1,0 +1,65 @@
+# Culvert. `make` or `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# A clone that belongs to somebody else than the builder has no readable
+# version control status; the build shall work there too.
+export GOFLAGS ?= -buildvcs=false
+
+# Daemons that tests run live in sbin.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+FUZZTIME  ?= 20s
+BENCH     ?= .
+BENCHTIME ?= 1s
+
+# Packages with tests that need root, and packages with benchmarks.
+netns_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:build netns' . )))
+bench_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^func Benchmark' . )))
+
+.PHONY: help build test tools lint unit race netns bench bench-quick fuzz clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+build: ## bin/culvert, static
+	CGO_ENABLED=0 go build -trimpath -o bin/culvert ./cmd/culvert
+
+test: ## everything, as root: install tools, lint, unit, race, fuzz seeds, namespaces, a quick bench
+	@start=$$SECONDS; \
+	for step in tools lint unit race netns bench-quick; do \
+		began=$$SECONDS; \
+		$(MAKE) --no-print-directory $$step || { echo "FAIL: make $$step" >&2; exit 1; }; \
+		echo "ok: $$step ($$((SECONDS - began)) s)"; \
+	done; \
+	echo "PASS: tools, lint, unit tests with fuzz seeds, race, namespaces, bench in $$((SECONDS - start)) s"
+
+tools: ## install the Debian packages that tests need
+	@scripts/install-test-tools
+
+lint: ## gofmt, vet, staticcheck
+	@scripts/lint
+
+unit: ## unit tests and fuzz seeds, no root needed
+	@go test ./...
+
+race: ## the same under the race detector, long ones shortened
+	@go test -race -short ./...
+
+netns: build ## end-to-end tests in network namespaces, as root
+	@[ "$$(id -u)" = 0 ] || { echo "these tests make network namespaces: run them as root" >&2; exit 1; }
+	@CULVERT_BIN=$(CURDIR)/bin/culvert go test -tags netns -p 1 $(netns_packages)
+
+bench: ## benchmarks; BENCH=regexp BENCHTIME=1s
+	@go test -run='^$$' -bench='$(BENCH)' -benchtime=$(BENCHTIME) -benchmem $(bench_packages)
+
+bench-quick: ## every benchmark for a moment, to see that it works
+	@go test -short -run='^$$' -bench=. -benchtime=100x $(bench_packages) | grep -E '^(ok|FAIL|---|panic)' || exit 1
+
+fuzz: ## every fuzz target for FUZZTIME
+	@scripts/fuzz $(FUZZTIME)
+
+clean: ## remove what build made
+	rm -rf bin dist
