@@ -128,3 +128,21 @@ func (p *Packet) Segments() int {
 	n := p.End - p.Payload
 	return max(1, (n+int(p.Offload.GSOSize)-1)/int(p.Offload.GSOSize))
 }
+
+// CopyTo copies p and its frame into dst, whose memory becomes buf: at least
+// Headroom plus the length of the frame.
+func (p *Packet) CopyTo(dst *Packet, buf []byte) {
+	frame := p.Frame()
+	*dst = *p
+	dst.rebase(buf)
+	copy(dst.Frame(), frame)
+}
+
+// rebase makes p describe a frame of the same layout at buf[Headroom:].
+func (p *Packet) rebase(buf []byte) {
+	shift := Headroom - p.Off
+	p.Mem = buf
+	for _, at := range [...]*int{&p.Off, &p.End, &p.L3, &p.L4, &p.Payload, &p.EmbL3, &p.EmbL4, &p.EmbEnd} {
+		*at += shift
+	}
+}

@@ -75,17 +75,6 @@ func (s *Segmenter) Next(dst *Packet, buf []byte) bool {
 
 const cwr uint8 = 0x80
 
-// rebase moves a packet's description to buf, frame at Headroom.
-func (p *Packet) rebase(buf []byte) {
-	shift := Headroom - p.Off
-	p.Mem = buf
-	p.Off += shift
-	p.End += shift
-	p.L3 += shift
-	p.L4 += shift
-	p.Payload += shift
-}
-
 // seal finishes a TCP or UDP packet whose headers are ip and whose payload is
 // payload: length fields, IPv4 header checksum, transport checksum. From p come
 // protocol and header lengths.
