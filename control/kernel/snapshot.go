@@ -5,8 +5,8 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"path"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -19,7 +19,7 @@ type Interface struct {
 	MAC       [6]byte // zero for links without one
 	MTU       int     // bytes of the largest IP packet
 	Up        bool    // administratively up and with carrier
-	Addresses []netip.Prefix
+	Addresses []netip.Prefix // in the kernel's order, primary ones first, deprecated ones last
 }
 
 // Route is one unicast route of the main table.
@@ -30,19 +30,19 @@ type Route struct {
 	Metric int        // lower wins
 }
 
-// Snapshot is the state of one namespace. Its slices are sorted and must not be
-// changed.
+// Snapshot is the state of one namespace. It must not be changed.
 type Snapshot struct {
 	Interfaces map[string]Interface // by name
 	Routes     []Route              // by prefix, then metric
 }
 
-// Match returns the names of the interfaces that pattern (path.Match) fits, sorted.
-// A malformed pattern fits none.
+// Match returns the names of the interfaces that pattern fits, sorted. A trailing
+// * fits any rest; without one a pattern fits itself only.
 func (s Snapshot) Match(pattern string) []string {
+	prefix, open := strings.CutSuffix(pattern, "*")
 	var names []string
 	for name := range s.Interfaces {
-		if ok, err := path.Match(pattern, name); err == nil && ok {
+		if name == pattern || open && strings.HasPrefix(name, prefix) {
 			names = append(names, name)
 		}
 	}
@@ -160,8 +160,4 @@ func compareRoutes(a, b Route) int {
 		cmp.Compare(a.Index, b.Index),
 		a.Via.Compare(b.Via),
 	)
-}
-
-func comparePrefixes(a, b netip.Prefix) int {
-	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }

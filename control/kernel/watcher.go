@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -97,6 +98,7 @@ func (w *Watcher) Snapshot() (Snapshot, error) {
 		s.Interfaces[i.Name] = i
 		names[i.Index] = i.Name
 	}
+	slices.SortStableFunc(addrs, func(a, b netlink.Addr) int { return cmp.Compare(deprecated(a), deprecated(b)) })
 	for _, a := range addrs {
 		if a.Flags&unix.IFA_F_DADFAILED != 0 {
 			continue
@@ -109,9 +111,6 @@ func (w *Watcher) Snapshot() (Snapshot, error) {
 		i.Addresses = append(i.Addresses, prefix)
 		s.Interfaces[i.Name] = i
 	}
-	for _, i := range s.Interfaces {
-		slices.SortFunc(i.Addresses, comparePrefixes) // in place: the map shares the array
-	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		if s.Routes, err = w.appendRoutes(s.Routes, family); err != nil {
 			return Snapshot{}, err
@@ -120,6 +119,9 @@ func (w *Watcher) Snapshot() (Snapshot, error) {
 	slices.SortFunc(s.Routes, compareRoutes)
 	return s, nil
 }
+
+// deprecated sorts addresses that must not start new flows behind the others.
+func deprecated(a netlink.Addr) int { return a.Flags & unix.IFA_F_DEPRECATED }
 
 func (w *Watcher) appendRoutes(to []Route, family int) ([]Route, error) {
 	routes, err := dump(func() ([]netlink.Route, error) {

@@ -13,6 +13,8 @@ import (
 	"runtime"
 
 	"github.com/vishvananda/netns"
+
+	"example.com/culvert/dataplane/port/ns"
 )
 
 // ErrClosed is returned by Do after Close.
@@ -41,10 +43,10 @@ func Current() (*Thread, error) {
 	return start(ns)
 }
 
-// Named returns a Thread for the namespace that ip-netns(8) calls name. It needs
-// CAP_SYS_ADMIN.
+// Named returns a Thread for the namespace that ip-netns(8) calls name, or whose
+// file it is if it has a slash. It needs CAP_SYS_ADMIN.
 func Named(name string) (*Thread, error) {
-	ns, err := netns.GetFromName(name)
+	ns, err := netns.GetFromPath(ns.Path(name))
 	if err != nil {
 		return nil, fmt.Errorf("network namespace %q: %w (ip netns list shows the ones there are)", name, err)
 	}
