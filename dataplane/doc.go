@@ -1,0 +1,51 @@
+// Package dataplane moves packets between ports: it is the gateway without its
+// configuration, its sockets and its user interface.
+//
+// # The walk of a packet
+//
+// Each Worker owns one queue of every port and runs on one thread. It takes a
+// batch of at most 64 packets, and each of them meets, in this order:
+//
+//	receive   pipeline.go  parse; ARP and neighbour discovery to the host stack;
+//	                       multicast; martians; fragments follow their first one
+//	lookup    pipeline.go  the whole batch at once, so that cache misses overlap
+//	known     pipeline.go  a packet of a flow: track, next hop, size, translate
+//	admit     admit.go     a first packet: destination NAT, route, filter, source
+//	                       NAT, bind; then as known
+//	errors    icmp.go      an ICMP error: the flow of its embedded packet
+//	transmit  pipeline.go  on the egress port, or local.go to the gateway itself
+//
+// A packet that goes no further has a Reason (reason.go), and its sender is told
+// where RFCs 792, 1812, 4443 and 5508 ask for it (icmp.go), within a rate. A
+// packet whose next hop has no link-layer address yet waits (pending.go).
+//
+// # What changes at run time
+//
+// Everything a reload may change (rules, routes, ports, addresses) is one
+// immutable view, read once a batch. Apply publishes a new one and returns when
+// every worker has finished its last batch under the old one: after that new
+// packets meet the new rules, and ports that were taken out can be closed.
+//
+// # What a flow caches
+//
+// For each direction a flow's record keeps a route.Hint: the slot of the
+// neighbour it leaves to, with a generation. Applying a State or a change of
+// the neighbour makes the hint miss, and the packet is routed anew. The reverse
+// path is checked (RFC 3704) whenever a hint is made, not for every packet: a
+// spoofed packet that names a live flow's exact tuple can only end where that
+// flow's packets end.
+//
+// # Local traffic
+//
+// Port 0 is the gateway's own stack (package host). Packets to the gateway's
+// addresses are "routed" there, and what it sends comes in there, so that both
+// are tracked and translated like everything else. A port may also have a Box: a
+// TAP to the kernel of the gateway's namespace. Then what no in-process service
+// takes goes to that kernel, and what it sends on the interface enters as area
+// host.
+//
+// # Waiting
+//
+// A worker waits in one of three regimes (wait.go): it sleeps in ppoll when
+// idle, spins briefly after a packet, and naps under load.
+package dataplane

@@ -1,0 +1,261 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"example.com/culvert/conntrack"
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/dataplane/port"
+	"example.com/culvert/dataplane/route"
+)
+
+// Host is what the engine needs of the gateway's own stack (dataplane/host). All
+// methods but Port are called by workers: they copy into bounded rings, never block.
+type Host interface {
+	// DeliverLink hands over an ARP or neighbour-discovery frame received on
+	// port id. It reports false when the ring is full.
+	DeliverLink(id uint16, frame []byte) bool
+	// Resolve asks for the link-layer address of addr on port id. The answer
+	// comes back through Engine.NeighbourLearned or NeighbourFailed.
+	Resolve(id uint16, addr netip.Addr)
+	// Owns reports whether a socket of an in-process service takes packets to
+	// (proto, addr, port).
+	Owns(proto uint8, addr tuple.Addr, port uint16) bool
+	// Port carries IP packets between the engine and the stack.
+	Port() port.Port
+}
+
+// Waiting says how a worker with nothing to do waits for packets.
+type Waiting uint8
+
+const (
+	WaitAuto       Waiting = iota // sleep when idle, spin briefly after packets, nap under load
+	WaitLatency                   // spin as long as nobody else wants the CPU
+	WaitThroughput                // nap under any load
+)
+
+// Config makes an Engine. Table is required.
+type Config struct {
+	Workers    int              // 1..; default 1
+	PinCPUs    []int            // CPU of worker i is PinCPUs[i%len]; empty: not pinned
+	Waiting    Waiting          // see the constants
+	Table      *conntrack.Table // made for the same number of workers
+	Host       Host             // nil: no own stack (some tests)
+	Neighbours int              // most neighbours kept; default 16384
+	ICMPRate   int              // own ICMP errors and resets a second; 0: default 1000, negative: no limit
+	Pending    int              // most packets of a worker that wait for neighbours; default 256
+	Clock      func() int64     // boot clock, ns; nil: the system's
+	Seed       uint64           // for port choices; 0: random
+}
+
+// Engine runs packets between ports. Create it with New, give it a State with
+// Apply, then Start it, or drive its workers by hand (Worker, Step) in tests.
+type Engine struct {
+	cfg     Config
+	clock   *clock
+	table   *conntrack.Table
+	host    Host
+	neigh   *route.Neighbours
+	view    atomic.Pointer[view]
+	workers []*Worker
+	icmp    rateLimit
+	senders map[senderKey]port.Sender // guarded by mu
+
+	mu      sync.Mutex // serializes Apply, Start and Stop
+	running atomic.Bool
+	stop    atomic.Bool
+	quit    chan struct{} // ends upkeep
+	done    sync.WaitGroup
+}
+
+// New makes an engine without ports. Nothing runs until Start.
+func New(cfg Config) (*Engine, error) {
+	if cfg.Table == nil {
+		return nil, errors.New("dataplane: Config.Table is missing")
+	}
+	if cfg.Workers <= 0 {
+		cfg.Workers = 1
+	}
+	if cfg.Neighbours <= 0 {
+		cfg.Neighbours = 16384
+	}
+	if cfg.Pending <= 0 {
+		cfg.Pending = 256
+	}
+	if cfg.ICMPRate == 0 {
+		cfg.ICMPRate = 1000
+	}
+	c := newClock()
+	if cfg.Clock == nil {
+		cfg.Clock = c.now
+	}
+	e := &Engine{
+		cfg:     cfg,
+		clock:   c,
+		table:   cfg.Table,
+		host:    cfg.Host,
+		neigh:   route.NewNeighbours(cfg.Neighbours),
+		senders: make(map[senderKey]port.Sender),
+	}
+	e.icmp.init(cfg.ICMPRate)
+	e.view.Store(emptyView())
+	for i := range cfg.Workers {
+		w, err := newWorker(e, i)
+		if err != nil {
+			return nil, err
+		}
+		e.workers = append(e.workers, w)
+	}
+	return e, nil
+}
+
+// Table returns the connection-tracking table.
+func (e *Engine) Table() *conntrack.Table { return e.table }
+
+// Neighbours returns the neighbour table.
+func (e *Engine) Neighbours() *route.Neighbours { return e.neigh }
+
+// Worker returns worker i, for tests that drive the engine by hand.
+func (e *Engine) Worker(i int) *Worker { return e.workers[i] }
+
+// Workers returns how many workers there are.
+func (e *Engine) Workers() int { return len(e.workers) }
+
+// Now returns the engine's clock, ns.
+func (e *Engine) Now() int64 { return e.cfg.Clock() }
+
+// Start runs the workers, each on a thread of its own.
+func (e *Engine) Start() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.running.Swap(true) {
+		return errors.New("dataplane: already running")
+	}
+	// Workers hold a P each while busy; the control side needs some too.
+	if want := len(e.workers) + 2; runtime.GOMAXPROCS(0) < want {
+		runtime.GOMAXPROCS(want)
+	}
+	e.stop.Store(false)
+	e.quit = make(chan struct{})
+	for _, w := range e.workers {
+		e.done.Add(1)
+		go w.run()
+	}
+	e.done.Add(1)
+	go e.upkeep()
+	return nil
+}
+
+// Stop ends the workers after their current batch and waits for them.
+func (e *Engine) Stop() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.running.Load() {
+		return
+	}
+	e.stop.Store(true)
+	close(e.quit)
+	for _, w := range e.workers {
+		w.wake()
+	}
+	e.done.Wait()
+	e.running.Store(false)
+}
+
+// Close stops the engine and frees what New took. Ports stay open.
+func (e *Engine) Close() {
+	e.Stop()
+	for _, w := range e.workers {
+		w.close()
+	}
+}
+
+// Apply makes st the state that new packets meet: when it returns, every worker
+// has finished the batches it began under the old one, so ports that are no
+// longer in st may be closed. A State that cannot be is refused and changes nothing.
+func (e *Engine) Apply(st State) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	old := e.view.Load()
+	v, err := e.newView(st, old.gen+1)
+	if err != nil {
+		return err
+	}
+	for id, p := range old.ports {
+		if p != nil && (id >= len(v.ports) || v.ports[id] == nil || v.ports[id].port != p.port) {
+			e.neigh.Forget(uint16(id))
+		}
+	}
+	for id, p := range v.ports {
+		if p != nil && p.pointToPoint {
+			e.neigh.Static(uint16(id), tuple.Addr{}, [6]byte{})
+		}
+	}
+	e.view.Store(v)
+	e.neigh.Invalidate() // every cached next hop is chosen anew
+	e.settle(v.gen)
+	return nil
+}
+
+// settle waits until no worker uses a view older than gen.
+func (e *Engine) settle(gen uint32) {
+	for _, w := range e.workers {
+		for e.running.Load() && !w.past(gen) {
+			w.wake()
+			time.Sleep(50 * time.Microsecond)
+		}
+	}
+}
+
+// NeighbourLearned records an answer of the host stack and lets waiting packets go.
+func (e *Engine) NeighbourLearned(id uint16, addr tuple.Addr, mac [6]byte) {
+	if slot, ok := e.neigh.Learn(id, addr, mac, e.cfg.Clock()); ok {
+		e.resolved(slot)
+	}
+}
+
+// NeighbourFailed records that nobody answered for addr.
+func (e *Engine) NeighbourFailed(id uint16, addr tuple.Addr) {
+	if slot, ok := e.neigh.Fail(id, addr); ok {
+		e.resolved(slot)
+	}
+}
+
+func (e *Engine) resolved(slot uint32) {
+	for _, w := range e.workers {
+		w.pending.resolved(slot)
+		w.wake()
+	}
+}
+
+// neighbourAge is how long a neighbour in use is trusted without confirmation.
+const neighbourAge = 30 * time.Second // RFC 4861 section 10: REACHABLE_TIME
+
+// upkeep has neighbours in use verified.
+func (e *Engine) upkeep() {
+	defer e.done.Done()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-e.quit:
+			return
+		case <-tick.C:
+		}
+		e.clock.sync()
+		if e.host != nil {
+			e.neigh.Upkeep(e.cfg.Clock()-int64(neighbourAge), func(id uint16, a tuple.Addr) { e.host.Resolve(id, a.Netip()) })
+		}
+	}
+}
+
+// portError names the port in an error of Apply.
+func portError(id int, name string, format string, args ...any) error {
+	return fmt.Errorf("port %d (%s): %w", id, name, fmt.Errorf(format, args...))
+}

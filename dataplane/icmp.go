@@ -1,0 +1,232 @@
+package dataplane
+
+import (
+	"sync/atomic"
+
+	"example.com/culvert/conntrack"
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/dataplane/packet"
+	"example.com/culvert/rules"
+)
+
+// icmpRedirect is the type of an IPv4 redirect (RFC 792).
+const icmpRedirect = 5
+
+// findError looks up the flow that an ICMP error is about: the one whose packet,
+// as it looked on this side of the gateway, is embedded. The error travels in the
+// direction of that packet's answers.
+func (w *Worker) findError(p *packet.Packet) conntrack.Ref {
+	inv, ok := p.Embedded.Inverse()
+	if !ok || p.Flags&packet.EmbeddedNAT == 0 {
+		return conntrack.Ref{}
+	}
+	inv.Zone = p.Tuple.Zone
+	return w.ct.Find(&inv)
+}
+
+// icmpError forwards an ICMP error that belongs to a flow, with the embedded
+// packet translated back. It neither creates nor refreshes an entry (RFC 5508
+// REQ-6).
+func (w *Worker) icmpError(p *packet.Packet, ref conntrack.Ref, r role) {
+	if !ref.Found() || p.Flags&packet.EmbeddedNAT == 0 {
+		w.drop(ICMPNoFlow)
+		return
+	}
+	e := w.e.table.Entry(ref.Slot)
+	from := e.Tuple(ref.Dir)
+	embedded := e.Tuple(ref.Dir.Other())
+	to, _ := embedded.Inverse()
+	if p.Tuple.Dst != from.Dst {
+		w.drop(ICMPNoFlow) // not sent to the flow's own address: the embedded packet is made up
+		return
+	}
+	if p.Tuple.Proto == tuple.ICMP && p.Tuple.DstPort>>8 == icmpRedirect && to != from {
+		w.drop(Redirect)
+		return
+	}
+	if !w.errorAllowed(p, &to, e, r) {
+		return
+	}
+	hint, why := w.nextHop(p, &to, r)
+	if why != None {
+		w.drop(why)
+		return
+	}
+	out, mac, ok := w.e.neigh.Get(hint)
+	if !ok {
+		w.wait(p, conntrack.Ref{}, hint, r)
+		return
+	}
+	eg := w.v.portOf(out)
+	switch {
+	case eg == nil:
+		w.drop(EgressDown)
+		return
+	case r == roleWire && out != HostPort && p.TTL <= 1:
+		w.drop(TTLExceeded)
+		return
+	case r == roleWire && out != HostPort:
+		packet.DecrementTTL(p)
+	}
+	outer := p.Tuple
+	outer.Dst = to.Dst
+	if to.Src != from.Src {
+		outer.Src = to.Src // as the kernel: routers behind a translated source are not shown
+	}
+	if outer != p.Tuple || embedded != p.Embedded {
+		packet.TranslateError(p, &outer, &embedded)
+	}
+	w.transmit(p, eg, mac, conntrack.Ref{}, r)
+}
+
+// errorAllowed runs the filter for an ICMP error, with state RELATED.
+func (w *Worker) errorAllowed(p *packet.Packet, to *tuple.Tuple, e *conntrack.Entry, r role) bool {
+	if w.v.prog.Len(rules.Filter) == 0 {
+		return true
+	}
+	var d rules.Decision
+	d.Hits = w.v.hits[w.index]
+	k := w.key(p, r, rules.Related)
+	k.Mark = e.Mark()
+	k.Tuple.Src, k.Tuple.Dst = p.Tuple.Src, to.Dst
+	hop, why := w.route(&k)
+	if why != None {
+		w.drop(why)
+		return false
+	}
+	if eg := w.v.portOf(hop.Port); eg != nil {
+		k.Out, k.OutArea = hop.Port, eg.area
+	}
+	return w.filter(p, &k, &d, r)
+}
+
+// answer tells the sender of p why it was dropped, if that Reason is one to
+// tell, the area may know (outside learns only of flows that exist), and the
+// rate allows.
+func (w *Worker) answer(p *packet.Packet, ref conntrack.Ref, why Reason, r role) {
+	in := w.v.portOf(p.In)
+	if in == nil || why != TTLExceeded && !in.local && !ref.Found() {
+		return
+	}
+	var code packet.Unreachable
+	switch why {
+	case TTLExceeded:
+	case NoRoute:
+		code = packet.NoRoute
+	case NeighbourFailed, PortsExhausted, TableFull, ChainFull:
+		code = packet.HostUnreachable
+	case RuleRejected:
+		code = packet.AdminProhibited
+	default:
+		return
+	}
+	src, ok := w.mayAnswer(p, in)
+	if !ok {
+		return
+	}
+	buf := w.arena(packet.AnswerLen)
+	if why == TTLExceeded {
+		packet.TimeExceeded(&w.scratch, p, buf, src)
+	} else {
+		packet.DestUnreachable(&w.scratch, p, buf, src, code)
+	}
+	w.sendBack(p, in, r)
+}
+
+// tooBig tells the sender of p the MTU it must keep to.
+func (w *Worker) tooBig(p *packet.Packet, mtu int, r role) {
+	in := w.v.portOf(p.In)
+	if in == nil {
+		return
+	}
+	src, ok := w.mayAnswer(p, in)
+	if !ok {
+		return
+	}
+	packet.TooBig(&w.scratch, p, w.arena(packet.AnswerLen), src, mtu)
+	w.sendBack(p, in, r)
+}
+
+// reset answers a TCP segment with a RST, as its destination would.
+func (w *Worker) reset(p *packet.Packet, r role) {
+	in := w.v.portOf(p.In)
+	if in == nil || !w.e.icmp.allow(w.now) {
+		return
+	}
+	if packet.Reset(&w.scratch, p, w.arena(packet.AnswerLen)) {
+		w.sendBack(p, in, r)
+	}
+}
+
+// mayAnswer returns the address to send an error about p from, and whether one
+// may be sent.
+func (w *Worker) mayAnswer(p *packet.Packet, in *portEntry) (tuple.Addr, bool) {
+	src, ok := in.primary(p.Tuple.Family)
+	if !ok || !packet.MayAnswer(p) {
+		return src, false
+	}
+	return src, w.e.icmp.allow(w.now)
+}
+
+// sendBack sends w.scratch, an answer to p, where p came from: to the
+// link-layer address it came from, so that no neighbour needs to be found.
+func (w *Worker) sendBack(p *packet.Packet, in *portEntry, r role) {
+	q := &w.scratch
+	s := w.v.sinks[w.index].wire[in.id]
+	mac := in.mac
+	switch r {
+	case roleHost:
+		s = w.v.sinks[w.index].wire[HostPort]
+	case roleBox:
+		s = w.v.sinks[w.index].box[in.id]
+	default:
+		q.HasVLAN, q.VLAN = in.vlan != 0, in.vlan
+	}
+	if p.Link == packet.LinkEthernet {
+		mac = [6]byte(p.Mem[p.Off+6 : p.Off+12])
+	}
+	packet.SetLink(q, p.Link, mac, in.mac)
+	if s == nil {
+		w.drop(EgressDown)
+		return
+	}
+	if why := ofStatus[w.send(s, q)]; why != None {
+		w.drop(why)
+		return
+	}
+	count(&w.counter.originated, 1)
+}
+
+// rateLimit is a token bucket shared by the workers: own ICMP errors and resets
+// a second. It is not on the path of packets that are forwarded.
+type rateLimit struct {
+	perSecond int64 // negative: no limit
+	filled    atomic.Int64
+	tokens    atomic.Int64
+}
+
+func (l *rateLimit) init(perSecond int) {
+	l.perSecond = int64(perSecond)
+	l.tokens.Store(l.perSecond)
+}
+
+// allow takes a token. The bucket holds one second's worth.
+func (l *rateLimit) allow(now int64) bool {
+	if l.perSecond < 0 {
+		return true
+	}
+	last := l.filled.Load()
+	if fresh := (now - last) * l.perSecond / 1e9; fresh > 0 || now < last {
+		if now-last > 1e9 || now < last {
+			fresh = l.perSecond
+		}
+		if l.filled.CompareAndSwap(last, now) {
+			l.tokens.Store(min(l.tokens.Load()+fresh, l.perSecond))
+		}
+	}
+	if l.tokens.Add(-1) >= 0 {
+		return true
+	}
+	l.tokens.Add(1)
+	return false
+}

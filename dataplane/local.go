@@ -1,0 +1,148 @@
+package dataplane
+
+import (
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/dataplane/packet"
+	"example.com/culvert/dataplane/port"
+)
+
+// EtherTypes with a meaning to the gateway.
+const (
+	etherARP = 0x0806
+
+	arpReply = 2 // RFC 826: ares_op$REPLY
+
+	ndNeighborSolicitation = 135 // RFC 4861 section 4.3
+)
+
+// isLinkControl reports whether p is neighbour discovery: ICMPv6 types 133 to
+// 137 that cannot have crossed a router (RFC 4861 section 6.1, hop limit 255).
+func isLinkControl(p *packet.Packet) bool {
+	if p.Tuple.Proto != tuple.ICMPv6 || p.TTL != 255 || p.Flags.Fragment() || p.L4 >= p.End {
+		return false
+	}
+	t := p.Mem[p.L4]
+	return t >= 133 && t <= 137
+}
+
+// linkControl takes frames that are about the link itself: ARP, neighbour
+// discovery, and what is not IP. The gateway's own stack answers for its
+// addresses; the kernel of the namespace, if it has a path ([host]), hears the
+// answers to what it asked, and router advertisements.
+func (w *Worker) linkControl(p *packet.Packet, in *portEntry, r role) {
+	nd := p.EtherType != etherARP && isLinkControl(p)
+	switch {
+	case r == roleBox:
+		w.rawOut(p, in)
+	case r == roleHost, p.EtherType != etherARP && !nd:
+		w.drop(NotIP)
+	default:
+		if in.box != nil && forBox(p, nd) {
+			w.rawToBox(p, in)
+		}
+		if w.e.host == nil || !w.e.host.DeliverLink(in.id, p.Frame()) {
+			w.drop(HostQueueFull)
+			return
+		}
+		count(&w.counter.delivered, 1)
+	}
+}
+
+// forBox reports whether the kernel should hear a link-control frame: all but
+// questions, which the gateway's own stack answers.
+func forBox(p *packet.Packet, nd bool) bool {
+	if nd {
+		return p.Mem[p.L4] != ndNeighborSolicitation
+	}
+	l3 := p.Off + port.EthernetHeader
+	return p.End-l3 >= 8 && p.Mem[l3+7] == arpReply
+}
+
+// multicast takes packets to a group or to everybody. The gateway does not route
+// them. The box's kernel sends them on its own link, and gets them from areas it
+// serves; DHCP for its clients from everywhere.
+func (w *Worker) multicast(p *packet.Packet, in *portEntry, r role) {
+	switch {
+	case r == roleBox:
+		w.rawOut(p, in)
+	case r == roleWire && in.box != nil && (in.local || isDHCPAnswer(&p.Tuple)):
+		w.rawToBox(p, in)
+		count(&w.counter.delivered, 1)
+	default:
+		w.drop(Multicast)
+	}
+}
+
+// isDHCPAnswer reports whether t is addressed to a DHCP client (RFC 2131 section
+// 4.1, RFC 8415 section 7.2).
+func isDHCPAnswer(t *tuple.Tuple) bool {
+	return t.Proto == tuple.UDP && (t.DstPort == 68 && t.Family == tuple.IPv4 || t.DstPort == 546 && t.Family == tuple.IPv6)
+}
+
+// rawOut sends a frame of the box's kernel as it is.
+func (w *Worker) rawOut(p *packet.Packet, eg *portEntry) {
+	p.HasVLAN, p.VLAN = eg.vlan != 0, eg.vlan
+	s := w.v.sinks[w.index].wire[eg.id]
+	if s == nil {
+		w.drop(EgressDown)
+		return
+	}
+	if why := ofStatus[w.send(s, p)]; why != None {
+		w.drop(why)
+		return
+	}
+	count(&w.counter.originated, 1)
+}
+
+// rawToBox gives the kernel a frame as it was received.
+func (w *Worker) rawToBox(p *packet.Packet, in *portEntry) {
+	p.HasVLAN = false
+	if why := ofStatus[w.send(w.v.sinks[w.index].box[in.id], p)]; why != None {
+		w.drop(why)
+	}
+	// The frame may go to the host's ring next: it copies, so the order of the
+	// two does not matter.
+}
+
+// toHost delivers a packet for the gateway itself: to an in-process service, or
+// to the kernel when it has a path and no service takes the packet.
+func (w *Worker) toHost(p *packet.Packet, r role) Reason {
+	in := w.v.portOf(p.In)
+	if in != nil && in.box != nil && r == roleWire && !w.hostOwns(p) {
+		if p.Link == packet.LinkEthernet {
+			copy(p.Mem[p.Off:], in.mac[:])
+		}
+		p.HasVLAN = false
+		return ofStatus[w.send(w.v.sinks[w.index].box[in.id], p)]
+	}
+	packet.SetLink(p, packet.LinkIP, [6]byte{}, [6]byte{})
+	s := w.v.sinks[w.index].wire[HostPort]
+	if s == nil {
+		return LocalDenied
+	}
+	if st := w.send(s, p); st != port.Sent {
+		if st == port.Full {
+			return HostQueueFull
+		}
+		return ofStatus[st]
+	}
+	return None
+}
+
+// hostOwns reports whether an in-process socket takes p, or what p is an error
+// about. Echo requests are the own stack's too, so that ping is answered alike
+// with and without a kernel path.
+func (w *Worker) hostOwns(p *packet.Packet) bool {
+	t, local, portNumber := &p.Tuple, p.Tuple.Dst, p.Tuple.DstPort
+	if p.Flags&packet.ICMPError != 0 {
+		// After translation the embedded packet is one that the gateway sent.
+		t, local, portNumber = &p.Embedded, p.Embedded.Src, p.Embedded.SrcPort
+	}
+	switch {
+	case tuple.IsICMP(t.Proto):
+		return t.DstPort>>8 == 8 || t.DstPort>>8 == 128
+	case tuple.HasPorts(t.Proto):
+		return w.e.host.Owns(t.Proto, local, portNumber)
+	}
+	return false
+}

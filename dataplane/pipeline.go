@@ -1,0 +1,398 @@
+package dataplane
+
+import (
+	"example.com/culvert/conntrack"
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/dataplane/packet"
+	"example.com/culvert/dataplane/port"
+	"example.com/culvert/dataplane/route"
+	"example.com/culvert/rules"
+)
+
+// batch takes n received packets of src through the walk: parse all, look all
+// up, then finish each.
+func (w *Worker) batch(src source, n int) {
+	in := w.v.portOf(src.id)
+	count(&w.counter.received, uint64(n))
+	count(&w.counter.batches, 1)
+	k := 0
+	for i := range w.pkts[:n] {
+		p := &w.pkts[i]
+		p.In = src.id
+		at := in
+		if p.HasVLAN && src.role == roleWire {
+			if at = w.untag(p, in); at == nil {
+				w.drop(UnknownVLAN)
+				continue
+			}
+		}
+		if !w.receive(p, at, src.role) {
+			continue
+		}
+		key := p.Tuple
+		if p.Flags&packet.ICMPError != 0 {
+			if inv, ok := p.Embedded.Inverse(); ok {
+				key = inv
+			}
+		}
+		w.keys[k], w.live[k] = key, uint8(i)
+		k++
+	}
+	w.ct.Lookup(w.keys[:k], w.refs[:k])
+	for j := range k {
+		w.finish(&w.pkts[w.live[j]], w.refs[j], src.role)
+	}
+}
+
+// untag finds the VLAN sub-interface a tagged frame belongs to, nil if its tag
+// was not declared.
+func (w *Worker) untag(p *packet.Packet, parent *portEntry) *portEntry {
+	for _, c := range parent.children {
+		if c.vlan == p.VLAN&0xfff {
+			p.In, p.HasVLAN = c.id, false
+			return w.v.ports[c.id]
+		}
+	}
+	if p.VLAN&0xfff == 0 { // priority tag: the frame is the parent's own
+		p.HasVLAN = false
+		return parent
+	}
+	return nil
+}
+
+// receive parses p and ends what is not a packet to be looked up: broken
+// frames, ARP, neighbour discovery, multicast. It reports whether p goes on.
+func (w *Worker) receive(p *packet.Packet, in *portEntry, r role) bool {
+	if p.LinkKind == linkOtherHost && r == roleWire {
+		w.drop(OtherHost)
+		return false
+	}
+	fault := packet.Parse(p)
+	if fault == packet.NotIP || fault == packet.OK && isLinkControl(p) {
+		w.linkControl(p, in, r)
+		return false
+	}
+	if fault != packet.OK {
+		w.drop(ofFault[fault])
+		return false
+	}
+	if p.LinkKind != 0 || w.groupAddressed(&p.Tuple.Dst) {
+		w.multicast(p, in, r)
+		return false
+	}
+	if why := martian(&p.Tuple); why != None {
+		w.drop(why)
+		return false
+	}
+	if p.Flags.Fragment() {
+		return w.fragment(p)
+	}
+	return true
+}
+
+// Values of packet.Packet.LinkKind (linux/if_packet.h).
+const linkOtherHost = 3
+
+// finish is the walk of one packet from the answer of the lookup on.
+func (w *Worker) finish(p *packet.Packet, ref conntrack.Ref, r role) {
+	if p.Flags&packet.ICMPError != 0 {
+		w.icmpError(p, ref, r)
+		return
+	}
+	if w.v.prog.Len(rules.Pre) > 0 {
+		if w.pre(p, &ref, r) {
+			return
+		}
+	}
+	for range 2 {
+		if !ref.Found() {
+			w.admit(p, r)
+			return
+		}
+		if w.known(p, ref, r) {
+			return
+		}
+		ref = w.ct.Find(&p.Tuple) // the entry ended: a new connection on its tuple
+	}
+	w.drop(CommitRace)
+}
+
+// known handles a packet of a flow. It reports false when the flow turned out
+// to be over and the packet starts another one.
+func (w *Worker) known(p *packet.Packet, ref conntrack.Ref, r role) bool {
+	e := w.e.table.Entry(ref.Slot)
+	var seg conntrack.Segment
+	segmentOf(p, &seg)
+	switch v := w.ct.Track(ref, &seg, w.tick); {
+	case v == conntrack.Restart:
+		return false
+	case v.Invalid():
+		w.drop(ofVerdict[v])
+		return true
+	}
+	if e.Status()&perPacketFilter != 0 && !w.refilter(p, e, ref, r) {
+		return true
+	}
+	w.forward(p, e, ref, r)
+	return true
+}
+
+// forward sends a tracked packet on its way: next hop, time to live, size,
+// translation, transmission. A packet whose next hop is not yet known waits.
+func (w *Worker) forward(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref, r role) {
+	other := e.Tuple(ref.Dir.Other())
+	to, _ := other.Inverse()
+	hint := route.Hint(e.Hint(ref.Dir))
+	out, mac, ok := w.e.neigh.Get(hint)
+	if !ok {
+		var why Reason
+		if hint, why = w.nextHop(p, &to, r); why != None {
+			w.refuse(p, ref, why, r)
+			return
+		}
+		if out, mac, ok = w.e.neigh.Get(hint); !ok {
+			w.wait(p, ref, hint, r)
+			return
+		}
+		e.SetHint(ref.Dir, uint32(hint))
+	}
+	eg := w.v.portOf(out)
+	if eg == nil {
+		w.refuse(p, ref, EgressDown, r)
+		return
+	}
+	if r == roleWire && out != HostPort {
+		if p.TTL <= 1 {
+			w.refuse(p, ref, TTLExceeded, r)
+			return
+		}
+	}
+	if !w.fits(p, eg, ref, r) {
+		return
+	}
+	if r == roleWire && out != HostPort {
+		packet.DecrementTTL(p)
+	}
+	if to != p.Tuple {
+		packet.Translate(p, &to)
+	}
+	if p.TCPFlags&packet.SYN != 0 && p.Tuple.Proto == tuple.TCP {
+		w.clamp(p, eg)
+	}
+	w.transmit(p, eg, mac, ref, r)
+}
+
+// nextHop finds the neighbour for a packet that will have tuple to, and checks
+// that p may come from where it came.
+func (w *Worker) nextHop(p *packet.Packet, to *tuple.Tuple, r role) (route.Hint, Reason) {
+	if why := w.reversePath(p, r); why != None {
+		return 0, why
+	}
+	if _, own := w.v.local[to.Dst]; own {
+		return w.e.neigh.HostHint(), None
+	}
+	hop, ok := w.v.routes.Lookup(to.Dst)
+	if !ok {
+		return 0, NoRoute
+	}
+	return w.neighbour(&hop, to.Dst)
+}
+
+// neighbour returns the hint for a next hop, asking for its address if that is
+// not known.
+func (w *Worker) neighbour(hop *route.NextHop, dst tuple.Addr) (route.Hint, Reason) {
+	eg := w.v.portOf(hop.Port)
+	if eg == nil {
+		return 0, EgressDown
+	}
+	addr := hop.Neighbour(dst)
+	if eg.pointToPoint {
+		addr = tuple.Addr{}
+	}
+	hint, st, fresh, ok := w.e.neigh.Find(hop.Port, addr)
+	switch {
+	case !ok:
+		return 0, NeighboursFull
+	case st == route.Failed:
+		return 0, NeighbourFailed
+	case fresh && w.e.host != nil:
+		w.e.host.Resolve(hop.Port, addr.Netip())
+	}
+	return hint, None
+}
+
+// reversePath checks the source of a packet against the routes (RFC 3704).
+func (w *Worker) reversePath(p *packet.Packet, r role) Reason {
+	if r != roleWire {
+		return None
+	}
+	in := w.v.portOf(p.In)
+	if _, own := w.v.local[p.Tuple.Src]; own {
+		return SpoofedSource // nobody else may use our addresses
+	}
+	if in.rpf == RPFOff {
+		return None
+	}
+	hop, ok := w.v.routes.Lookup(p.Tuple.Src)
+	if !ok || in.rpf == RPFStrict && hop.Port != p.In {
+		return SpoofedSource
+	}
+	return None
+}
+
+// fits checks p against the egress MTU. It reports false when it has disposed
+// of p: by fragmenting it, or by telling the sender.
+func (w *Worker) fits(p *packet.Packet, eg *portEntry, ref conntrack.Ref, r role) bool {
+	size := p.End - p.L3
+	if p.Offload.GSOType != packet.GSONone && p.Offload.GSOSize != 0 {
+		size = p.Payload - p.L3 + int(p.Offload.GSOSize)
+	}
+	if size <= eg.mtu {
+		return true
+	}
+	if eg.id == HostPort {
+		return true // the stack takes what comes
+	}
+	if p.Flags&packet.DontFragment != 0 {
+		w.tooBig(p, eg.mtu, r)
+		w.undo(ref)
+		w.drop(TooBigForEgress)
+		return false
+	}
+	return true // transmit splits it
+}
+
+// clamp lowers the MSS option of a SYN to what both ports can carry.
+func (w *Worker) clamp(p *packet.Packet, eg *portEntry) {
+	in := w.v.portOf(p.In)
+	if in == nil || !in.clamp && !eg.clamp || in.id == HostPort || eg.id == HostPort {
+		return
+	}
+	mss := min(in.mtu, eg.mtu) - 40
+	if p.Tuple.Family == tuple.IPv6 {
+		mss -= 20
+	}
+	packet.ClampMSS(p, uint16(min(mss, 65535)))
+}
+
+// transmit gives p the link-layer header of its egress and queues it. The
+// entry's first packet confirms it.
+func (w *Worker) transmit(p *packet.Packet, eg *portEntry, mac [6]byte, ref conntrack.Ref, r role) {
+	length := uint64(p.End - p.L3)
+	why := w.emit(p, eg, mac, r)
+	if why != None {
+		w.undo(ref)
+		w.drop(why)
+		return
+	}
+	if ref.Found() && w.e.table.Entry(ref.Slot).Status()&conntrack.Confirmed == 0 {
+		w.ct.Confirm(ref, w.tick)
+	}
+	if eg.id == HostPort {
+		count(&w.counter.delivered, 1)
+	} else {
+		count(&w.counter.forwarded, 1)
+	}
+	count(&w.counter.bytes, length)
+}
+
+// emit puts p on its egress: to the gateway's own stack or kernel, or on a wire,
+// split if it must be.
+func (w *Worker) emit(p *packet.Packet, eg *portEntry, mac [6]byte, r role) Reason {
+	if eg.id == HostPort {
+		return w.toHost(p, r)
+	}
+	if r == roleBox && p.In == eg.id && p.Link == packet.LinkEthernet {
+		// The box's kernel has resolved this neighbour itself, and knows
+		// clients that cannot answer yet (a DHCP offer).
+		return w.put(w.v.sinks[w.index].wire[eg.id], p, eg)
+	}
+	packet.SetLink(p, eg.link, mac, eg.mac)
+	return w.put(w.v.sinks[w.index].wire[eg.id], p, eg)
+}
+
+// put queues a frame that is ready but for its VLAN tag, its size and what the
+// port cannot leave to the kernel.
+func (w *Worker) put(s port.Sender, p *packet.Packet, eg *portEntry) Reason {
+	p.HasVLAN, p.VLAN = eg.vlan != 0, eg.vlan
+	if s == nil {
+		return EgressDown
+	}
+	if p.Offload.GSOType == packet.GSONone && p.End-p.L3 > eg.mtu {
+		return w.putFragments(s, p, eg)
+	}
+	switch st := w.send(s, p); st {
+	case port.Sent:
+		return None
+	case port.Unsupported, port.TooBig:
+		return w.putSegments(s, p, eg)
+	default:
+		return ofStatus[st]
+	}
+}
+
+// undo gives up an entry whose first packet does not leave.
+func (w *Worker) undo(ref conntrack.Ref) {
+	if ref.Found() && w.e.table.Entry(ref.Slot).Status()&conntrack.Confirmed == 0 {
+		w.ct.Abort(ref)
+	}
+}
+
+// refuse drops p for a reason its sender may be told.
+func (w *Worker) refuse(p *packet.Packet, ref conntrack.Ref, why Reason, r role) {
+	w.answer(p, ref, why, r)
+	w.undo(ref)
+	w.drop(why)
+}
+
+// groupAddressed reports whether a is a multicast or broadcast address.
+func (w *Worker) groupAddressed(a *tuple.Addr) bool {
+	if a.Is4() {
+		if a[12]&0xf0 == 0xe0 || a[12]&a[13]&a[14]&a[15] == 0xff {
+			return true
+		}
+		_, directed := w.v.subnets[*a]
+		return directed
+	}
+	return a[0] == 0xff
+}
+
+// martian refuses addresses that must not be on a wire (RFC 1812 section 5.3.7,
+// RFC 4291 section 2.5).
+func martian(t *tuple.Tuple) Reason {
+	if t.Src == t.Dst {
+		return LandPacket
+	}
+	if badUnicast(&t.Src) || badUnicast(&t.Dst) {
+		return Martian
+	}
+	return None
+}
+
+// badUnicast reports whether a can not be the address of a host on a link:
+// unspecified, loopback, multicast, reserved, or IPv4 inside IPv6.
+func badUnicast(a *tuple.Addr) bool {
+	if a.Is4() {
+		return a[12] == 0 || a[12] == 127 || a[12] >= 0xe0
+	}
+	if a[0] == 0xff {
+		return true
+	}
+	for _, b := range a[:12] {
+		if b != 0 {
+			return false
+		}
+	}
+	return true // ::, ::1, ::a.b.c.d
+}
+
+// ruleState returns the connection-tracking state of a packet for rules.
+func ruleState(e *conntrack.Entry, d tuple.Direction) rules.State {
+	if d == tuple.Reply || e.Status()&conntrack.SeenReply != 0 {
+		return rules.Established
+	}
+	if e.Status()&conntrack.Expected != 0 {
+		return rules.Related
+	}
+	return rules.New
+}

@@ -1,0 +1,17 @@
+// Package route says where a packet leaves: which port, towards which
+// neighbour, with which link-layer address.
+//
+// It has two halves with different lives:
+//
+//   - Table is an immutable longest-prefix match from a destination to a
+//     NextHop. The control path builds a new one whenever routes or addresses
+//     change and publishes it with one pointer store.
+//   - Neighbours is the mutable set of link-layer addresses, one slot for each
+//     (port, address) that packets were sent to. A flow caches the slot's index
+//     and tag in one word (Hint), never a copy of the address: when the
+//     neighbour moves or is lost, or when routes change, the tag changes and
+//     every cached hint misses at once.
+//
+// Resolving is not done here. The engine asks the host stack, which answers
+// through Neighbours.Learn and Neighbours.Fail.
+package route

@@ -1,0 +1,101 @@
+package dataplane
+
+import (
+	"example.com/culvert/dataplane/port"
+	"example.com/culvert/rules"
+)
+
+// Stats are the counters of an engine since New.
+type Stats struct {
+	Received   uint64 // packets taken from ports, the own stack's and kernel's included
+	Forwarded  uint64 // sent out of a port
+	Delivered  uint64 // given to the own stack or kernel
+	Originated uint64 // made or passed on unrouted: ICMP errors, resets, the kernel's ARP
+	Held       uint64 // had to wait for a neighbour's address
+	Bytes      uint64 // of IP packets forwarded or delivered
+	Batches    uint64
+	Dropped    [numReasons]uint64 // by Reason
+}
+
+// Drops returns how many packets were dropped, of all Reasons.
+func (s *Stats) Drops() (n uint64) {
+	for _, d := range s.Dropped {
+		n += d
+	}
+	return n
+}
+
+// Stats returns the sum over all workers. Any goroutine may call it.
+func (e *Engine) Stats() (s Stats) {
+	for _, w := range e.workers {
+		c := &w.counter
+		s.Received += c.received.Load()
+		s.Forwarded += c.forwarded.Load()
+		s.Delivered += c.delivered.Load()
+		s.Originated += c.originated.Load()
+		s.Held += c.held.Load()
+		s.Bytes += c.bytes.Load()
+		s.Batches += c.batches.Load()
+		for r := range w.drops {
+			s.Dropped[r] += w.drops[r].Load()
+		}
+	}
+	return s
+}
+
+// PortStats are the counters of one port over all its queues.
+type PortStats struct {
+	ID   uint16
+	Name string
+	port.Stats
+}
+
+// PortStats returns the counters of every port that has queues of its own.
+func (e *Engine) PortStats() []PortStats {
+	v := e.view.Load()
+	var all []PortStats
+	for id, p := range v.ports {
+		if p == nil || p.port == nil {
+			continue
+		}
+		s := PortStats{ID: uint16(id), Name: p.name}
+		for i := range p.port.Info().NumQueues {
+			q := p.port.Queue(i).Stats()
+			s.RxFrames += q.RxFrames
+			s.RxBytes += q.RxBytes
+			s.TxFrames += q.TxFrames
+			s.TxBytes += q.TxBytes
+			s.RxRingDrops += q.RxRingDrops
+			s.RxTruncated += q.RxTruncated
+			s.TxRefused += q.TxRefused
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+// RuleHits is how often a rule matched since it was loaded.
+type RuleHits struct {
+	Rule *rules.Rule
+	Hits uint64
+}
+
+// RuleHits returns the rules of the running program with their counters.
+func (e *Engine) RuleHits() []RuleHits {
+	v := e.view.Load()
+	all := make([]RuleHits, 0, len(v.prog.Rules()))
+	for _, r := range v.prog.Rules() {
+		h := RuleHits{Rule: r}
+		for _, w := range v.hits {
+			h.Hits += w[r.Index].Load()
+		}
+		all = append(all, h)
+	}
+	return all
+}
+
+// Generation counts the States applied so far.
+func (e *Engine) Generation() uint32 { return e.view.Load().gen }
+
+// Program returns the running rules.
+func (e *Engine) Program() *rules.Program { return e.view.Load().prog }

@@ -1,0 +1,335 @@
+package dataplane
+
+import (
+	"net/netip"
+
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/dataplane/packet"
+	"example.com/culvert/dataplane/port"
+	"example.com/culvert/dataplane/route"
+	"example.com/culvert/rules"
+)
+
+// HostPort is the port of the gateway's own stack.
+const HostPort = route.HostPort
+
+// RPF is the reverse-path check of a port (RFC 3704).
+type RPF uint8
+
+const (
+	RPFStrict RPF = iota // the route back to the source must leave by the same port
+	RPFLoose             // there must be a route back to the source
+	RPFOff
+)
+
+// PortConfig is one port of a State.
+type PortConfig struct {
+	ID     uint16 // its index everywhere: rules, routes, neighbours; never 0 (the host)
+	Name   string
+	Port   port.Port // nil for a VLAN sub-interface
+	Parent uint16    // VLAN sub-interface: the port that carries it
+	VLAN   uint16    // its tag, 1..4094; 0: no sub-interface
+
+	Addresses []netip.Prefix // the gateway's own, the primary of each family first
+	MTU       int            // largest IP packet; 0: the port's own
+	RPF       RPF
+	ClampMSS  bool      // clamp TCP MSS of flows through this port to its MTU
+	Box       port.Port // TAP to the kernel of the gateway's namespace ([host]); nil: none
+}
+
+// State is everything that a reload may change, applied at once.
+type State struct {
+	Program *rules.Program
+	Routes  *route.Table
+	Ports   []PortConfig
+}
+
+// role says how frames that come out of a queue are to be read.
+type role uint8
+
+const (
+	roleWire role = iota // from a link
+	roleHost             // from the gateway's own stack
+	roleBox              // from the kernel of the gateway's namespace, sent on a port
+)
+
+// portEntry is a port as workers see it. Immutable.
+type portEntry struct {
+	id           uint16
+	name         string
+	port         port.Port
+	link         packet.Link
+	mac          [6]byte
+	mtu          int
+	area         rules.AreaID
+	local        bool
+	rpf          RPF
+	clamp        bool
+	pointToPoint bool
+	carrier      uint16 // port whose queues carry it: itself, or the parent of a VLAN
+	vlan         uint16
+	primary4     tuple.Addr
+	primary6     tuple.Addr
+	has4, has6   bool
+	box          port.Port
+	children     []child // VLAN sub-interfaces of this port
+}
+
+type child struct{ vlan, id uint16 }
+
+// primary returns the port's own first address of a family.
+func (p *portEntry) primary(family uint8) (tuple.Addr, bool) {
+	if family == tuple.IPv4 {
+		return p.primary4, p.has4
+	}
+	return p.primary6, p.has6
+}
+
+// source is one receive queue of a worker.
+type source struct {
+	q    port.Queue
+	id   uint16 // port
+	role role
+}
+
+// sink is where a worker sends for one port: a port's queue, or a sender of its
+// own where the port has fewer queues than there are workers.
+type sinks struct {
+	wire []port.Sender // by port id
+	box  []port.Sender
+}
+
+// view is everything workers read that changes at run time, published as one
+// immutable value.
+type view struct {
+	gen     uint32
+	prog    *rules.Program
+	routes  *route.Table
+	ports   []*portEntry // by id; nil: no such port
+	local   map[tuple.Addr]uint16
+	subnets map[tuple.Addr]struct{} // directed broadcast addresses of own IPv4 prefixes
+	sources [][]source              // by worker
+	sinks   []sinks                 // by worker
+	hits    []rules.Hits            // by worker
+}
+
+// noRules is a program with the default policy only.
+func noRules() *rules.Program {
+	p, err := rules.Compile(&rules.Spec{Areas: rules.DefaultAreas()}, &rules.Binding{}, 0)
+	if err != nil {
+		panic(err) // an empty ruleset compiles
+	}
+	return p
+}
+
+func emptyView() *view {
+	return &view{prog: noRules(), routes: &route.Table{}, sources: nil}
+}
+
+// port returns port id, nil if there is none.
+func (v *view) portOf(id uint16) *portEntry {
+	if int(id) >= len(v.ports) {
+		return nil
+	}
+	return v.ports[id]
+}
+
+// newView checks st and prepares what workers need of it.
+func (e *Engine) newView(st State, gen uint32) (*view, error) {
+	v := &view{
+		gen: gen, prog: st.Program, routes: st.Routes,
+		local:   make(map[tuple.Addr]uint16),
+		subnets: make(map[tuple.Addr]struct{}),
+	}
+	if v.prog == nil {
+		v.prog = noRules()
+	}
+	if v.routes == nil {
+		v.routes = &route.Table{}
+	}
+	top := 0
+	for i := range st.Ports {
+		top = max(top, int(st.Ports[i].ID))
+	}
+	v.ports = make([]*portEntry, top+1)
+	if e.host != nil {
+		hp := e.host.Port()
+		info := hp.Info()
+		v.ports[HostPort] = &portEntry{id: HostPort, name: "host", port: hp, link: info.Link, mtu: info.MTU,
+			rpf: RPFOff, pointToPoint: true}
+	}
+	for i := range st.Ports {
+		if err := v.addPort(&st.Ports[i]); err != nil {
+			return nil, err
+		}
+	}
+	for i := range st.Ports {
+		if err := v.linkVLAN(&st.Ports[i]); err != nil {
+			return nil, err
+		}
+	}
+	for id, p := range v.ports {
+		if p != nil {
+			p.area = v.prog.AreaOf(uint16(id))
+			p.local = v.prog.Area(p.area).Services == rules.Answered
+		}
+	}
+	v.hits = make([]rules.Hits, e.cfg.Workers)
+	for w := range v.hits {
+		v.hits[w] = v.prog.NewHits()
+	}
+	return v, e.openQueues(v)
+}
+
+func (v *view) addPort(c *PortConfig) error {
+	if c.ID == HostPort {
+		return portError(int(c.ID), c.Name, "index %d is the host's", HostPort)
+	}
+	if v.ports[c.ID] != nil {
+		return portError(int(c.ID), c.Name, "index is taken by %s", v.ports[c.ID].name)
+	}
+	p := &portEntry{id: c.ID, name: c.Name, port: c.Port, rpf: c.RPF,
+		clamp: c.ClampMSS, mtu: c.MTU, carrier: c.ID, vlan: c.VLAN, box: c.Box}
+	if c.VLAN != 0 {
+		p.carrier = c.Parent
+	} else {
+		if c.Port == nil {
+			return portError(int(c.ID), c.Name, "has no driver")
+		}
+		info := c.Port.Info()
+		p.link, p.mac = info.Link, info.MAC
+		if p.mtu <= 0 || p.mtu > info.MTU {
+			p.mtu = info.MTU
+		}
+		p.pointToPoint = info.Link == packet.LinkIP
+	}
+	for _, a := range c.Addresses {
+		addr := tuple.AddrFrom(a.Addr())
+		if other, taken := v.local[addr]; taken && other != c.ID {
+			return portError(int(c.ID), c.Name, "address %v is already on %s", a.Addr(), v.ports[other].name)
+		}
+		v.local[addr] = c.ID
+		switch {
+		case a.Addr().Is4() && !p.has4:
+			p.primary4, p.has4 = addr, true
+		case a.Addr().Is6() && !p.has6 && !a.Addr().IsLinkLocalUnicast():
+			p.primary6, p.has6 = addr, true
+		}
+		if a.Addr().Is4() && a.Bits() < 31 {
+			v.subnets[broadcastOf(a)] = struct{}{}
+		}
+	}
+	v.ports[c.ID] = p
+	return nil
+}
+
+// broadcastOf returns the directed broadcast address of an IPv4 prefix.
+func broadcastOf(p netip.Prefix) tuple.Addr {
+	b := p.Masked().Addr().As4()
+	for i := p.Bits(); i < 32; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	return tuple.AddrFrom4(b)
+}
+
+// linkVLAN joins a sub-interface to its parent, once all ports are known.
+func (v *view) linkVLAN(c *PortConfig) error {
+	if c.VLAN == 0 {
+		return nil
+	}
+	p, parent := v.ports[c.ID], v.portOf(c.Parent)
+	if parent == nil || parent.vlan != 0 || parent.link != packet.LinkEthernet || parent.port == nil {
+		return portError(int(c.ID), c.Name, "parent port %d is no Ethernet port", c.Parent)
+	}
+	for _, other := range parent.children {
+		if other.vlan == c.VLAN {
+			return portError(int(c.ID), c.Name, "VLAN %d of %s is already %s", c.VLAN, parent.name, v.ports[other.id].name)
+		}
+	}
+	parent.children = append(parent.children, child{c.VLAN, c.ID})
+	p.link, p.mac = parent.link, parent.mac
+	if p.mtu <= 0 || p.mtu > parent.mtu {
+		p.mtu = parent.mtu
+	}
+	return nil
+}
+
+// openQueues gives each worker its queues.
+func (e *Engine) openQueues(v *view) error {
+	n := e.cfg.Workers
+	v.sources = make([][]source, n)
+	v.sinks = make([]sinks, n)
+	for w := range n {
+		v.sinks[w] = sinks{wire: make([]port.Sender, len(v.ports)), box: make([]port.Sender, len(v.ports))}
+	}
+	for id, p := range v.ports {
+		if p == nil {
+			continue
+		}
+		if p.port != nil {
+			r := roleWire
+			if id == int(HostPort) {
+				r = roleHost
+			}
+			if err := e.openPort(v, p, p.port, r); err != nil {
+				return portError(id, p.name, "%w", err)
+			}
+		}
+		if p.box != nil {
+			if err := e.openPort(v, p, p.box, roleBox); err != nil {
+				return portError(id, p.name, "kernel path: %w", err)
+			}
+		}
+	}
+	for _, p := range v.ports { // sub-interfaces send through their parent
+		if p != nil && p.vlan != 0 {
+			for w := range n {
+				v.sinks[w].wire[p.id] = v.sinks[w].wire[p.carrier]
+			}
+		}
+	}
+	return nil
+}
+
+func (e *Engine) openPort(v *view, p *portEntry, d port.Port, r role) error {
+	queues := d.Info().NumQueues
+	for w := range e.cfg.Workers {
+		var s port.Sender
+		if w < queues {
+			q := d.Queue(w)
+			v.sources[w] = append(v.sources[w], source{q: q, id: p.id, role: r})
+			s = q
+		} else {
+			var err error
+			if s, err = e.extraSender(d, w); err != nil {
+				return err
+			}
+		}
+		if r == roleBox {
+			v.sinks[w].box[p.id] = s
+		} else {
+			v.sinks[w].wire[p.id] = s
+		}
+	}
+	return nil
+}
+
+// extraSender returns the sender that worker w uses on a port with fewer queues
+// than workers; it is opened once and kept while the port lives.
+func (e *Engine) extraSender(d port.Port, w int) (port.Sender, error) {
+	key := senderKey{d, w}
+	if s, ok := e.senders[key]; ok {
+		return s, nil
+	}
+	s, err := d.NewSender()
+	if err != nil {
+		return nil, err
+	}
+	e.senders[key] = s
+	return s, nil
+}
+
+type senderKey struct {
+	port   port.Port
+	worker int
+}
