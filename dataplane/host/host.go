@@ -1,96 +1,355 @@
-// Package host is the gateway's own network stack.
 package host
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
+	"sync"
+	"sync/atomic"
 
-	"example.com/culvert/conntrack/tuple"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
 )
 
-// Config sizes a Host. The zero value is usable.
-type Config struct {
-	QueueLen int          // slots of 2 KB in each ring between workers and the stack; 1024 if 0
-	Log      *slog.Logger // slog.Default() if nil
-}
-
-// Host is the gateway's own stack. Its methods are safe for concurrent use.
-type Host struct{}
-
-// State says what is known of a neighbour.
-type State uint8
-
-const (
-	Reachable State = iota + 1 // verified lately: use MAC
-	Stale                      // MAC is usable; call Resolve when a packet uses it
-	Failed                     // no answer in 3 s: packets that wait are undeliverable
-	Removed                    // forgotten: MAC must not be used any more
+// Errors of the control path. They are wrapped with the port or address in question.
+var (
+	ErrClosed   = errors.New("host is closed")
+	ErrPort     = errors.New("no such port")
+	ErrPortUsed = errors.New("port is known already")
+	ErrLink     = errors.New("not an Ethernet port")
 )
 
-// Neighbour is what the stack learned about an address on a link.
-type Neighbour struct {
-	Port  uint16
-	Addr  netip.Addr
-	MAC   [6]byte // valid when Reachable or Stale
-	State State
+// Pump says who moves packets from the rings into netstack.
+type Pump uint8
+
+const (
+	PumpGoroutine Pump = iota // a goroutine of the host
+	PumpManual                // the caller, by Poll: for simulations in steps
+)
+
+// Config sizes a Host. The zero value is usable.
+type Config struct {
+	QueueLen   int         // 2 KB slots of each ring between workers and netstack; default 1024, at least 64
+	Neighbours int         // neighbours kept for each port; default 8192
+	Pump       Pump        //
+	Clock      tcpip.Clock // of every timer; default: the system's
+	Log        *slog.Logger
+	// Source returns the address that packets to dst should come from, the zero
+	// Addr for no preference: the gateway's address on the port by which they leave.
+	// Dial asks it. Default: the own address whose prefix contains dst.
+	Source func(dst netip.Addr) netip.Addr
 }
 
-var errSoon = errors.New("host: not available")
+const (
+	localNIC tcpip.NICID = 1
+	linkBase tcpip.NICID = 2
+)
+
+func linkNIC(id uint16) tcpip.NICID { return linkBase + tcpip.NICID(id) }
+
+// Host is the gateway's own stack. Its methods are safe for concurrent use.
+type Host struct {
+	cfg   Config
+	clock tcpip.Clock
+	stack *stack.Stack
+	local *local
+	port  *hostPort
+	stats counters
+
+	links  *ring // kindLink, kindResolve; workers to pump
+	locals *ring // kindLocal; workers to pump
+	wake   chan struct{}
+	asleep atomic.Bool // the pump waits on wake
+	done   sync.WaitGroup
+	closed atomic.Bool
+
+	byID atomic.Pointer[map[uint16]*link] // copied on change
+
+	mu    sync.Mutex                // guards what follows and changes of byID
+	onNIC map[netip.Addr]struct{}   // addresses of host0
+	owned map[uint16][]netip.Prefix // of each port, without link-local ones
+
+	services services
+}
 
 // New starts a stack without ports.
-func New(c Config) (*Host, error) { return &Host{}, nil }
+func New(cfg Config) (*Host, error) {
+	if cfg.QueueLen <= 0 {
+		cfg.QueueLen = 1024
+	}
+	if cfg.Neighbours <= 0 {
+		cfg.Neighbours = 8192
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = tcpip.NewStdClock()
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	h := &Host{
+		cfg:    cfg,
+		clock:  cfg.Clock,
+		links:  newRing(min(cfg.QueueLen, 512)),
+		locals: newRing(cfg.QueueLen),
+		wake:   make(chan struct{}, 1),
+		onNIC:  make(map[netip.Addr]struct{}),
+		owned:  make(map[uint16][]netip.Prefix),
+	}
+	h.byID.Store(&map[uint16]*link{})
+	h.services.init(h)
+	var err error
+	if h.port, err = newHostPort(h, cfg.QueueLen); err != nil {
+		return nil, err
+	}
+	if err := h.openStack(); err != nil {
+		h.port.closeFD()
+		return nil, err
+	}
+	if cfg.Pump == PumpGoroutine {
+		h.done.Add(1)
+		go h.run()
+	}
+	return h, nil
+}
 
-// Close ends the stack, its listeners and connections, and waits for its goroutines.
-func (h *Host) Close() error { return nil }
-
-// AddPort gives the stack a link.
-func (h *Host) AddPort(id uint16, info port.Info, send port.Sender, onNeighbour func(Neighbour)) error {
+func (h *Host) openStack() error {
+	h.stack = stack.New(stack.Options{
+		NetworkProtocols: []stack.NetworkProtocolFactory{
+			ipv4.NewProtocol,
+			ipv6.NewProtocolWithOptions(ipv6.Options{NDPConfigs: ipv6.NDPConfigurations{HandleRAs: ipv6.HandlingRAsDisabled}}),
+			arp.NewProtocol,
+		},
+		TransportProtocols: []stack.TransportProtocolFactory{
+			tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6,
+		},
+		Clock: h.clock,
+	})
+	h.local = newLocal(h)
+	if err := h.tune(); err != nil {
+		h.stack.Destroy()
+		return fmt.Errorf("host: %s", err)
+	}
 	return nil
 }
 
-// RemovePort takes the link away.
-func (h *Host) RemovePort(id uint16) {}
-
-// SetAddresses replaces the addresses of a port.
-func (h *Host) SetAddresses(id uint16, local []netip.Prefix, proxied []netip.Addr) error { return nil }
-
-// Listen opens an in-process TCP listener; network is tcp, tcp4 or tcp6.
-func (h *Host) Listen(network, addr string) (net.Listener, error) { return nil, errSoon }
-
-// ListenPacket opens an in-process UDP socket; network is udp, udp4 or udp6.
-func (h *Host) ListenPacket(network, addr string) (net.PacketConn, error) { return nil, errSoon }
-
-// Dial connects out of the gateway.
-func (h *Host) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	return nil, errSoon
+func (h *Host) tune() tcpip.Error {
+	if err := h.stack.CreateNICWithOptions(localNIC, h.local, stack.NICOptions{Name: "host0"}); err != nil {
+		return err
+	}
+	sack := tcpip.TCPSACKEnabled(true)
+	moderate := tcpip.TCPModerateReceiveBufferOption(true)
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 4 << 20}
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 4 << 20}
+	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &receive, &send} {
+		if err := h.stack.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
+			return err
+		}
+	}
+	h.stack.SetRouteTable(h.routes(nil))
+	return h.stack.SetPortRange(dialPortMin, dialPortMax)
 }
 
-// Owns reports whether an in-process listener or connection uses the local address and port.
-func (h *Host) Owns(proto uint8, addr tuple.Addr, port uint16) bool { return false }
+// routes returns netstack's route table: everything by host0, and after that
+// everything by each link NIC, for answers that are bound to one.
+func (h *Host) routes(links map[uint16]*link) []tcpip.Route {
+	nics := []tcpip.NICID{localNIC}
+	for id := range links {
+		nics = append(nics, linkNIC(id))
+	}
+	var t []tcpip.Route
+	for _, nic := range nics {
+		t = append(t, tcpip.Route{Destination: header.IPv4EmptySubnet, NIC: nic}, tcpip.Route{Destination: header.IPv6EmptySubnet, NIC: nic})
+	}
+	return t
+}
 
-// DeliverLink hands an Ethernet frame with ARP or ND, as received on port id, to the stack.
-func (h *Host) DeliverLink(id uint16, frame []byte) bool { return false }
+// Close ends the stack, its listeners and connections, and waits for its
+// goroutines. Workers must not use the host port any more. Senders of
+// ports stay open; they are the caller's.
+func (h *Host) Close() error {
+	if h.closed.Swap(true) {
+		return nil
+	}
+	h.wakePump()
+	h.done.Wait()
+	for id := range *h.byID.Load() {
+		h.RemovePort(id)
+	}
+	h.services.close()
+	h.stack.Destroy()
+	h.port.closeFD()
+	return nil
+}
 
-// DeliverLocal hands an IP packet for the gateway itself to the stack. off's
-// CsumStart counts from the start of ip.
-func (h *Host) DeliverLocal(ip []byte, off packet.Offload) bool { return false }
+// AddPort gives the stack a link: an Ethernet port (or VLAN sub-interface, see Tag) with
+// the engine's index id. send belongs to the host until RemovePort.
+//
+// onNeighbour is called with news about neighbours, from several goroutines but
+// one call at a time for a port. It must not block, nor call AddPort, RemovePort,
+// SetAddresses or Close. A port whose MAC has changed must be removed and added again.
+func (h *Host) AddPort(id uint16, info port.Info, send port.Sender, onNeighbour func(Neighbour)) error {
+	if info.Link != packet.LinkEthernet {
+		return fmt.Errorf("host: port %d (%s): %w", id, info.Name, ErrLink)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed.Load() {
+		return ErrClosed
+	}
+	old := *h.byID.Load()
+	if old[id] != nil {
+		return fmt.Errorf("host: port %d (%s): %w", id, info.Name, ErrPortUsed)
+	}
+	l := newLink(h, id, info, send, onNeighbour)
+	if err := h.stack.CreateNICWithOptions(l.nic, l, stack.NICOptions{}); err != nil {
+		return fmt.Errorf("host: port %d (%s): %s", id, info.Name, err)
+	}
+	// Only a forwarding NIC says "router" in its advertisements, without which
+	// hosts strike the gateway from their default routers (RFC 4861 section 7.2.5).
+	if _, err := h.stack.SetNICForwarding(l.nic, header.IPv6ProtocolNumber, true); err != nil {
+		h.stack.RemoveNIC(l.nic)
+		return fmt.Errorf("host: port %d (%s): %s", id, info.Name, err)
+	}
+	next := make(map[uint16]*link, len(old)+1)
+	for i, l := range old {
+		next[i] = l
+	}
+	next[id] = l
+	h.publishLinksLocked(next)
+	if _, err := l.setAddresses(nil, nil); err != nil {
+		h.removeLocked(id)
+		return err
+	}
+	return nil
+}
 
-// Resolve asks for the MAC of addr on port id.
-func (h *Host) Resolve(id uint16, addr netip.Addr) {}
+// RemovePort takes a link and its addresses away. When it returns, send is not
+// used and onNeighbour not called any more.
+func (h *Host) RemovePort(id uint16) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.removeLocked(id)
+}
 
-// Port returns the host port: what the stack sends comes out of its queue 0.
-func (h *Host) Port() port.Port { return nil }
+func (h *Host) removeLocked(id uint16) {
+	old := *h.byID.Load()
+	l := old[id]
+	if l == nil {
+		return
+	}
+	next := make(map[uint16]*link, len(old))
+	for i, l := range old {
+		if i != id {
+			next[i] = l
+		}
+	}
+	h.publishLinksLocked(next)
+	l.close()
+	h.stack.RemoveNIC(l.nic)
+	delete(h.owned, id)
+	if err := h.syncLocalLocked(); err != nil {
+		h.cfg.Log.Error("addresses of the own stack", "error", err) // removing only, cannot fail
+	}
+}
 
-// Stats are the counters of a Host since New.
-type Stats struct{}
+// publishLinksLocked makes links the ports, with a route for each, and sets
+// host0's MTU to the smallest of them.
+func (h *Host) publishLinksLocked(links map[uint16]*link) {
+	mtu := defaultMTU
+	for _, l := range links {
+		mtu = min(mtu, uint32(max(l.info.MTU, header.IPv6MinimumMTU)))
+	}
+	h.local.SetMTU(mtu)
+	h.stack.SetRouteTable(h.routes(links))
+	h.byID.Store(&links)
+}
 
-// Stats returns the counters.
-func (h *Host) Stats() Stats { return Stats{} }
+// SetAddresses replaces the addresses of port id. local are the gateway's own
+// there, each with the prefix of its subnet; proxied are further addresses of the link
+// for which the gateway answers ARP and neighbour solicitations. New ones are announced. Without an
+// IPv6 link-local address among local, the link has the one that its MAC gives.
+func (h *Host) SetAddresses(id uint16, local []netip.Prefix, proxied []netip.Addr) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l := (*h.byID.Load())[id]
+	if l == nil {
+		return fmt.Errorf("host: port %d: %w", id, ErrPort)
+	}
+	fresh, err := l.setAddresses(local, proxied)
+	if err != nil {
+		return err
+	}
+	h.owned[id] = nil
+	for _, p := range local {
+		if !p.Addr().IsLinkLocalUnicast() || p.Addr().Is4() {
+			h.owned[id] = append(h.owned[id], p)
+		}
+	}
+	if err := h.syncLocalLocked(); err != nil {
+		return err
+	}
+	l.announce(fresh)
+	return nil
+}
 
-// IsLinkControl reports whether p, already parsed, belongs to DeliverLink: ARP or neighbour discovery.
-func IsLinkControl(p *packet.Packet) bool { return false }
+// syncLocalLocked gives host0 the addresses of all ports. They are host routes there, so
+// that netstack sees no broadcast address: that is the engine's knowledge.
+func (h *Host) syncLocalLocked() error {
+	want := make(map[netip.Addr]struct{})
+	for _, prefixes := range h.owned {
+		for _, p := range prefixes {
+			want[p.Addr()] = struct{}{}
+		}
+	}
+	for a := range h.onNIC {
+		if _, keep := want[a]; !keep {
+			h.stack.RemoveAddress(localNIC, toNetstack(a))
+			delete(h.onNIC, a)
+		}
+	}
+	for a := range want {
+		if _, have := h.onNIC[a]; have {
+			continue
+		}
+		pa := tcpip.ProtocolAddress{Protocol: protocolOf(a), AddressWithPrefix: toNetstack(a).WithPrefix()}
+		if err := h.stack.AddProtocolAddress(localNIC, pa, stack.AddressProperties{}); err != nil {
+			return fmt.Errorf("host: address %v: %s", a, err)
+		}
+		h.onNIC[a] = struct{}{}
+	}
+	return nil
+}
+
+// source returns the address to send to dst from; the zero Addr leaves it to netstack.
+func (h *Host) source(dst netip.Addr) netip.Addr {
+	if h.cfg.Source != nil {
+		if a := h.cfg.Source(dst); a.IsValid() {
+			return a
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, prefixes := range h.owned {
+		for _, p := range prefixes {
+			if p.Contains(dst) {
+				return p.Addr()
+			}
+		}
+	}
+	return netip.Addr{}
+}
+
+// Port returns the host port, of kind LinkIP with one queue: what netstack emits
+// comes out of it, what is sent to it is delivered as by DeliverLocal.
+func (h *Host) Port() port.Port { return h.port }
