@@ -31,6 +31,8 @@ const (
 const (
 	// OwnTimeout: Proposal.Timeout replaces the protocol's timeouts.
 	OwnTimeout Status = 1 << 20
+	// UserStatus is a bit without meaning to the table, for its user.
+	UserStatus Status = 1 << 21
 
 	choiceShift = 24 // bits 24..31: why nat chose this port (opaque here)
 	kernelBits  = Status(1<<16 - 1)

@@ -11,6 +11,7 @@ import (
 
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/dataplane/frag"
 	"example.com/culvert/dataplane/port"
 	"example.com/culvert/dataplane/route"
 )
@@ -50,6 +51,7 @@ type Config struct {
 	Neighbours int              // most neighbours kept; default 16384
 	ICMPRate   int              // own ICMP errors and resets a second; 0: default 1000, negative: no limit
 	Pending    int              // most packets of a worker that wait for neighbours; default 256
+	Fragments  frag.Config      // bounds of the fragment table
 	Clock      func() int64     // boot clock, ns; nil: the system's
 	Seed       uint64           // for port choices; 0: random
 }
@@ -62,6 +64,7 @@ type Engine struct {
 	table   *conntrack.Table
 	host    Host
 	neigh   *route.Neighbours
+	frags   *frag.Table
 	view    atomic.Pointer[view]
 	workers []*Worker
 	icmp    rateLimit
@@ -100,6 +103,7 @@ func New(cfg Config) (*Engine, error) {
 		clock:   c,
 		table:   cfg.Table,
 		host:    cfg.Host,
+		frags:   frag.New(cfg.Fragments),
 		neigh:   route.NewNeighbours(cfg.Neighbours),
 		senders: make(map[senderKey]port.Sender),
 	}
@@ -249,8 +253,20 @@ func (e *Engine) upkeep() {
 		case <-tick.C:
 		}
 		e.clock.sync()
+		e.expireFragments()
 		if e.host != nil {
 			e.neigh.Upkeep(e.cfg.Clock()-int64(neighbourAge), func(id uint16, a tuple.Addr) { e.host.Resolve(id, a.Netip()) })
+		}
+	}
+}
+
+// expireFragments ends datagrams whose first fragment never came and counts what
+// they held.
+func (e *Engine) expireFragments() {
+	e.frags.Expire(e.cfg.Clock())
+	for r, n := range e.frags.TakeLost() {
+		if n > 0 {
+			e.workers[0].drops[ofFragment[r]].Add(n)
 		}
 	}
 }

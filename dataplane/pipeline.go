@@ -3,6 +3,7 @@ package dataplane
 import (
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/dataplane/frag"
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
 	"example.com/culvert/dataplane/route"
@@ -40,7 +41,15 @@ func (w *Worker) batch(src source, n int) {
 	}
 	w.ct.Lookup(w.keys[:k], w.refs[:k])
 	for j := range k {
-		w.finish(&w.pkts[w.live[j]], w.refs[j], src.role)
+		p := &w.pkts[w.live[j]]
+		if p.Flags&packet.FragmentFirst == 0 {
+			w.finish(p, w.refs[j], src.role)
+			continue
+		}
+		key, t := frag.KeyOf(p, p.In), p.Tuple
+		w.finish(p, w.refs[j], src.role)
+		t.Zone = p.Tuple.Zone // a pre rule may have given it one
+		w.learn(key, &t, src.role)
 	}
 }
 
@@ -85,7 +94,7 @@ func (w *Worker) receive(p *packet.Packet, in *portEntry, r role) bool {
 		return false
 	}
 	if p.Flags.Fragment() {
-		return w.fragment(p)
+		return w.fragment(p, r)
 	}
 	return true
 }

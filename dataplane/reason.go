@@ -29,11 +29,12 @@ const (
 	SpoofedSource // reverse-path check: the source does not live behind this port
 
 	// Step 2, fragments.
-	FragmentOverlap  // overlapping fragments (RFC 5722, RFC 8200)
-	FragmentTiny     // first fragment without a whole transport header
-	FragmentLimit    // too many waiting fragments, in all or from one source
-	FragmentTimeout  // the first fragment never came
-	FragmentNotFirst // a later fragment whose first one was refused
+	FragmentOverlap   // overlapping fragments (RFC 5722, RFC 8200)
+	FragmentTiny      // first fragment without a whole transport header
+	FragmentLimit     // too many waiting fragments, in all or from one source
+	FragmentTimeout   // the first fragment never came
+	FragmentDuplicate // the same fragment again
+	FragmentOrphan    // a later fragment whose first one was refused
 
 	// Step 3, host and link control.
 	HostQueueFull // ring to the gateway's own stack is full
@@ -87,50 +88,51 @@ type reasonText struct {
 }
 
 var reasonTexts = [...]reasonText{
-	None:             {"none", "", ""},
-	BadPacket:        {"bad-packet", "parse", "a broken or hostile sender: capture on the ingress port"},
-	BadChecksum:      {"bad-checksum", "parse", "damage on the way, or a driver that offloads checksums without saying so"},
-	NotIP:            {"not-ip", "parse", "harmless: a protocol other than IP or ARP on the link"},
-	OtherHost:        {"other-host", "parse", "harmless: the link floods frames of other machines"},
-	UnknownVLAN:      {"unknown-vlan", "parse", "declare the VLAN (parent, vlan) or remove the tag at the switch"},
-	BadTCPFlags:      {"bad-tcp-flags", "parse", "a port scan"},
-	SourceRouted:     {"source-routed", "parse", "an attack, or a very old tool"},
-	BadOffload:       {"bad-offload", "parse", "a tunnel or SCTP super-packet that the kernel cannot describe: lower the sender's GSO"},
-	Martian:          {"martian", "parse", "a spoofed or misconfigured sender"},
-	LandPacket:       {"land", "parse", "an attack"},
-	SpoofedSource:    {"spoofed-source", "parse", "asymmetric routing: set rpf = \"loose\"; else an attack"},
-	FragmentOverlap:  {"fragment-overlap", "fragments", "an attack"},
-	FragmentTiny:     {"fragment-tiny", "fragments", "an attack"},
-	FragmentLimit:    {"fragment-limit", "fragments", "an attack, or a sender with a too large datagram size"},
-	FragmentTimeout:  {"fragment-timeout", "fragments", "loss on the way"},
-	FragmentNotFirst: {"fragment-orphan", "fragments", "its first fragment was refused: see the other reasons"},
-	HostQueueFull:    {"host-queue-full", "host", "the gateway's own services are overloaded"},
-	Multicast:        {"multicast", "host", "harmless: the gateway does not route multicast"},
-	ICMPNoFlow:       {"icmp-no-flow", "lookup", "late errors of ended flows, or a scan"},
-	Redirect:         {"redirect", "lookup", "a router on the link sends redirects for translated flows"},
-	NoRoute:          {"no-route", "rules", "add a route or a next_hop"},
-	LocalDenied:      {"local-denied", "rules", "expected outside; set local = true for the area to serve it"},
-	PolicyDenied:     {"policy-denied", "rules", "unsolicited traffic; add a filter or dnat rule to admit it"},
-	RuleDenied:       {"rule-denied", "rules", "your rule; see culvert rules"},
-	RuleRejected:     {"rule-rejected", "rules", "your rule; see culvert rules"},
-	SourceNeeded:     {"no-egress-address", "rules", "give the egress interface an address of this family"},
-	TTLExceeded:      {"ttl-exceeded", "rules", "traceroute, or a routing loop"},
-	TooBigForEgress:  {"too-big", "rules", "path MTU discovery at work; check mtu if it never ends"},
-	PortsExhausted:   {"ports-exhausted", "bind", "widen ports or add an address"},
-	TableFull:        {"table-full", "bind", "raise conntrack.max or find the holder of the flows"},
-	ChainFull:        {"chain-full", "bind", "raise conntrack.max; if the table is not full, a collision attack"},
-	CommitRace:       {"commit-race", "bind", "report this"},
-	InvalidState:     {"invalid-state", "track", "late or forged segments"},
-	InvalidWindow:    {"invalid-window", "track", "late or forged segments"},
-	InvalidNew:       {"invalid-new", "track", "packets of flows the gateway has not seen start"},
-	NeighbourFailed:  {"neighbour-failed", "transmit", "the next hop is down or the address is not on the link"},
-	NeighbourQueue:   {"neighbour-queue-full", "transmit", "more packets than may wait for an address"},
-	NeighboursFull:   {"neighbours-full", "transmit", "a scan of an inside prefix, or a very large link"},
-	EgressFull:       {"egress-full", "transmit", "the egress link is saturated"},
-	EgressDown:       {"egress-down", "transmit", "the egress interface is down"},
-	EgressRefused:    {"egress-refused", "transmit", "the kernel refused frames: see the port's counters"},
-	ReceiveTruncated: {"receive-truncated", "receive", "raise the receive buffer: large frames found no room"},
-	Internal:         {"internal", "", "a defect of the gateway: please report it"},
+	None:              {"none", "", ""},
+	BadPacket:         {"bad-packet", "parse", "a broken or hostile sender: capture on the ingress port"},
+	BadChecksum:       {"bad-checksum", "parse", "damage on the way, or a driver that offloads checksums without saying so"},
+	NotIP:             {"not-ip", "parse", "harmless: a protocol other than IP or ARP on the link"},
+	OtherHost:         {"other-host", "parse", "harmless: the link floods frames of other machines"},
+	UnknownVLAN:       {"unknown-vlan", "parse", "declare the VLAN (parent, vlan) or remove the tag at the switch"},
+	BadTCPFlags:       {"bad-tcp-flags", "parse", "a port scan"},
+	SourceRouted:      {"source-routed", "parse", "an attack, or a very old tool"},
+	BadOffload:        {"bad-offload", "parse", "a tunnel or SCTP super-packet that the kernel cannot describe: lower the sender's GSO"},
+	Martian:           {"martian", "parse", "a spoofed or misconfigured sender"},
+	LandPacket:        {"land", "parse", "an attack"},
+	SpoofedSource:     {"spoofed-source", "parse", "asymmetric routing: set rpf = \"loose\"; else an attack"},
+	FragmentOverlap:   {"fragment-overlap", "fragments", "an attack"},
+	FragmentTiny:      {"fragment-tiny", "fragments", "an attack"},
+	FragmentLimit:     {"fragment-limit", "fragments", "an attack, or a sender with a too large datagram size"},
+	FragmentTimeout:   {"fragment-timeout", "fragments", "loss on the way"},
+	FragmentDuplicate: {"fragment-duplicate", "fragments", "harmless: duplication on the way"},
+	FragmentOrphan:    {"fragment-orphan", "fragments", "its first fragment was refused: see the other reasons"},
+	HostQueueFull:     {"host-queue-full", "host", "the gateway's own services are overloaded"},
+	Multicast:         {"multicast", "host", "harmless: the gateway does not route multicast"},
+	ICMPNoFlow:        {"icmp-no-flow", "lookup", "late errors of ended flows, or a scan"},
+	Redirect:          {"redirect", "lookup", "a router on the link sends redirects for translated flows"},
+	NoRoute:           {"no-route", "rules", "add a route or a next_hop"},
+	LocalDenied:       {"local-denied", "rules", "expected outside; set local = true for the area to serve it"},
+	PolicyDenied:      {"policy-denied", "rules", "unsolicited traffic; add a filter or dnat rule to admit it"},
+	RuleDenied:        {"rule-denied", "rules", "your rule; see culvert rules"},
+	RuleRejected:      {"rule-rejected", "rules", "your rule; see culvert rules"},
+	SourceNeeded:      {"no-egress-address", "rules", "give the egress interface an address of this family"},
+	TTLExceeded:       {"ttl-exceeded", "rules", "traceroute, or a routing loop"},
+	TooBigForEgress:   {"too-big", "rules", "path MTU discovery at work; check mtu if it never ends"},
+	PortsExhausted:    {"ports-exhausted", "bind", "widen ports or add an address"},
+	TableFull:         {"table-full", "bind", "raise conntrack.max or find the holder of the flows"},
+	ChainFull:         {"chain-full", "bind", "raise conntrack.max; if the table is not full, a collision attack"},
+	CommitRace:        {"commit-race", "bind", "report this"},
+	InvalidState:      {"invalid-state", "track", "late or forged segments"},
+	InvalidWindow:     {"invalid-window", "track", "late or forged segments"},
+	InvalidNew:        {"invalid-new", "track", "packets of flows the gateway has not seen start"},
+	NeighbourFailed:   {"neighbour-failed", "transmit", "the next hop is down or the address is not on the link"},
+	NeighbourQueue:    {"neighbour-queue-full", "transmit", "more packets than may wait for an address"},
+	NeighboursFull:    {"neighbours-full", "transmit", "a scan of an inside prefix, or a very large link"},
+	EgressFull:        {"egress-full", "transmit", "the egress link is saturated"},
+	EgressDown:        {"egress-down", "transmit", "the egress interface is down"},
+	EgressRefused:     {"egress-refused", "transmit", "the kernel refused frames: see the port's counters"},
+	ReceiveTruncated:  {"receive-truncated", "receive", "raise the receive buffer: large frames found no room"},
+	Internal:          {"internal", "", "a defect of the gateway: please report it"},
 }
 
 var _ = [1]struct{}{}[len(reasonTexts)-int(numReasons)] // one text for each Reason
