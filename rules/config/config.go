@@ -1,0 +1,197 @@
+package config
+
+import (
+	"net/netip"
+	"strings"
+	"time"
+
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/rules"
+)
+
+// Config is a whole configuration: checked, with defaults filled in.
+type Config struct {
+	File       string // as errors name it; empty for Quick
+	Gateway    Gateway
+	Interfaces []Interface
+	Routes     []Route
+	Conntrack  Conntrack
+	Host       Host
+	Rules      rules.Spec // areas and the four lists
+}
+
+// Gateway has the settings of the process.
+type Gateway struct {
+	Name     string // tells instances apart in logs, metrics and the socket's default path
+	Workers  int    // 0: one for each processor
+	OnExit   OnExit
+	Waiting  Waiting
+	ICMPRate int    // own ICMP errors a second, 0: no limit
+	Socket   string // control socket, empty: chosen by control
+	Metrics  string // host:port of the Prometheus listener, empty: off
+}
+
+// OnExit says what becomes of owned interfaces when the process ends, however it ends.
+type OnExit uint8
+
+const (
+	Release OnExit = iota // the kernel gets them back
+	Hold                  // they stay closed for the kernel until a gateway or the user takes them back
+)
+
+// Waiting says how workers wait for packets.
+type Waiting uint8
+
+const (
+	WaitAuto       Waiting = iota // sleep when idle, spin briefly, nap under load
+	WaitLatency                   // spin longer, never nap
+	WaitThroughput                // nap early, receive in blocks
+)
+
+// Interface is a network interface that the gateway owns, or a pattern for many.
+type Interface struct {
+	Name          string // a trailing * makes it a pattern
+	Area          string
+	Driver        Driver
+	Netns         string // named namespace that it is in, empty: the gateway's own
+	Parent        string // VLAN sub-interface of this one, with tag VLAN
+	VLAN          uint16
+	MTU           int // bytes of the largest IP packet, 0: the interface's own
+	AddressFrom   AddressSource
+	Addresses     []netip.Prefix // for Static: the gateway's own, with the length of the on-link prefix
+	NextHops      []netip.Addr   // default routers, at most one of each family; empty: the kernel's with FromKernel, else none
+	RPF           RPF
+	Queues        int            // 0: one for each worker
+	Offload       Offload        // TUN
+	PeerAddresses []netip.Prefix // TUN: what the kernel on the other side of the device gets
+	PeerRoutes    []netip.Prefix // TUN: what the kernel on the other side routes into the device
+	Source        rules.Location
+}
+
+// Pattern reports whether the name stands for any number of interfaces.
+func (i *Interface) Pattern() bool { return strings.HasSuffix(i.Name, "*") }
+
+// Driver is how frames get in and out.
+type Driver uint8
+
+const (
+	AFPacket Driver = iota // an existing Ethernet interface
+	TUN                    // a device that the gateway makes
+)
+
+// AddressSource says where an interface's addresses come from.
+type AddressSource uint8
+
+const (
+	FromKernel AddressSource = iota // what the kernel has on it, followed as it changes; routes and next hops too
+	Static                          // Interface.Addresses
+)
+
+// RPF is the reverse-path check of a source address on arrival (RFC 3704).
+type RPF uint8
+
+const (
+	RPFStrict RPF = iota // the route back must leave by the same interface
+	RPFLoose             // there must be a route back
+	RPFOff               // no check
+)
+
+// Offload says whether a TUN device takes large frames and partial checksums.
+type Offload uint8
+
+const (
+	OffloadOn Offload = iota
+	OffloadOff
+)
+
+// Route is a static route beside those of the interfaces.
+type Route struct {
+	To        netip.Prefix
+	Via       netip.Addr // invalid: on link
+	Interface string     // empty: the interface whose prefix holds Via
+	Source    rules.Location
+}
+
+// Conntrack has the settings of the connection table.
+type Conntrack struct {
+	Max        int // flows
+	Profile    Profile
+	Accounting bool // print packet and byte counters
+	Timestamp  bool // keep and print start times
+	TCPLoose   bool // pick up flows in mid-stream
+	TCPLiberal bool // do not call segments outside the window invalid
+	Timeouts   Timeouts
+}
+
+// Profile is the behaviour of tracking and port choice.
+type Profile uint8
+
+const (
+	ProfileLinux Profile = iota // netfilter's
+	ProfileRFC                  // RFC 4787, 5382, 5508, 7857
+)
+
+// duration keeps the schema short.
+type duration = time.Duration
+
+// Timeouts of idle flows. Zero: the profile's.
+type Timeouts struct {
+	TCPSynSent, TCPSynRecv, TCPEstablished, TCPFinWait, TCPCloseWait time.Duration
+	TCPLastAck, TCPTimeWait, TCPClose, TCPRetrans, TCPUnacked        time.Duration
+	UDP, UDPStream, GRE, GREStream, ICMP, ICMPv6, Generic            time.Duration
+}
+
+// Host has the settings of the exception path to the kernel of the gateway's
+// own namespace.
+type Host struct {
+	Enabled bool
+}
+
+// Defaults returns a configuration without interfaces and rules.
+func Defaults() *Config {
+	return &Config{
+		Gateway:   Gateway{Name: "culvert", ICMPRate: 1000},
+		Conntrack: Conntrack{Max: 262144, TCPLoose: true},
+		Rules:     rules.Spec{Areas: rules.DefaultAreas()},
+	}
+}
+
+// Quick returns the configuration of "culvert run --lan ... --wan ...": addresses
+// and routes of the kernel, IPv4 masqueraded to the outside, and the default
+// policy.
+func Quick(lan, wan []string) *Config {
+	c := Defaults()
+	for _, name := range lan {
+		c.Interfaces = append(c.Interfaces, Interface{Name: name, Area: "lan"})
+	}
+	rpf := RPFStrict
+	if len(wan) > 1 {
+		rpf = RPFLoose // answers may come by another uplink than the one in use
+	}
+	for _, name := range wan {
+		c.Interfaces = append(c.Interfaces, Interface{Name: name, Area: "wan", RPF: rpf})
+	}
+	c.Rules.Lists[rules.Snat] = []rules.RuleSpec{{
+		Comment: "what --lan and --wan mean",
+		If: rules.Conditions{
+			OutArea: rules.Match[string]{Values: []string{"wan"}},
+			Family:  tuple.IPv4,
+		},
+		Then: rules.ActMasquerade,
+	}}
+	return c
+}
+
+// Normal returns the ruleset in normal form, one line for each rule: its
+// position in its list, the list, conditions and action.
+func (c *Config) Normal() string {
+	var b strings.Builder
+	for list := range rules.NumLists {
+		for i := range c.Rules.Lists[list] {
+			r := rules.Rule{Pos: i + 1, List: list, Text: c.Rules.Lists[list][i].Text()}
+			b.WriteString(r.String())
+			b.WriteByte('\n')
+		}
+	}
+	return b.String()
+}

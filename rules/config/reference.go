@@ -1,0 +1,42 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+
+	"example.com/culvert/rules"
+)
+
+// Reference returns the list of all keys, with type, default, meaning and an
+// example, as Markdown. It is made from the descriptions that files are read by.
+func Reference() string {
+	var b strings.Builder
+	b.WriteString("# Configuration reference\n\nThe file is TOML. Unknown keys are errors.\n")
+	section(&b, "[gateway]", "The process.", gatewayKeys)
+	section(&b, "[[area]]", "A group of interfaces that rules treat alike. host, lan, wan and guest exist without being listed.", areaKeys)
+	section(&b, "[[interface]]", "A network interface that the gateway owns.", interfaceKeys)
+	section(&b, "[[route]]", "A static route beside those of the interfaces.", routeKeys)
+	section(&b, "[conntrack]", "The connection table.", conntrackKeys)
+	section(&b, "[conntrack.timeouts]", "How long idle flows live.", timeoutKeys)
+	section(&b, "[host]", "The way to the kernel of the gateway's own namespace.", hostKeys)
+	for list := range rules.NumLists {
+		section(&b, "[["+list.String()+"]]", listDocs[list], ruleKeys(list))
+	}
+	return b.String()
+}
+
+func section[T any](b *strings.Builder, title, doc string, keys []key[T]) {
+	fmt.Fprintf(b, "\n## `%s`\n\n%s\n\n", title, doc)
+	for i := range keys {
+		k := &keys[i]
+		def := "not set by default"
+		switch k.def {
+		case "":
+		case required:
+			def = required
+		default:
+			def = "default " + k.def
+		}
+		fmt.Fprintf(b, "- `%s`: %s; %s. %s Example: `%s = %s`\n", k.name, k.typ, def, k.doc, k.name, k.example)
+	}
+}

@@ -1,0 +1,315 @@
+package config
+
+import (
+	"slices"
+
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/nat"
+	"example.com/culvert/rules"
+)
+
+func (d *decoder) decodeRules(c *Config, list rules.List) {
+	keys := ruleKeys(list)
+	title := "[[" + list.String() + "]]"
+	var drafts []*draft
+	pos := 0
+	d.each(list.String(), func(n *node) {
+		pos++
+		r := &draft{list: list, pos: pos, node: n}
+		r.Source = d.location(n.key)
+		before := len(d.errs)
+		d.foreignKeys(n, list, keys)
+		table(d, d.without(n, keys), title, keys, r)
+		if !need(d, n, title, keys, "action") || len(d.errs) > before {
+			return
+		}
+		d.finish(c, r)
+		if len(d.errs) == before {
+			drafts = append(drafts, r)
+		}
+	})
+	for i, r := range drafts {
+		d.checkRuleName(r, drafts[:i])
+		d.checkShadow(r, drafts[:i])
+		c.Rules.Lists[list] = append(c.Rules.Lists[list], r.RuleSpec)
+	}
+}
+
+// foreignKeys reports keys that other lists take, with the reason.
+func (d *decoder) foreignKeys(n *node, list rules.List, keys []key[draft]) {
+	for _, name := range n.order {
+		if indexKey(keys, name) >= 0 {
+			continue
+		}
+		for i := range allRuleKeys {
+			if allRuleKeys[i].name == name {
+				d.errorf(n.table[name].key, "%s does not belong in [[%s]]: %s", name, list, allRuleKeys[i].why)
+			}
+		}
+	}
+}
+
+// without returns n without the keys that foreignKeys has reported.
+func (d *decoder) without(n *node, keys []key[draft]) *node {
+	m := *n
+	m.order = slices.DeleteFunc(slices.Clone(n.order), func(name string) bool {
+		return indexKey(keys, name) < 0 && slices.ContainsFunc(allRuleKeys, func(k ruleKey) bool { return k.name == name })
+	})
+	return &m
+}
+
+// finish checks what depends on several keys of one rule.
+func (d *decoder) finish(c *Config, r *draft) {
+	d.checkNames(c, r)
+	d.checkProtocol(r)
+	d.checkArguments(r)
+	switch r.Then {
+	case rules.ActDnat, rules.ActRedirect:
+		d.finishDestination(r)
+	case rules.ActSnat, rules.ActMasquerade:
+		d.finishSource(r)
+	}
+	if _, err := r.Family(); err != nil {
+		d.errorf(r.node.key, "src, dst, to and family name both address families, so the rule never applies: use one rule for each family")
+	}
+}
+
+// checkNames wants areas and interfaces to exist, and to be able to meet.
+func (d *decoder) checkNames(c *Config, r *draft) {
+	areas := func(key string, m *rules.Match[string]) {
+		for _, name := range m.Values {
+			if _, ok := c.Rules.AreaID(name); !ok {
+				d.errorf(r.at(key), "%s: unknown area %q; %s, or declare it with [[area]]", key, name, trimQuestion(suggest(name, areaNames(c))))
+			}
+		}
+	}
+	interfaces := func(key string, m, area *rules.Match[string]) {
+		met := area.IsAny() || m.IsAny() || area.Sense == rules.IsNot || m.Sense == rules.IsNot
+		for _, name := range m.Values {
+			if !knownInterface(c, name) {
+				d.errorf(r.at(key), "%s: interface %q is not declared; %s", key, name, suggest(name, interfaceNames(c)))
+				return
+			}
+			met = met || slices.ContainsFunc(c.Interfaces, func(i Interface) bool {
+				return slices.Contains(area.Values, i.Area) && (rules.MatchName(name, i.Name) || rules.MatchName(i.Name, name))
+			})
+		}
+		if !met {
+			d.errorf(r.at(key), "%s: no such interface is in the area that the rule names too, so it never applies: delete one of the two", key)
+		}
+	}
+	areas("in_area", &r.If.InArea)
+	areas("out_area", &r.If.OutArea)
+	interfaces("iif", &r.If.In, &r.If.InArea)
+	interfaces("oif", &r.If.Out, &r.If.OutArea)
+}
+
+// checkProtocol wants the protocol to have what the rule looks at.
+func (d *decoder) checkProtocol(r *draft) {
+	proto := &r.If.Proto
+	named := func(p uint8) bool { return proto.Sense == rules.Is && slices.Contains(proto.Values, p) }
+	for _, key := range [...]string{"sport", "dport"} {
+		if r.has(key) && proto.Sense == rules.Is && !proto.IsAny() && !slices.ContainsFunc(proto.Values, tuple.HasPorts) {
+			d.errorf(r.at(key), "%s: %s has no ports: delete the key, or name tcp or udp in proto", key, rules.ProtoName(proto.Values[0]))
+		}
+	}
+	only := len(proto.Values) == 1
+	switch {
+	case only && named(tuple.ICMP) && r.If.Family == tuple.IPv6:
+		d.errorf(r.at("proto"), "proto: icmp is IPv4 only: write icmpv6")
+	case only && named(tuple.ICMPv6) && r.If.Family == tuple.IPv4:
+		d.errorf(r.at("proto"), "proto: icmpv6 is IPv6 only: write icmp")
+	}
+	if r.icmp == nil {
+		return
+	}
+	if !only || !named(tuple.ICMP) && !named(tuple.ICMPv6) {
+		d.errorf(r.icmp.at, "icmp_type: types mean different things in icmp and icmpv6: add proto = \"icmp\" or \"icmpv6\", and nothing else")
+		return
+	}
+	before := len(d.errs)
+	match(d, r.icmp, &r.If.ICMP, icmpType(proto.Values[0]), compareICMP)
+	for _, e := range d.errs[before:] {
+		e.Message = "icmp_type: " + e.Message
+	}
+}
+
+// arguments says which keys an action takes beside conditions; the value is
+// whether it needs them.
+var arguments = map[rules.Action]map[string]wanted{
+	rules.ActMark:       {"set_mark": needed},
+	rules.ActZone:       {"set_zone": needed},
+	rules.ActDnat:       {"to": needed, "ports": optional, "random": optional, "persistent": optional},
+	rules.ActRedirect:   {"ports": optional, "random": optional},
+	rules.ActSnat:       {"to": needed, "ports": optional, "random": optional, "fully_random": optional, "persistent": optional},
+	rules.ActMasquerade: {"ports": optional, "random": optional, "fully_random": optional},
+}
+
+type wanted uint8
+
+const (
+	optional wanted = iota + 1
+	needed
+)
+
+func (d *decoder) checkArguments(r *draft) {
+	takes := arguments[r.Then]
+	for _, key := range [...]string{"set_mark", "set_zone", "to", "ports", "random", "fully_random", "persistent"} {
+		switch {
+		case r.has(key) && takes[key] == 0:
+			d.errorf(r.node.table[key].key, "%s does nothing with action = %q: delete it, or change the action", key, r.Then)
+		case !r.has(key) && takes[key] == needed:
+			keys := ruleKeys(r.list)
+			if i := indexKey(keys, key); i >= 0 {
+				d.errorf(r.at("action"), "action %q needs %s: add %s = %s", r.Then, key, key, keys[i].example)
+			}
+		}
+	}
+	if r.has("ports") && !r.toPort.IsZero() {
+		d.errorf(r.at("ports"), "ports: the address in to has ports already: give them in one place")
+	}
+	if r.ports.IsZero() {
+		r.ports = r.toPort
+	}
+}
+
+// finishDestination builds the translation of dnat and redirect.
+func (d *decoder) finishDestination(r *draft) {
+	r.Dest = nat.Destination{Addrs: r.to, Ports: r.ports, Flags: r.random}
+	if r.Then == rules.ActRedirect {
+		r.Dest.Redirect = nat.ToLocal
+	}
+	at := r.at("ports")
+	if !r.toPort.IsZero() {
+		at = r.at("to")
+	}
+	dport := &r.If.DstPort
+	switch {
+	case r.ports.IsZero():
+		if r.random&nat.Random != 0 {
+			d.errorf(r.at("random"), "random: there are no ports to choose from: give a range in ports")
+		}
+		return
+	case dport.IsAny() && (r.If.Proto.IsAny() || r.If.Proto.Sense == rules.IsNot || !allHavePorts(r.If.Proto.Values)):
+		d.errorf(at, "a new port needs a protocol that has ports: add proto = \"tcp\" or another, or dport")
+	case r.ports.First == r.ports.Last || r.random&nat.Random != 0:
+	case len(dport.Values) != 1 || dport.Sense == rules.IsNot:
+		d.errorf(at, "a range of new ports is filled from a range of old ones: give one range of the same size in dport, or random = true")
+	case dport.Values[0].Size() != r.ports.Size():
+		d.errorf(at, "%d ports cannot become %d: make %s and dport %s the same size, or set random = true",
+			dport.Values[0].Size(), r.ports.Size(), r.ports, dport.Values[0])
+	default:
+		r.Dest.Flags |= nat.Shift
+		r.Dest.Base = dport.Values[0].First
+	}
+}
+
+func allHavePorts(protos []uint8) bool {
+	return !slices.ContainsFunc(protos, func(p uint8) bool { return !tuple.HasPorts(p) })
+}
+
+// finishSource builds the translation of snat and masquerade.
+func (d *decoder) finishSource(r *draft) {
+	r.Src = nat.Source{Addrs: r.to, Ports: r.ports, Flags: r.random}
+	out := !r.If.Out.IsAny() || !r.If.OutArea.IsAny()
+	if r.Then == rules.ActMasquerade && !out {
+		d.errorf(r.at("action"), "masquerade takes the address of the interface that the flow leaves by: say which with out_area or oif")
+	}
+	if r.random&nat.Persistent != 0 && len(r.to) == 1 && r.to[0].First == r.to[0].Last {
+		d.errorf(r.at("persistent"), "persistent: there is one address to choose from: delete the key, or give a pool in to")
+	}
+}
+
+func (d *decoder) checkRuleName(r *draft, before []*draft) {
+	for _, b := range before {
+		if r.Name != "" && r.Name == b.Name {
+			d.errorf(r.at("name"), "name: rule %d in line %d is called %q too: names are unique in a list", b.pos, b.Source.Line, r.Name)
+		}
+	}
+}
+
+// checkShadow reports a rule whose packets are all decided by one before it.
+func (d *decoder) checkShadow(r *draft, before []*draft) {
+	marks := false // a mark rule in between may change what later rules see
+	for i := len(before) - 1; i >= 0; i-- {
+		b := before[i]
+		if b.Then == rules.ActMark {
+			marks = true
+			if b.Text() == r.Text() {
+				d.errorf(r.node.key, "the same rule is in line %d already: delete one", b.Source.Line)
+				return
+			}
+			continue
+		}
+		if marks && !b.If.Mark.IsAny() || decidesFirst(b) && !decidesFirst(r) {
+			continue
+		}
+		if coversFamily(b, r) && covers(&b.If, &r.If) {
+			d.errorf(r.node.key, "the rule never applies: rule %d in line %d decides all of its packets (%s); delete one, or move this one before it",
+				b.pos, b.Source.Line, b.Text())
+			return
+		}
+	}
+}
+
+// decidesFirst reports whether a filter rule leaves established packets alone.
+func decidesFirst(r *draft) bool {
+	c := &r.If
+	return r.list == rules.Filter && r.Then != rules.ActAccept &&
+		c.State.IsAny() && c.Mark.IsAny() && c.TTL.IsAny() && c.DSCP.IsAny()
+}
+
+// coversFamily compares the families that rules are for, by their translations
+// too: dnat to an IPv4 address leaves IPv6 to the next rule.
+func coversFamily(a, b *draft) bool {
+	fa, _ := a.Family() // finish has checked both
+	fb, _ := b.Family()
+	return fa == 0 || fa == fb
+}
+
+// covers reports whether every packet that meets b meets a, the family aside. It
+// may say false for some that do.
+func covers(a, b *rules.Conditions) bool {
+	return within(&a.In, &b.In, func(a, b string) bool { return a == b || rules.MatchName(a, b) }) &&
+		within(&a.Out, &b.Out, func(a, b string) bool { return a == b || rules.MatchName(a, b) }) &&
+		within(&a.InArea, &b.InArea, equal[string]) &&
+		within(&a.OutArea, &b.OutArea, equal[string]) &&
+		within(&a.Proto, &b.Proto, equal[uint8]) &&
+		within(&a.Src, &b.Src, holdsAddrs) && within(&a.Dst, &b.Dst, holdsAddrs) &&
+		within(&a.SrcPort, &b.SrcPort, holdsPorts) && within(&a.DstPort, &b.DstPort, holdsPorts) &&
+		within(&a.ICMP, &b.ICMP, func(a, b rules.ICMPType) bool {
+			return a.Type == b.Type && a.MinCode <= b.MinCode && b.MaxCode <= a.MaxCode
+		}) &&
+		within(&a.Local, &b.Local, equal[rules.Delivery]) &&
+		within(&a.State, &b.State, equal[rules.State]) &&
+		within(&a.Mark, &b.Mark, equal[rules.MarkMatch]) &&
+		within(&a.TTL, &b.TTL, holdsBytes) && within(&a.DSCP, &b.DSCP, holdsBytes)
+}
+
+// within reports whether what meets b meets a, for one field.
+func within[T any](a, b *rules.Match[T], holds func(a, b T) bool) bool {
+	switch {
+	case a.IsAny():
+		return true
+	case b.IsAny() || a.Sense != b.Sense:
+		return false
+	case a.Sense == rules.IsNot:
+		a, b = b, a // what is outside b is outside a when a is inside b
+	}
+	for _, v := range b.Values {
+		if !slices.ContainsFunc(a.Values, func(w T) bool { return holds(w, v) }) {
+			return false
+		}
+	}
+	return true
+}
+
+func equal[T comparable](a, b T) bool { return a == b }
+
+func holdsAddrs(a, b nat.AddrRange) bool {
+	return a.First.Is4() == b.First.Is4() && a.Contains(b.First) && a.Contains(b.Last)
+}
+
+func holdsPorts(a, b nat.PortRange) bool { return a.Contains(b.First) && a.Contains(b.Last) }
+
+func holdsBytes(a, b rules.ByteRange) bool { return a.First <= b.First && b.Last <= a.Last }

@@ -1,0 +1,302 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/nat"
+	"example.com/culvert/rules"
+)
+
+// draft is a rule while it is read: its keys may come in any order, so what
+// depends on several of them waits for finish.
+type draft struct {
+	rules.RuleSpec
+	list   rules.List
+	pos    int
+	node   *node
+	acted  bool // action is given and known
+	to     []nat.AddrRange
+	toPort nat.PortRange // of to
+	ports  nat.PortRange
+	random nat.Flags
+	icmp   *node
+}
+
+// at is where key name of the rule stands, or the rule itself.
+func (r *draft) at(name string) Pos {
+	if n := r.node.table[name]; n != nil {
+		return n.at
+	}
+	return r.node.key
+}
+
+func (r *draft) has(name string) bool { return r.node.table[name] != nil }
+
+var listDocs = [rules.NumLists]string{
+	rules.Pre:    "Before a flow is looked up: marks, zones, and what is not tracked. The first rule that applies ends the list, but mark goes on.",
+	rules.Dnat:   "New destinations for new flows. The first rule that applies decides, but mark goes on.",
+	rules.Filter: "What may pass. The first rule that applies decides, but mark goes on; when none does, the default policy decides: inside may go out, answers may come back, what a dnat rule names may come in.",
+	rules.Snat:   "New sources for new flows, after routing. The first rule that applies decides, but mark goes on.",
+}
+
+// ruleKey is a key of rules with the lists that take it.
+type ruleKey struct {
+	key[draft]
+	lists []rules.List
+	why   string // why the other lists do not take it, and what to do
+}
+
+var (
+	anyList   = []rules.List{rules.Pre, rules.Dnat, rules.Filter, rules.Snat}
+	routed    = []rules.List{rules.Filter, rules.Snat}
+	unrouted  = "the packet is not routed yet in this list: match the destination (dst), or use the key in a filter or snat rule"
+	noSource  = "only snat rules choose sources: use action = \"masquerade\" in [[snat]]"
+	newOnly   = "only filter rules see other packets than the first of a flow: leave the key out"
+	firstOnly = "this list does not translate: use a dnat or snat rule"
+)
+
+var allRuleKeys = []ruleKey{
+	{key[draft]{"name", "string", "", `"web"`, "Name for people; unique in its list.",
+		func(d *decoder, n *node, v *draft) { d.name(n, &v.Name) }}, anyList, ""},
+	{key[draft]{"comment", "string", "", `"the web server"`, "Note for people. Editing it changes nothing.",
+		func(d *decoder, n *node, v *draft) { v.Comment, _ = d.text(n) }}, anyList, ""},
+	{key[draft]{"iif", "interface or list", "", `"eth1"`, "Interface that the packet came in by; a trailing * matches any rest.",
+		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.In, parseIfname, strings.Compare) }}, anyList, ""},
+	{key[draft]{"oif", "interface or list", "", `"eth0"`, "Interface that the packet leaves by.",
+		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.Out, parseIfname, strings.Compare) }}, routed, unrouted},
+	{key[draft]{"in_area", "area or list", "", `"lan"`, "Area of the interface that the packet came in by.",
+		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.InArea, parseString, strings.Compare) }}, anyList, ""},
+	{key[draft]{"out_area", "area or list", "", `"wan"`, "Area of the interface that the packet leaves by; host is the gateway itself.",
+		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.OutArea, parseString, strings.Compare) }}, routed, unrouted},
+	{key[draft]{"family", `"ipv4" or "ipv6"`, "both", `"ipv4"`, "Address family.",
+		func(d *decoder, n *node, v *draft) {
+			var i uint8
+			before := len(d.errs)
+			if word(d, n, &i, "ipv4", "ipv6"); len(d.errs) == before {
+				v.If.Family = [...]uint8{tuple.IPv4, tuple.IPv6}[i]
+			}
+		}}, anyList, ""},
+	{key[draft]{"proto", "protocol or list", "", `["tcp", "udp"]`, "IP protocol: tcp, udp, icmp, icmpv6, sctp, dccp, gre, esp, ah, udplite or a number.",
+		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.Proto, parseProto, cmp.Compare[uint8]) }}, anyList, ""},
+	{key[draft]{"src", "addresses", "", `["10.0.0.0/8", "192.0.2.1-192.0.2.9"]`, "Source: addresses, prefixes or ranges.",
+		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.Src, parseRange, compareRanges) }}, anyList, ""},
+	{key[draft]{"sport", "port, range or list", "", `"1024-65535"`, "Source port.",
+		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.SrcPort, parsePorts, comparePorts) }}, anyList, ""},
+	{key[draft]{"dst", `addresses, or "gateway"`, "", `"192.0.2.1"`, "Destination: addresses, prefixes or ranges; gateway means all addresses that the gateway itself has.",
+		func(d *decoder, n *node, v *draft) { v.readDst(d, n) }}, anyList, ""},
+	{key[draft]{"dport", "port, range or list", "", `[80, 443]`, "Destination port (in filter and snat after translation by dnat).",
+		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.DstPort, parsePorts, comparePorts) }}, anyList, ""},
+	{key[draft]{"icmp_type", "type, type/code or list", "", `"echo-request"`, "ICMP type, by name or number. Needs proto icmp or icmpv6.",
+		func(_ *decoder, n *node, v *draft) { v.icmp = n }}, anyList, ""},
+	{key[draft]{"state", "state or list", "", `["new", "related"]`, "Tracking state of the packet: new, established, related, invalid or untracked.",
+		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.State, parseState, cmp.Compare[rules.State]) }}, []rules.List{rules.Filter}, newOnly},
+	{key[draft]{"mark", "mark, mark/mask or list", "", `"0x10/0xff"`, "Mark of the packet.",
+		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.Mark, parseMark, compareMarks) }}, anyList, ""},
+	{key[draft]{"ttl", "number, range or list", "", `"0-4"`, "TTL or hop limit on arrival.",
+		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.TTL, byteRange(255), compareBytes) }}, anyList, ""},
+	{key[draft]{"dscp", "number, range or list", "", "46", "Differentiated services code point.",
+		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.DSCP, byteRange(63), compareBytes) }}, anyList, ""},
+	{key[draft]{"action", "word", required, `"accept"`, "What the rule does.",
+		func(d *decoder, n *node, v *draft) { v.readAction(d, n) }}, anyList, ""},
+	{key[draft]{"set_mark", "mark or mark/mask", "", `"0x10/0xff"`, "For action mark: the bits under the mask become these.",
+		func(d *decoder, n *node, v *draft) {
+			var m rules.MarkMatch
+			d.single(n, func(s string) (err error) { m, err = parseMark(s); return err })
+			v.Mark, v.MarkMask = m.Value, m.Mask
+		}}, anyList, ""},
+	{key[draft]{"set_zone", "integer 1-65535", "", "7", "For action zone: the conntrack zone of the flow.",
+		func(d *decoder, n *node, v *draft) {
+			var zone int
+			d.integer(n, &zone, 1, 65535)
+			v.Zone = uint16(zone)
+		}}, []rules.List{rules.Pre}, "the zone is chosen before the lookup: use a pre rule"},
+	{key[draft]{"to", "address[:port], range, prefix or list", "", `"10.0.0.9:8443"`, "For actions dnat and snat: the new address, perhaps with port or ports. A pool is chosen from by client and destination.",
+		func(d *decoder, n *node, v *draft) { v.readTo(d, n) }}, []rules.List{rules.Dnat, rules.Snat}, firstOnly},
+	{key[draft]{"ports", "port or range", "", `"1024-65535"`, "For actions that translate: the new port, or the range it is chosen from. A range in a dnat or redirect rule keeps the distance to the first port of dport, unless random is set.",
+		func(d *decoder, n *node, v *draft) {
+			d.single(n, func(s string) (err error) { v.ports, err = parsePorts(s); return err })
+		}}, []rules.List{rules.Dnat, rules.Snat}, firstOnly},
+	{key[draft]{"random", "boolean", "false", "true", "For actions that translate: choose the port at random instead of keeping it.",
+		func(d *decoder, n *node, v *draft) { v.flag(d, n, nat.Random) }}, []rules.List{rules.Dnat, rules.Snat}, firstOnly},
+	{key[draft]{"fully_random", "boolean", "false", "true", "The same as random, as in netfilter today.",
+		func(d *decoder, n *node, v *draft) { v.flag(d, n, nat.FullyRandom) }}, []rules.List{rules.Snat}, noSource},
+	{key[draft]{"persistent", "boolean", "false", "true", "For pools: give a client the same address for all destinations.",
+		func(d *decoder, n *node, v *draft) { v.flag(d, n, nat.Persistent) }}, []rules.List{rules.Dnat, rules.Snat}, firstOnly},
+}
+
+// ruleKeys returns the keys that rules of a list take. The example of action is
+// one that the list has.
+func ruleKeys(list rules.List) []key[draft] {
+	var keys []key[draft]
+	for i := range allRuleKeys {
+		k := allRuleKeys[i].key
+		if !slices.Contains(allRuleKeys[i].lists, list) {
+			continue
+		}
+		if k.name == "action" {
+			words := actionWords(list)
+			k.typ = quoted(words)
+			k.example = fmt.Sprintf("%q", words[len(words)-1])
+		}
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+// quoted returns `"a", "b" or "c"`.
+func quoted(words []string) string {
+	var b strings.Builder
+	for i, w := range words {
+		switch {
+		case i == 0:
+		case i == len(words)-1:
+			b.WriteString(" or ")
+		default:
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%q", w)
+	}
+	return b.String()
+}
+
+func actionWords(list rules.List) []string {
+	var words []string
+	for a := rules.ActNone; a <= rules.ActMasquerade; a++ {
+		if rules.Allowed(list, a) {
+			words = append(words, a.String())
+		}
+	}
+	return words
+}
+
+func parseString(s string) (string, error) {
+	if s == "" {
+		return s, errors.New("is empty: give a name")
+	}
+	return s, nil
+}
+
+// single reads one string or integer.
+func (d *decoder) single(n *node, parse func(string) error) {
+	if n.kind != kindScalar {
+		d.wrongType(n, "one value")
+		return
+	}
+	if s, ok := d.scalarText(n); ok {
+		if err := parse(s); err != nil {
+			d.errorf(n.at, "%v", err)
+		}
+	}
+}
+
+func (r *draft) flag(d *decoder, n *node, f nat.Flags) {
+	var on bool
+	if d.boolean(n, &on); on {
+		r.random |= f
+	}
+}
+
+func (r *draft) readDst(d *decoder, n *node) {
+	s, _ := n.value.(string)
+	switch s {
+	case "gateway":
+		r.If.Local = rules.Match[rules.Delivery]{Values: []rules.Delivery{rules.ToLocal}}
+	case "!gateway":
+		r.If.Local = rules.Match[rules.Delivery]{Sense: rules.IsNot, Values: []rules.Delivery{rules.ToLocal}}
+	default:
+		match(d, n, &r.If.Dst, parseRange, compareRanges)
+	}
+}
+
+func (r *draft) readAction(d *decoder, n *node) {
+	s, ok := d.text(n)
+	if !ok {
+		return
+	}
+	for a := rules.ActNone; a <= rules.ActMasquerade; a++ {
+		if a.String() != s {
+			continue
+		}
+		if !rules.Allowed(r.list, a) {
+			d.errorf(n.at, "%q does not belong in [[%s]], which takes %s%s", s, r.list, quoted(actionWords(r.list)), otherList(a))
+			return
+		}
+		r.Then, r.acted = a, true
+		return
+	}
+	d.errorf(n.at, "unknown action %q; %s", s, suggest(s, actionWords(r.list)))
+}
+
+// otherList says where a belongs.
+func otherList(a rules.Action) string {
+	for list := range rules.NumLists {
+		if rules.Allowed(list, a) {
+			return fmt.Sprintf(": move the rule to [[%s]]", list)
+		}
+	}
+	return ""
+}
+
+// readTo reads "addr", "addr:port", "[addr]:port-port", ranges, prefixes and
+// lists of them without ports.
+func (r *draft) readTo(d *decoder, n *node) {
+	items := d.items(n)
+	for _, item := range items {
+		s, ok := d.text(item)
+		if !ok {
+			continue
+		}
+		addr, port := splitPort(s)
+		if port != "" {
+			if len(items) > 1 {
+				d.errorf(item.at, "%s has a port: for a pool give the port for all addresses with the key ports", s)
+				continue
+			}
+			ports, err := parsePorts(port)
+			if err != nil {
+				d.errorf(item.at, "%v", err)
+			}
+			r.toPort = ports
+		}
+		target, err := parseTarget(addr)
+		if err != nil {
+			d.errorf(item.at, "%v", err)
+			continue
+		}
+		for _, other := range r.to {
+			switch {
+			case other.First.Is4() != target.First.Is4():
+				d.errorf(item.at, "%s is of another address family than the rest of the pool: use one rule for each family", s)
+			case other.Contains(target.First) || target.Contains(other.First):
+				d.errorf(item.at, "%s overlaps another part of the pool: list each address once", s)
+			default:
+				continue
+			}
+			break
+		}
+		r.to = append(r.to, target)
+	}
+}
+
+// splitPort cuts the port or range of ports off "addr:port" and "[addr]:port".
+func splitPort(s string) (addr, port string) {
+	if rest, ok := strings.CutPrefix(s, "["); ok {
+		if addr, port, ok := strings.Cut(rest, "]:"); ok {
+			return addr, port
+		}
+		return strings.TrimSuffix(rest, "]"), ""
+	}
+	if strings.Count(s, ":") == 1 {
+		addr, port, _ = strings.Cut(s, ":")
+		if port == "" {
+			port = "none" // refused as a port
+		}
+		return addr, port
+	}
+	return s, ""
+}

@@ -1,0 +1,264 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+
+	"example.com/culvert/rules"
+)
+
+// required stands for the default of a key that has none.
+const required = "required"
+
+// gatewayKeys describe [gateway].
+var gatewayKeys = []key[Gateway]{
+	{"name", "string", `"culvert"`, `"edge1"`,
+		"Tells instances apart in logs, metrics and the default path of the control socket.",
+		func(d *decoder, n *node, v *Gateway) { d.name(n, &v.Name) }},
+	{"workers", "integer 0-256", "0", "2",
+		"Number of worker threads; 0 means one for each processor.",
+		func(d *decoder, n *node, v *Gateway) { d.integer(n, &v.Workers, 0, 256) }},
+	{"on_exit", `"release" or "hold"`, `"release"`, `"hold"`,
+		"Whether the kernel gets the interfaces back when the process ends (also when it is killed), or they stay closed.",
+		func(d *decoder, n *node, v *Gateway) { word(d, n, &v.OnExit, "release", "hold") }},
+	{"waiting", `"auto", "latency" or "throughput"`, `"auto"`, `"latency"`,
+		"How workers wait for packets: by load, spinning longer, or napping earlier and receiving in blocks.",
+		func(d *decoder, n *node, v *Gateway) { word(d, n, &v.Waiting, "auto", "latency", "throughput") }},
+	{"icmp_rate", "integer 0-1000000", "1000", "1000",
+		"How many ICMP errors the gateway sends a second at most; 0 means no limit.",
+		func(d *decoder, n *node, v *Gateway) { d.integer(n, &v.ICMPRate, 0, 1000000) }},
+	{"socket", "path", "", `"/run/culvert/edge1.sock"`,
+		"Unix socket of the control interface; --socket and CULVERT_SOCKET win over it.",
+		func(d *decoder, n *node, v *Gateway) { d.socket(n, &v.Socket) }},
+	{"metrics", "address:port", "", `"127.0.0.1:9464"`,
+		"Where Prometheus metrics are served over HTTP; off without this key.",
+		func(d *decoder, n *node, v *Gateway) { d.listen(n, &v.Metrics) }},
+}
+
+// areaKeys describe [[area]].
+var areaKeys = []key[rules.Area]{
+	{"name", "string", required, `"dmz"`,
+		"Name of the area. lan, wan, guest and host exist by themselves; naming one here changes its properties.",
+		func(d *decoder, n *node, v *rules.Area) { d.name(n, &v.Name) }},
+	{"local", "boolean", "true for lan and host, else false", "true",
+		"Whether the gateway's own services, ping replies and TCP resets answer packets from this area.",
+		func(d *decoder, n *node, v *rules.Area) {
+			var local bool
+			d.boolean(n, &local)
+			v.Services = rules.Silent
+			if local {
+				v.Services = rules.Answered
+			}
+		}},
+	{"outside", "boolean", "true for wan, else false", "true",
+		"Whether the default policy takes the area for outside: inside areas may open flows to it, and it to none.",
+		func(d *decoder, n *node, v *rules.Area) {
+			var outside bool
+			d.boolean(n, &outside)
+			v.Side = rules.Inside
+			if outside {
+				v.Side = rules.Outside
+			}
+		}},
+}
+
+// interfaceKeys describe [[interface]].
+var interfaceKeys = []key[Interface]{
+	{"name", "string", required, `"eth1"`,
+		"Name of the interface. A trailing * stands for all interfaces whose name begins so, those that appear later too.",
+		func(d *decoder, n *node, v *Interface) { d.ifname(n, &v.Name) }},
+	{"area", "string", required, `"lan"`,
+		"Area that the interface belongs to.",
+		func(d *decoder, n *node, v *Interface) { d.name(n, &v.Area) }},
+	{"driver", `"af_packet" or "tun"`, `"af_packet"`, `"tun"`,
+		"How frames get in and out: an existing Ethernet interface, or a TUN device that the gateway makes.",
+		func(d *decoder, n *node, v *Interface) { word(d, n, &v.Driver, "af_packet", "tun") }},
+	{"netns", "string", "", `"client"`,
+		"Named network namespace that the interface is in; without it the gateway's own.",
+		func(d *decoder, n *node, v *Interface) { d.name(n, &v.Netns) }},
+	{"parent", "string", "", `"eth0"`,
+		"Makes this a VLAN sub-interface of another interface in this file.",
+		func(d *decoder, n *node, v *Interface) { d.ifname(n, &v.Parent) }},
+	{"vlan", "integer 1-4094", "", "10",
+		"802.1Q tag of a VLAN sub-interface.",
+		func(d *decoder, n *node, v *Interface) {
+			var tag int
+			d.integer(n, &tag, 1, 4094)
+			v.VLAN = uint16(tag)
+		}},
+	{"mtu", "integer 576-65535", "the interface's own", "1492",
+		"Largest IP packet in bytes that leaves by the interface.",
+		func(d *decoder, n *node, v *Interface) { d.integer(n, &v.MTU, 576, 65535) }},
+	{"addresses", `"kernel" or list of address/length`, `"kernel"; TUN has no default`, `["192.168.1.1/24", "2001:db8:1::1/64"]`,
+		"The gateway's own addresses: what the kernel has on the interface (followed as it changes, with routes and next hops), or this list.",
+		func(d *decoder, n *node, v *Interface) { d.addresses(n, v) }},
+	{"next_hop", "address or list of addresses", "", `["192.0.2.1", "2001:db8::1"]`,
+		"Default router reached by this interface, at most one of each family.",
+		func(d *decoder, n *node, v *Interface) { list(d, n, &v.NextHops, parseAddr) }},
+	{"rpf", `"strict", "loose" or "off"`, `"strict"`, `"loose"`,
+		"Reverse-path check of source addresses that arrive here: the route back leaves by this interface, by any, or no check.",
+		func(d *decoder, n *node, v *Interface) { word(d, n, &v.RPF, "strict", "loose", "off") }},
+	{"queues", "integer 0-256", "0", "2",
+		"Receive queues; 0 means one for each worker.",
+		func(d *decoder, n *node, v *Interface) { d.integer(n, &v.Queues, 0, 256) }},
+	{"offload", "boolean", "true", "false",
+		"TUN only: whether large frames and partial checksums cross the device.",
+		func(d *decoder, n *node, v *Interface) {
+			on := true
+			d.boolean(n, &on)
+			v.Offload = OffloadOn
+			if !on {
+				v.Offload = OffloadOff
+			}
+		}},
+	{"peer_addresses", "address/length or list", "", `["10.0.0.2/24"]`,
+		"TUN only: addresses that the kernel on the other side of the device gets on it.",
+		func(d *decoder, n *node, v *Interface) { list(d, n, &v.PeerAddresses, parseOwn) }},
+	{"peer_routes", "prefix or list", "", `["0.0.0.0/0", "::/0"]`,
+		"TUN only: prefixes that the kernel on the other side routes into the device.",
+		func(d *decoder, n *node, v *Interface) { list(d, n, &v.PeerRoutes, parsePrefix) }},
+}
+
+// routeKeys describe [[route]].
+var routeKeys = []key[Route]{
+	{"to", "prefix", required, `"10.0.0.0/8"`,
+		"Destination prefix.",
+		func(d *decoder, n *node, v *Route) { one(d, n, &v.To, parsePrefix) }},
+	{"via", "address", "", `"192.168.1.254"`,
+		"Next router. Without it hosts of the prefix are on the link of the interface.",
+		func(d *decoder, n *node, v *Route) { one(d, n, &v.Via, parseAddr) }},
+	{"interface", "string", "", `"eth1"`,
+		"Interface to leave by; with via it may be left out.",
+		func(d *decoder, n *node, v *Route) { d.ifname(n, &v.Interface) }},
+}
+
+// conntrackKeys describe [conntrack].
+var conntrackKeys = []key[Conntrack]{
+	{"max", "integer 64-100000000", "262144", "1000000",
+		"Largest number of flows; each takes at most 256 bytes when it is in use.",
+		func(d *decoder, n *node, v *Conntrack) { d.integer(n, &v.Max, 64, 100000000) }},
+	{"profile", `"linux" or "rfc"`, `"linux"`, `"rfc"`,
+		"Timeouts, port choice and behaviour when full: netfilter's, or those of RFC 4787, 5382, 5508 and 7857.",
+		func(d *decoder, n *node, v *Conntrack) { word(d, n, &v.Profile, "linux", "rfc") }},
+	{"acct", "boolean", "false", "true",
+		"Whether flow lists show packet and byte counters.",
+		func(d *decoder, n *node, v *Conntrack) { d.boolean(n, &v.Accounting) }},
+	{"timestamp", "boolean", "false", "true",
+		"Whether flows keep and show their start time.",
+		func(d *decoder, n *node, v *Conntrack) { d.boolean(n, &v.Timestamp) }},
+	{"tcp_loose", "boolean", "true", "false",
+		"Whether a TCP connection may be picked up in mid-stream.",
+		func(d *decoder, n *node, v *Conntrack) { d.boolean(n, &v.TCPLoose) }},
+	{"tcp_be_liberal", "boolean", "false", "true",
+		"Whether segments outside the window still belong to their connection.",
+		func(d *decoder, n *node, v *Conntrack) { d.boolean(n, &v.TCPLiberal) }},
+	{"timeouts", "table", "", "{ udp = \"30s\" }",
+		"See [conntrack.timeouts].",
+		func(d *decoder, n *node, v *Conntrack) {
+			table(d, n, "[conntrack.timeouts]", timeoutKeys, &v.Timeouts)
+		}},
+}
+
+// timeoutKeys describe [conntrack.timeouts].
+var timeoutKeys = []key[Timeouts]{
+	timeout("tcp_syn_sent", "120s", "4m", func(v *Timeouts) *duration { return &v.TCPSynSent }),
+	timeout("tcp_syn_recv", "60s", "4m", func(v *Timeouts) *duration { return &v.TCPSynRecv }),
+	timeout("tcp_established", "5d", "2h4m", func(v *Timeouts) *duration { return &v.TCPEstablished }),
+	timeout("tcp_fin_wait", "120s", "4m", func(v *Timeouts) *duration { return &v.TCPFinWait }),
+	timeout("tcp_close_wait", "60s", "4m", func(v *Timeouts) *duration { return &v.TCPCloseWait }),
+	timeout("tcp_last_ack", "30s", "4m", func(v *Timeouts) *duration { return &v.TCPLastAck }),
+	timeout("tcp_time_wait", "120s", "4m", func(v *Timeouts) *duration { return &v.TCPTimeWait }),
+	timeout("tcp_close", "10s", "4m", func(v *Timeouts) *duration { return &v.TCPClose }),
+	timeout("tcp_max_retrans", "5m", "5m", func(v *Timeouts) *duration { return &v.TCPRetrans }),
+	timeout("tcp_unacknowledged", "5m", "5m", func(v *Timeouts) *duration { return &v.TCPUnacked }),
+	timeout("udp", "30s", "5m", func(v *Timeouts) *duration { return &v.UDP }),
+	timeout("udp_stream", "120s", "5m", func(v *Timeouts) *duration { return &v.UDPStream }),
+	timeout("gre", "30s", "5m", func(v *Timeouts) *duration { return &v.GRE }),
+	timeout("gre_stream", "180s", "5m", func(v *Timeouts) *duration { return &v.GREStream }),
+	timeout("icmp", "30s", "60s", func(v *Timeouts) *duration { return &v.ICMP }),
+	timeout("icmpv6", "30s", "60s", func(v *Timeouts) *duration { return &v.ICMPv6 }),
+	timeout("generic", "10m", "10m", func(v *Timeouts) *duration { return &v.Generic }),
+}
+
+func timeout(name, linux, rfc string, field func(*Timeouts) *duration) key[Timeouts] {
+	def := fmt.Sprintf("%s; profile rfc %s", linux, rfc)
+	if linux == rfc {
+		def = linux
+	}
+	return key[Timeouts]{name, "duration 1s-100d", def, strconv.Quote(linux),
+		"As the sysctl nf_conntrack_" + sysctl(name) + ".",
+		func(d *decoder, n *node, v *Timeouts) { d.duration(n, field(v)) }}
+}
+
+// sysctl is the netfilter name of a timeout.
+func sysctl(name string) string {
+	switch {
+	case len(name) > 4 && name[:4] == "tcp_":
+		return "tcp_timeout_" + name[4:]
+	case len(name) > 7 && name[len(name)-7:] == "_stream":
+		return name[:len(name)-7] + "_timeout_stream"
+	}
+	return name + "_timeout"
+}
+
+// hostKeys describe [host].
+var hostKeys = []key[Host]{
+	{"enabled", "boolean", "false", "true",
+		"Whether the kernel of the gateway's own namespace takes part: daemons on the box answer on the gateway's addresses, and the box goes out as area host.",
+		func(d *decoder, n *node, v *Host) { d.boolean(n, &v.Enabled) }},
+}
+
+// one reads a single parsed value.
+func one[T any](d *decoder, n *node, v *T, parse func(string) (T, error)) {
+	s, ok := d.text(n)
+	if !ok {
+		return
+	}
+	x, err := parse(s)
+	if err != nil {
+		d.errorf(n.at, "%v", err)
+		return
+	}
+	*v = x
+}
+
+func (d *decoder) socket(n *node, v *string) {
+	s, ok := d.text(n)
+	switch {
+	case !ok:
+	case !filepath.IsAbs(s):
+		d.errorf(n.at, "%q is not an absolute path: begin it with /", s)
+	case len(s) > 107:
+		d.errorf(n.at, "the path has %d bytes, a Unix socket takes at most 107: choose a shorter one", len(s))
+	default:
+		*v = s
+	}
+}
+
+func (d *decoder) listen(n *node, v *string) {
+	s, ok := d.text(n)
+	if !ok {
+		return
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err == nil && host != "" {
+		_, err = netip.ParseAddr(host)
+	}
+	if p, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || p == 0 {
+		d.errorf(n.at, "%q is not address:port: write it like %s", s, exampleMark)
+		return
+	}
+	*v = s
+}
+
+func (d *decoder) addresses(n *node, v *Interface) {
+	if s, ok := n.value.(string); ok && n.kind == kindScalar && s == "kernel" {
+		v.AddressFrom = FromKernel
+		return
+	}
+	v.AddressFrom = Static
+	list(d, n, &v.Addresses, parseOwn)
+}
