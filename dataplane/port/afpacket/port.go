@@ -59,7 +59,7 @@ func (p *Port) open() error {
 		Driver: "af_packet", Netns: p.cfg.Netns, NumQueues: p.cfg.Queues,
 	}
 	p.update(a)
-	group := 0
+	group := newGroup
 	for range p.cfg.Queues {
 		q := &queue{port: p}
 		p.queues = append(p.queues, q)

@@ -156,15 +156,19 @@ func (s *socket) setFilter(prog []unix.SockFilter) error {
 	return nil
 }
 
-// joinFanout makes s the first member of a new group (*id 0: the kernel
-// chooses one that is free in the namespace, and *id tells it) or one more of group *id.
+// newGroup asks joinFanout for a group of its own. (0 is a group like any other.)
+const newGroup = -1
+
+// joinFanout makes s one more member of group *id, or the first of a new one, whose
+// id, free in the namespace, the kernel chooses and *id then holds.
 func (s *socket) joinFanout(id *int, f Fanout) error {
 	mode := map[Fanout]int{FanoutHash: unix.PACKET_FANOUT_HASH, FanoutCPU: unix.PACKET_FANOUT_CPU, FanoutQM: unix.PACKET_FANOUT_QM}[f]
-	first := *id == 0
+	arg, first := *id, *id == newGroup
 	if first {
+		arg = 0
 		mode |= unix.PACKET_FANOUT_FLAG_UNIQUEID
 	}
-	if err := unix.SetsockoptInt(s.fd, unix.SOL_PACKET, unix.PACKET_FANOUT, *id|mode<<16); err != nil {
+	if err := unix.SetsockoptInt(s.fd, unix.SOL_PACKET, unix.PACKET_FANOUT, arg|mode<<16); err != nil {
 		return fmt.Errorf("packet socket: PACKET_FANOUT: %w", err)
 	}
 	if first {

@@ -22,6 +22,7 @@ type Port struct {
 	queues []*queue
 	mtu    atomic.Int64
 	up     atomic.Bool
+	gone   atomic.Bool // the interface was deleted; never cleared
 
 	mu   sync.Mutex // guards info
 	info port.Info
@@ -71,6 +72,9 @@ func (p *Port) Queue(i int) port.Queue { return p.queues[i] }
 
 // NewSender implements port.Port. Writing needs no queue of its own.
 func (p *Port) NewSender() (port.Sender, error) {
+	if p.gone.Load() {
+		return nil, fmt.Errorf("open sender on %s: %w", p.cfg.Name, net.ErrClosed)
+	}
 	fd, err := unix.FcntlInt(uintptr(p.queues[0].fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open sender on %s: %w", p.cfg.Name, err)

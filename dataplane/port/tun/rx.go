@@ -26,8 +26,9 @@ const (
 // queue is one descriptor of the interface.
 type queue struct {
 	sender
-	mem  []byte // frames buffers of frameSize
-	lent int
+	mem     []byte // frames buffers of frameSize
+	lent    int
+	retired bool // fd is no longer the interface
 
 	rx, rxBytes, truncated atomic.Uint64
 }
@@ -53,7 +54,7 @@ func (q *queue) FD() int { return q.fd }
 func (q *queue) Recv(pkts []packet.Packet) int {
 	n := 0
 	var bytes uint64
-	for n < len(pkts) && q.lent < frames && !q.gone {
+	for n < len(pkts) && q.lent < frames && !q.retired {
 		buf := q.mem[q.lent*frameSize:][:frameSize:frameSize]
 		dst := buf[room-q.header:]
 		r, _, e := unix.RawSyscall(unix.SYS_READ, uintptr(q.fd), uintptr(unsafe.Pointer(&dst[0])), uintptr(len(dst)))
@@ -115,7 +116,8 @@ func (q *queue) ethernet(p *packet.Packet) {
 // retire silences the descriptor of an interface that was deleted: it would poll
 // readable for ever. An eventfd that nobody writes to takes its place.
 func (q *queue) retire() {
-	q.gone = true
+	q.retired = true
+	q.port.gone.Store(true)
 	quiet, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
 	if err != nil {
 		return // out of descriptors: the poller spins, as it would have

@@ -23,8 +23,7 @@ const (
 type sender struct {
 	port   *Port
 	fd     int
-	header int  // length of the virtio header: 0 or virtio.Len
-	gone   bool // the interface was deleted
+	header int // length of the virtio header: 0 or virtio.Len
 
 	// What is written before the frame, and the two pieces of a write.
 	head [headLen]byte
@@ -52,7 +51,7 @@ func (s *sender) Close() error {
 
 // Send implements port.Sender; the frame is with the kernel when it returns.
 func (s *sender) Send(p *packet.Packet) port.Status {
-	if s.gone || !s.port.up.Load() {
+	if !s.port.up.Load() || s.port.gone.Load() {
 		return port.Down
 	}
 	if st := port.Fit(p, s.port.link, int(s.port.mtu.Load()), port.GSO(s.header > 0)); st != port.Sent {
@@ -104,7 +103,7 @@ func (s *sender) writeTagged(p *packet.Packet) unix.Errno {
 func (s *sender) cause(e unix.Errno) port.Status {
 	switch e {
 	case unix.EBADFD: // the interface was deleted
-		s.gone = true
+		s.port.gone.Store(true)
 		return port.Down
 	case unix.EIO: // it is down
 		return port.Down
