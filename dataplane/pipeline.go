@@ -153,6 +153,9 @@ func (w *Worker) forward(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref
 	to, _ := other.Inverse()
 	hint := route.Hint(e.Hint(ref.Dir))
 	out, mac, ok := w.e.neigh.Get(hint)
+	if r == roleBox && w.onOwnLink(p, &to) {
+		out, ok = p.In, true
+	}
 	if !ok {
 		var why Reason
 		if hint, why = w.nextHop(p, &to, r); why != None {
@@ -189,6 +192,17 @@ func (w *Worker) forward(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref
 		w.clamp(p, eg)
 	}
 	w.transmit(p, eg, mac, ref, r)
+}
+
+// onOwnLink reports whether a packet of the box's kernel leaves by the interface
+// that the kernel sent it on. Then the kernel has resolved the neighbour itself,
+// and knows clients that cannot answer yet (a DHCP offer).
+func (w *Worker) onOwnLink(p *packet.Packet, to *tuple.Tuple) bool {
+	if _, own := w.v.local[to.Dst]; own || p.Link != packet.LinkEthernet {
+		return false
+	}
+	hop, ok := w.v.routes.Lookup(to.Dst)
+	return ok && hop.Port == p.In
 }
 
 // nextHop finds the neighbour for a packet that will have tuple to, and checks
@@ -311,9 +325,7 @@ func (w *Worker) emit(p *packet.Packet, eg *portEntry, mac [6]byte, r role) Reas
 	if eg.id == HostPort {
 		return w.toHost(p, r)
 	}
-	if r == roleBox && p.In == eg.id && p.Link == packet.LinkEthernet {
-		// The box's kernel has resolved this neighbour itself, and knows
-		// clients that cannot answer yet (a DHCP offer).
+	if r == roleBox && p.In == eg.id && p.Link == packet.LinkEthernet { // as onOwnLink
 		return w.put(w.v.sinks[w.index].wire[eg.id], p, eg)
 	}
 	packet.SetLink(p, eg.link, mac, eg.mac)
