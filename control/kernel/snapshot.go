@@ -16,9 +16,9 @@ import (
 type Interface struct {
 	Name      string
 	Index     int
-	MAC       [6]byte // zero for links without one
-	MTU       int     // bytes of the largest IP packet
-	Up        bool    // administratively up and with carrier
+	MAC       [6]byte        // zero for links without one
+	MTU       int            // bytes of the largest IP packet
+	Up        bool           // administratively up and with carrier
 	Addresses []netip.Prefix // in the kernel's order, primary ones first, deprecated ones last
 }
 

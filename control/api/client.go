@@ -1,0 +1,209 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// pollInterval is how often WaitReady asks.
+const pollInterval = 20 * time.Millisecond
+
+// Client asks one gateway. It is safe for concurrent use.
+type Client struct {
+	http http.Client
+}
+
+// NewClient returns a client for the gateway whose control socket is at path.
+func NewClient(path string) *Client {
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, path) },
+	}
+	return &Client{http: http.Client{Transport: transport}}
+}
+
+// Close drops idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Status returns the health of the gateway.
+func (c *Client) Status(ctx context.Context) (st Status, err error) {
+	return st, c.get(ctx, "/v1/status", nil, &st)
+}
+
+// WaitReady waits until the gateway is there and ready, or ctx ends. The error
+// then says what it was waiting for.
+func (c *Client) WaitReady(ctx context.Context) (Status, error) {
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		st, err := c.Status(ctx)
+		if err == nil && st.Ready {
+			return st, nil
+		}
+		if err != nil && !errors.Is(err, ErrNotRunning) && ctx.Err() == nil {
+			return st, err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			if err == nil {
+				err = fmt.Errorf("not ready: %v", st.Waiting)
+			}
+			return st, err
+		}
+	}
+}
+
+// Rules returns the rules in force.
+func (c *Client) Rules(ctx context.Context) (rules []Rule, err error) {
+	return rules, c.get(ctx, "/v1/rules", nil, &rules)
+}
+
+// Counters returns the drop counters.
+func (c *Client) Counters(ctx context.Context) (counters []Counter, err error) {
+	return counters, c.get(ctx, "/v1/counters", nil, &counters)
+}
+
+// CountFlows returns how many flows there are.
+func (c *Client) CountFlows(ctx context.Context) (int, error) {
+	var n Count
+	err := c.get(ctx, "/v1/flows/count", nil, &n)
+	return n.Flows, err
+}
+
+// FlushFlows ends every flow and returns how many there were.
+func (c *Client) FlushFlows(ctx context.Context) (int, error) {
+	var n Count
+	err := c.call(ctx, http.MethodDelete, "/v1/flows", nil, &n)
+	return n.Flows, err
+}
+
+// Flows returns the table as lines; the caller closes it.
+func (c *Client) Flows(ctx context.Context, f Format) (io.ReadCloser, error) {
+	return c.stream(ctx, "/v1/flows", f.query())
+}
+
+// Events returns the stream of events as lines; it ends with ctx or the gateway.
+// The caller closes it.
+func (c *Client) Events(ctx context.Context, f Format) (io.ReadCloser, error) {
+	return c.stream(ctx, "/v1/events", f.query())
+}
+
+// Reload has the configuration read again. When it returns without an error, new
+// packets meet it.
+func (c *Client) Reload(ctx context.Context, r ReloadRequest) (result ReloadResult, err error) {
+	return result, c.call(ctx, http.MethodPost, "/v1/reload", r, &result)
+}
+
+// AddInterface adds an interface.
+func (c *Client) AddInterface(ctx context.Context, spec InterfaceSpec) error {
+	return c.call(ctx, http.MethodPost, "/v1/interfaces", spec, nil)
+}
+
+// RemoveInterface removes an interface.
+func (c *Client) RemoveInterface(ctx context.Context, name string) error {
+	return c.call(ctx, http.MethodDelete, "/v1/interfaces/"+url.PathEscape(name), nil, nil)
+}
+
+func (c *Client) get(ctx context.Context, path string, query url.Values, into any) error {
+	body, err := c.stream(ctx, path, query)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	return decode(body, into)
+}
+
+// stream returns the body of a successful GET.
+func (c *Client) stream(ctx context.Context, path string, query url.Values) (io.ReadCloser, error) {
+	return c.do(ctx, http.MethodGet, path+encode(query), nil)
+}
+
+func encode(query url.Values) string {
+	if len(query) == 0 {
+		return ""
+	}
+	return "?" + query.Encode()
+}
+
+// call sends in, if it is not nil, and decodes the answer into out, likewise.
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	var request io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		request = bytes.NewReader(b)
+	}
+	body, err := c.do(ctx, method, path, request)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if out == nil {
+		return nil
+	}
+	return decode(body, out)
+}
+
+func decode(body io.Reader, into any) error {
+	if err := json.NewDecoder(body).Decode(into); err != nil {
+		return fmt.Errorf("answer of the gateway: %w", err)
+	}
+	return nil
+}
+
+// do returns the body of the answer, or the error the gateway gave.
+func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, error) {
+	request, err := http.NewRequestWithContext(ctx, method, "http://culvert"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := c.http.Do(request)
+	if err != nil {
+		var wrapped *url.Error
+		if errors.As(err, &wrapped) {
+			err = wrapped.Err // the URL is made up: the socket's path is in the cause
+		}
+		return nil, err
+	}
+	if answer.StatusCode < http.StatusBadRequest {
+		return answer.Body, nil
+	}
+	defer answer.Body.Close()
+	var f failure
+	if err := json.NewDecoder(answer.Body).Decode(&f); err != nil || f.Error == "" {
+		return nil, fmt.Errorf("%s %s: the gateway answered %s", method, path, answer.Status)
+	}
+	return nil, remoteError{text: f.Error, status: answer.StatusCode}
+}
+
+// remoteError is an error of the gateway on this side of the socket: its own
+// text, of the kind its status stands for.
+type remoteError struct {
+	text   string
+	status int
+}
+
+func (e remoteError) Error() string { return e.text }
+
+// Is makes errors.Is work across the socket.
+func (e remoteError) Is(target error) bool {
+	switch target {
+	case ErrNotFound:
+		return e.status == http.StatusNotFound
+	case ErrExists:
+		return e.status == http.StatusConflict
+	case ErrRefused:
+		return e.status == http.StatusUnprocessableEntity
+	}
+	return false
+}

@@ -1,0 +1,24 @@
+// Package api is the control interface of a running gateway: HTTP and JSON over
+// a unix socket, and the client for it.
+//
+// Everything lives under /v1. A request that fails answers with a status of 400
+// or above and {"error": "what, and what to do"}. Lists of flows and the event
+// stream come as JSON lines, or as the text conntrack(8) prints with
+// format=text.
+//
+//	GET    /v1/status             health, interfaces, load
+//	GET    /v1/ready              200 once packets flow, 503 before, with the status
+//	GET    /v1/flows              the table (format, output)
+//	GET    /v1/flows/count        how many flows there are
+//	DELETE /v1/flows              end every flow
+//	GET    /v1/events             stream of NEW, UPDATE, DESTROY (format, output, mask)
+//	GET    /v1/rules              rules in normal form with hits
+//	GET    /v1/counters           dropped packets by reason, with advice
+//	GET    /v1/interfaces         interfaces the gateway serves
+//	POST   /v1/interfaces         add one at run time
+//	DELETE /v1/interfaces/{name}  remove one
+//	POST   /v1/reload             read the configuration again; answers when it is in force
+//
+// The socket has mode 0600: whoever may connect may do everything. A socket file
+// whose owner is gone is replaced; one that answers is left alone.
+package api

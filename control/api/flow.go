@@ -1,0 +1,101 @@
+package api
+
+import (
+	"net/netip"
+	"time"
+
+	"example.com/culvert/conntrack"
+	"example.com/culvert/conntrack/tuple"
+)
+
+// Flow is one entry of the table.
+type Flow struct {
+	ID       uint32   `json:"id"`
+	Family   string   `json:"family"` // ipv4, ipv6
+	Proto    string   `json:"proto"`
+	ProtoNum uint8    `json:"protonum"`
+	State    string   `json:"state,omitempty"` // of TCP
+	Status   []string `json:"status"`
+	Timeout  float64  `json:"timeout"` // seconds until it expires
+	Mark     uint32   `json:"mark"`
+	Rule     uint32   `json:"rule,omitempty"` // id of the rule that admitted it
+	Helper   string   `json:"helper,omitempty"`
+	Original Side     `json:"original"`
+	Reply    Side     `json:"reply"`
+
+	Start *time.Time `json:"start,omitempty"` // with conntrack.timestamp
+	Stop  *time.Time `json:"stop,omitempty"`
+}
+
+// Side is one direction of a Flow.
+type Side struct {
+	Src     netip.Addr `json:"src"`
+	Dst     netip.Addr `json:"dst"`
+	Sport   *uint16    `json:"sport,omitempty"`
+	Dport   *uint16    `json:"dport,omitempty"`
+	Type    *uint8     `json:"type,omitempty"` // of ICMP
+	Code    *uint8     `json:"code,omitempty"`
+	Ident   *uint16    `json:"icmp_id,omitempty"`
+	Zone    uint16     `json:"zone,omitempty"`
+	Packets uint64     `json:"packets"`
+	Bytes   uint64     `json:"bytes"`
+}
+
+// Event is one change of a flow.
+type Event struct {
+	Seq    uint64    `json:"seq"` // 1, 2, 3, ... over all events of the gateway
+	Type   string    `json:"type"`
+	Time   time.Time `json:"time"`
+	Flow   *Flow     `json:"flow,omitempty"`
+	Missed uint64    `json:"missed,omitempty"` // type MISSED: how many events the reader was too slow for
+}
+
+// EventMissed is the type of an Event that stands for lost ones.
+const EventMissed = "MISSED"
+
+func flowFrom(f *conntrack.Flow) *Flow {
+	t := &f.Tuple[tuple.Original]
+	out := &Flow{
+		ID:       f.ID,
+		Family:   familyName(t.Family),
+		Proto:    tuple.ProtoName(t.Proto),
+		ProtoNum: t.Proto,
+		Status:   split(f.Status.String()),
+		Timeout:  f.Timeout.Seconds(),
+		Mark:     f.Mark,
+		Rule:     f.Rule,
+		Helper:   f.Helper,
+		Original: sideFrom(f, tuple.Original),
+		Reply:    sideFrom(f, tuple.Reply),
+	}
+	if t.Proto == tuple.TCP {
+		out.State = f.State.String()
+	}
+	if !f.Start.IsZero() {
+		out.Start = &f.Start
+	}
+	if !f.Stop.IsZero() {
+		out.Stop = &f.Stop
+	}
+	return out
+}
+
+func familyName(family uint8) string {
+	if family == tuple.IPv6 {
+		return "ipv6"
+	}
+	return "ipv4"
+}
+
+func sideFrom(f *conntrack.Flow, d tuple.Direction) Side {
+	t := f.Tuple[d]
+	s := Side{Src: t.Src.Netip(), Dst: t.Dst.Netip(), Zone: t.Zone, Packets: f.Packets[d], Bytes: f.Bytes[d]}
+	switch {
+	case tuple.HasPorts(t.Proto):
+		s.Sport, s.Dport = &t.SrcPort, &t.DstPort
+	case tuple.IsICMP(t.Proto):
+		kind, code := uint8(t.DstPort>>8), uint8(t.DstPort)
+		s.Type, s.Code, s.Ident = &kind, &code, &t.SrcPort
+	}
+	return s
+}

@@ -1,0 +1,178 @@
+package api
+
+import (
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"example.com/culvert/conntrack"
+	"example.com/culvert/conntrack/ctfmt"
+	"example.com/culvert/conntrack/tuple"
+)
+
+// Form is how flows and events are written.
+type Form string
+
+// Forms.
+const (
+	FormJSON Form = "json" // an object a line
+	FormText Form = "text" // as conntrack(8) prints them
+)
+
+// Format says which flows or events a request wants, and how they are written.
+// The zero Format is all of them as JSON.
+type Format struct {
+	Form   Form
+	Output []string // of conntrack(8) -o: extended, id, timestamp, ktimestamp, labels
+	Events []string // of conntrack(8) -e: ALL, NEW, UPDATES, DESTROY; none is all
+	Family uint8    // tuple.IPv4, tuple.IPv6, 0: both
+	Proto  uint8    // 0: all
+}
+
+var familyNames = map[string]uint8{"": 0, "ipv4": tuple.IPv4, "ipv6": tuple.IPv6}
+
+// ParseFamily returns the family that conntrack(8) calls name.
+func ParseFamily(name string) (uint8, error) {
+	family, ok := familyNames[name]
+	if !ok {
+		return 0, fmt.Errorf("unknown family %q; use ipv4 or ipv6", name)
+	}
+	return family, nil
+}
+
+// ParseProto returns the protocol that conntrack(8) calls name, which may be a
+// number.
+func ParseProto(name string) (uint8, error) {
+	for proto := range 256 {
+		if p := uint8(proto); tuple.ProtoName(p) == strings.ToLower(name) {
+			return p, nil
+		}
+	}
+	n, err := strconv.ParseUint(name, 10, 8)
+	if err != nil {
+		return 0, fmt.Errorf("unknown protocol %q; use a name such as tcp, or a number below 256", name)
+	}
+	return uint8(n), nil
+}
+
+// query is f as parameters of a request; parseFormat reads them.
+func (f Format) query() url.Values {
+	q := url.Values{}
+	set := func(key, value string) {
+		if value != "" {
+			q.Set(key, value)
+		}
+	}
+	set("format", string(f.Form))
+	set("output", strings.Join(f.Output, ","))
+	set("events", strings.Join(f.Events, ","))
+	for name, family := range familyNames {
+		if f.Family == family {
+			set("family", name)
+		}
+	}
+	if f.Proto != 0 {
+		set("proto", strconv.Itoa(int(f.Proto)))
+	}
+	return q
+}
+
+// view is a Format as the handlers use it.
+type view struct {
+	form    Form
+	options ctfmt.Options
+	mask    conntrack.EventMask
+	family  uint8
+	proto   uint8
+}
+
+func parseFormat(q url.Values) (v view, err error) {
+	for key := range q {
+		switch key {
+		case "format", "output", "events", "family", "proto":
+		default:
+			return v, fmt.Errorf("%w: unknown parameter %q", errBadRequest, key)
+		}
+	}
+	v.form = Form(q.Get("format"))
+	switch v.form {
+	case FormJSON, FormText:
+	case "":
+		v.form = FormJSON
+	default:
+		return v, fmt.Errorf("%w: unknown format %q; use json or text", errBadRequest, v.form)
+	}
+	if err := ParseOutput(q.Get("output"), &v.options); err != nil {
+		return v, fmt.Errorf("%w: %w", errBadRequest, err)
+	}
+	if v.mask, err = ParseEvents(q.Get("events")); err != nil {
+		return v, fmt.Errorf("%w: %w", errBadRequest, err)
+	}
+	if v.family, err = ParseFamily(q.Get("family")); err != nil {
+		return v, fmt.Errorf("%w: %w", errBadRequest, err)
+	}
+	if p := q.Get("proto"); p != "" {
+		if v.proto, err = ParseProto(p); err != nil {
+			return v, fmt.Errorf("%w: %w", errBadRequest, err)
+		}
+	}
+	return v, nil
+}
+
+// ParseOutput sets the options that the comma-separated list names.
+func ParseOutput(list string, o *ctfmt.Options) error {
+	for _, word := range split(list) {
+		switch word {
+		case "extended":
+			o.Extended = true
+		case "id":
+			o.ID = true
+		case "timestamp":
+			o.Timestamp = true
+		case "ktimestamp":
+			o.KTimestamp = true
+		case "labels":
+			o.Labels = true
+		default:
+			return fmt.Errorf("unknown output option %q; use extended, id, timestamp, ktimestamp or labels", word)
+		}
+	}
+	return nil
+}
+
+// ParseEvents returns the set of events that the comma-separated list names; an
+// empty list names all.
+func ParseEvents(list string) (mask conntrack.EventMask, err error) {
+	for _, word := range split(list) {
+		switch strings.ToUpper(word) {
+		case "ALL":
+			mask |= conntrack.AllEvents
+		case "NEW":
+			mask |= conntrack.NewEvents
+		case "UPDATES":
+			mask |= conntrack.UpdateEvents
+		case "DESTROY":
+			mask |= conntrack.DestroyEvents
+		default:
+			return 0, fmt.Errorf("unknown event %q; use ALL, NEW, UPDATES or DESTROY", word)
+		}
+	}
+	if mask == 0 {
+		mask = conntrack.AllEvents
+	}
+	return mask, nil
+}
+
+func split(list string) []string {
+	if list == "" {
+		return nil
+	}
+	return strings.Split(list, ",")
+}
+
+// wants reports whether f passes the filters of v.
+func (v *view) wants(f *conntrack.Flow) bool {
+	t := &f.Tuple[tuple.Original]
+	return (v.family == 0 || t.Family == v.family) && (v.proto == 0 || t.Proto == v.proto)
+}

@@ -1,0 +1,167 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrSocketInUse is wrapped by Listen when another gateway answers on the socket.
+var ErrSocketInUse = errors.New("another gateway answers there")
+
+const (
+	socketMode    = 0o600
+	directoryMode = 0o755
+	maxPath       = 107 // bytes of sun_path without the final zero
+	probeTimeout  = time.Second
+)
+
+// DefaultSocket returns the socket of the instance called name: below /run for
+// root, else below XDG_RUNTIME_DIR, else below the directory for temporary files.
+func DefaultSocket(name string) string {
+	if os.Geteuid() == 0 {
+		return filepath.Join("/run/culvert", name+".sock")
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+		return filepath.Join(dir, "culvert", name+".sock")
+	}
+	return filepath.Join(os.TempDir(), fmt.Sprintf("culvert-%d", os.Geteuid()), name+".sock")
+}
+
+// listener removes its socket file when it closes, if the file is still its own.
+type listener struct {
+	*net.UnixListener
+	path  string
+	inode uint64
+}
+
+// Listen makes the socket at path, with mode 0600, and its directory if need be.
+// A file that a dead process left there is replaced. The error wraps
+// ErrSocketInUse when somebody answers.
+func Listen(path string) (net.Listener, error) {
+	if len(path) > maxPath-len(temporaryName("")) {
+		return nil, fmt.Errorf("control socket %s: path is longer than %d bytes; choose a shorter one with --socket",
+			path, maxPath-len(temporaryName("")))
+	}
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, directoryMode); err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	unlock, err := lockDirectory(dir)
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	defer unlock()
+	if err := probe(path); err != nil {
+		return nil, err
+	}
+	return place(path)
+}
+
+// probe reports an error unless path is free or holds a dead socket.
+func probe(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return fmt.Errorf("control socket %s: exists and is no socket; remove it or choose another with --socket", path)
+	}
+	conn, err := net.DialTimeout("unix", path, probeTimeout)
+	if errors.Is(err, unix.ECONNREFUSED) {
+		return nil // nobody listens any more
+	}
+	if err != nil {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	conn.Close()
+	return fmt.Errorf("control socket %s: %w; give this one its own with --socket", path, ErrSocketInUse)
+}
+
+// place makes the socket under another name, so that it is never seen with
+// another mode, and moves it over path.
+func place(path string) (net.Listener, error) {
+	tmp := temporaryName(path)
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	l.SetUnlinkOnClose(false)
+	inode, err := publish(tmp, path)
+	if err != nil {
+		l.Close()
+		os.Remove(tmp)
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	return &listener{UnixListener: l, path: path, inode: inode}, nil
+}
+
+func temporaryName(path string) string { return fmt.Sprintf("%s.%d", path, os.Getpid()) }
+
+func publish(tmp, path string) (inode uint64, err error) {
+	if err := os.Chmod(tmp, socketMode); err != nil {
+		return 0, err
+	}
+	if inode, err = inodeOf(tmp); err != nil {
+		return 0, err
+	}
+	return inode, os.Rename(tmp, path)
+}
+
+func inodeOf(path string) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return 0, &fs.PathError{Op: "lstat", Path: path, Err: err}
+	}
+	return st.Ino, nil
+}
+
+// lockDirectory keeps two starting gateways from probing the same file at once,
+// without leaving a lock file behind.
+func lockDirectory(dir string) (unlock func(), err error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX); err != nil {
+		d.Close()
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return func() { d.Close() }, nil
+}
+
+// Close stops listening and removes the socket file, unless another process has
+// put its own there.
+func (l *listener) Close() error {
+	if inode, err := inodeOf(l.path); err == nil && inode == l.inode {
+		os.Remove(l.path)
+	}
+	return l.UnixListener.Close()
+}
+
+// dial connects to the gateway at path.
+func dial(ctx context.Context, path string) (net.Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
+		return nil, fmt.Errorf("no gateway answers at %s: %w (start one with culvert run, or name its socket with --socket or CULVERT_SOCKET)",
+			path, ErrNotRunning)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("control socket %s: %w (only the user who started the gateway and root may connect)", path, fs.ErrPermission)
+	}
+	return conn, err
+}

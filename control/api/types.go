@@ -1,0 +1,108 @@
+package api
+
+import "time"
+
+// Status is the health of a gateway.
+type Status struct {
+	Name       string      `json:"name"`
+	Version    string      `json:"version"`
+	PID        int         `json:"pid"`
+	Started    time.Time   `json:"started"`
+	Ready      bool        `json:"ready"`
+	Waiting    []string    `json:"waiting"` // what keeps it from being ready
+	Config     string      `json:"config"`  // file, empty when there is none
+	Generation uint32      `json:"generation"`
+	Rules      int         `json:"rules"`
+	Flows      int         `json:"flows"`
+	FlowLimit  int         `json:"flow_limit"`
+	Forwarded  uint64      `json:"forwarded_packets"`
+	Dropped    uint64      `json:"dropped_packets"`
+	Interfaces []Interface `json:"interfaces"`
+}
+
+// Interface is one interface that the gateway serves or waits for.
+type Interface struct {
+	Name      string   `json:"name"`
+	Area      string   `json:"area"`
+	Driver    string   `json:"driver"`
+	Netns     string   `json:"netns,omitempty"`
+	State     string   `json:"state"` // up, down, absent
+	Port      int      `json:"port"`  // index in the data path, -1 while absent
+	MAC       string   `json:"mac,omitempty"`
+	MTU       int      `json:"mtu,omitempty"`
+	Addresses []string `json:"addresses"`
+	NextHops  []string `json:"next_hops"`
+	Counters  Traffic  `json:"counters"`
+}
+
+// States of an Interface.
+const (
+	StateUp     = "up"
+	StateDown   = "down"
+	StateAbsent = "absent"
+)
+
+// Traffic counts what went over an interface since the gateway took it.
+type Traffic struct {
+	RxPackets      uint64 `json:"rx_packets"`
+	RxBytes        uint64 `json:"rx_bytes"`
+	TxPackets      uint64 `json:"tx_packets"`
+	TxBytes        uint64 `json:"tx_bytes"`
+	RxRingDropped  uint64 `json:"rx_ring_dropped"` // the receive ring had no slot
+	RxTruncated    uint64 `json:"rx_truncated"`
+	TxRefused      uint64 `json:"tx_refused"` // the kernel refused the frame
+	KernelDropped  uint64 `json:"kernel_dropped"`
+	KernelReinject uint64 `json:"kernel_reinjected"`
+}
+
+// Rule is one rule in its normal form.
+type Rule struct {
+	ID       uint32 `json:"id"`
+	List     string `json:"list"` // pre, dnat, filter, snat
+	Index    int    `json:"index"`
+	Name     string `json:"name,omitempty"`
+	Text     string `json:"text"`
+	Position string `json:"position,omitempty"` // file:line
+	Hits     uint64 `json:"hits"`               // first packets of flows, and packets of flagged flows
+}
+
+// Counter is the number of packets that ended for one reason.
+type Counter struct {
+	Reason string `json:"reason"`
+	Step   string `json:"step"` // place on the packet walk
+	Count  uint64 `json:"count"`
+	Advice string `json:"advice"`
+}
+
+// InterfaceSpec asks for an interface at run time. Empty fields have the same
+// defaults as in the configuration file.
+type InterfaceSpec struct {
+	Name      string   `json:"name"`
+	Area      string   `json:"area"`
+	Driver    string   `json:"driver,omitempty"`
+	Addresses []string `json:"addresses,omitempty"` // empty: the kernel's
+	NextHops  []string `json:"next_hops,omitempty"`
+}
+
+// ReloadRequest asks for a reload. An empty Config means the file the gateway
+// was started with.
+type ReloadRequest struct {
+	Config string `json:"config,omitempty"`
+}
+
+// ReloadResult says what is in force after a reload.
+type ReloadResult struct {
+	Generation uint32 `json:"generation"`
+	Rules      int    `json:"rules"`
+	Interfaces int    `json:"interfaces"`
+}
+
+// Count is the answer of /v1/flows/count.
+type Count struct {
+	Flows int `json:"flows"`
+}
+
+// failure is the body of every refused request.
+type failure struct {
+	Error string `json:"error"`
+}

@@ -1,0 +1,327 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+
+	"example.com/culvert/conntrack"
+	"example.com/culvert/control/api"
+	"example.com/culvert/dataplane"
+	"example.com/culvert/dataplane/port"
+	"example.com/culvert/rules"
+	"example.com/culvert/rules/config"
+)
+
+var _ api.Backend = (*Gateway)(nil)
+
+// boundInterface is an interface as it is in force. Immutable.
+type boundInterface struct {
+	conf      config.Interface
+	state     string
+	id        int // -1: absent
+	mac       [6]byte
+	mtu       int
+	driver    string
+	addresses []netip.Prefix
+	nextHops  []netip.Addr
+}
+
+// publish makes what reconcile did visible. g.mu must be held.
+func (g *Gateway) publish(p *plan, program *rules.Program, leftOut []string) {
+	a := &active{generation: program.Generation, cfg: p.cfg, rules: len(program.Rules()), waiting: leftOut}
+	for i := range p.links {
+		a.interfaces = append(a.interfaces, bound(&p.links[i], g.ports[p.links[i].key]))
+	}
+	for _, conf := range p.cfg.Interfaces {
+		if k := (key{conf.Netns, conf.Name}); slices.Contains(p.absent, k.String()) {
+			a.interfaces = append(a.interfaces, boundInterface{conf: conf, state: api.StateAbsent, id: -1, driver: driverNames[conf.Driver]})
+			a.waiting = append(a.waiting, fmt.Sprintf("interface %v is absent", k))
+		}
+	}
+	g.current.Store(a)
+}
+
+var driverNames = map[config.Driver]string{config.AFPacket: "af_packet", config.TUN: "tun"}
+
+func bound(l *link, o *openPort) boundInterface {
+	b := boundInterface{conf: l.conf, state: api.StateUp, id: int(o.id), mac: o.info.MAC, mtu: o.info.MTU,
+		driver: o.info.Driver, addresses: l.addresses}
+	if l.conf.MTU > 0 {
+		b.mtu = min(b.mtu, l.conf.MTU)
+	}
+	if o.owner != nil && !l.kernel.Up {
+		b.state = api.StateDown
+	}
+	for _, r := range l.routes {
+		if r.Prefix.Bits() == 0 && r.Gateway.IsValid() {
+			b.nextHops = append(b.nextHops, r.Gateway)
+		}
+	}
+	return b
+}
+
+// Status returns the health of the gateway.
+func (g *Gateway) Status() api.Status { return g.statusOf(g.current.Load()) }
+
+func (g *Gateway) statusOf(a *active) api.Status {
+	st := api.Status{
+		Name:       a.cfg.Gateway.Name,
+		Version:    Version(),
+		PID:        os.Getpid(),
+		Started:    g.started,
+		Ready:      len(a.waiting) == 0,
+		Waiting:    slices.Concat([]string{}, a.waiting),
+		Config:     a.cfg.File,
+		Generation: a.generation,
+		Rules:      a.rules,
+		FlowLimit:  a.cfg.Conntrack.Max,
+		Interfaces: []api.Interface{},
+	}
+	traffic := make(map[int]port.Stats)
+	if a.generation > 0 {
+		s := g.engine.Stats()
+		st.Flows, st.Forwarded, st.Dropped = g.table.Len(), s.Forwarded, s.Drops()
+		for _, p := range g.engine.PortStats() {
+			traffic[int(p.ID)] = p.Stats
+		}
+	}
+	for _, b := range a.interfaces {
+		st.Interfaces = append(st.Interfaces, b.describe(traffic[b.id]))
+	}
+	return st
+}
+
+func (b *boundInterface) describe(s port.Stats) api.Interface {
+	i := api.Interface{
+		Name:      b.conf.Name,
+		Area:      b.conf.Area,
+		Driver:    b.driver,
+		Netns:     b.conf.Netns,
+		State:     b.state,
+		Port:      b.id,
+		MTU:       b.mtu,
+		Addresses: texts(b.addresses),
+		NextHops:  texts(b.nextHops),
+		Counters: api.Traffic{
+			RxPackets:     s.RxFrames,
+			RxBytes:       s.RxBytes,
+			TxPackets:     s.TxFrames,
+			TxBytes:       s.TxBytes,
+			RxRingDropped: s.RxRingDrops,
+			RxTruncated:   s.RxTruncated,
+			TxRefused:     s.TxRefused,
+		},
+	}
+	if b.mac != [6]byte{} {
+		i.MAC = net.HardwareAddr(b.mac[:]).String()
+	}
+	return i
+}
+
+func texts[T fmt.Stringer](values []T) []string {
+	out := make([]string, len(values))
+	for i, v := range values {
+		out[i] = v.String()
+	}
+	return out
+}
+
+// Rules returns the rules in force, with their hits.
+func (g *Gateway) Rules() []api.Rule {
+	out := []api.Rule{}
+	if g.current.Load().generation == 0 {
+		return out
+	}
+	for _, h := range g.engine.RuleHits() {
+		r := api.Rule{ID: h.Rule.ID, List: h.Rule.List.String(), Index: h.Rule.Pos, Name: h.Rule.Name, Text: h.Rule.String(), Hits: h.Hits}
+		if h.Rule.Source.Line > 0 {
+			r.Position = fmt.Sprintf("%s:%d", h.Rule.Source.File, h.Rule.Source.Line)
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// Counters returns the dropped packets by reason, in the order of the packet walk.
+func (g *Gateway) Counters() []api.Counter {
+	out := []api.Counter{}
+	if g.current.Load().generation == 0 {
+		return out
+	}
+	stats := g.engine.Stats()
+	for _, r := range dataplane.Reasons() {
+		out = append(out, api.Counter{Reason: r.String(), Step: r.Step(), Count: stats.Dropped[r], Advice: r.Advice()})
+	}
+	return out
+}
+
+// Table returns the connection-tracking table, nil before Start.
+func (g *Gateway) Table() *conntrack.Table { return g.table }
+
+// Engine returns the data path, nil before Start.
+func (g *Gateway) Engine() *dataplane.Engine { return g.engine }
+
+// Accounting reports whether flows are printed with packet and byte counters.
+func (g *Gateway) Accounting() bool { return g.current.Load().cfg.Conntrack.Accounting }
+
+// LostFlows returns how many flows were ended because the gateway lost their address.
+func (g *Gateway) LostFlows() uint64 { return g.lostFlows.Load() }
+
+// ReloadFile reads the configuration file at path, or the one in force when path
+// is empty, and reloads.
+func (g *Gateway) ReloadFile(_ context.Context, path string) (api.ReloadResult, error) {
+	a := g.current.Load()
+	if path == "" {
+		path = a.cfg.File
+	}
+	if path == "" {
+		return api.ReloadResult{}, fmt.Errorf("reload %w, generation %d stays active: the gateway was started without a file; name one with -c",
+			ErrRefused, a.generation)
+	}
+	cfg, err := config.Load(path)
+	if err != nil {
+		return api.ReloadResult{}, fmt.Errorf("reload %w, generation %d stays active: %w", ErrRefused, a.generation, err)
+	}
+	if err := g.Reload(cfg); err != nil {
+		return api.ReloadResult{}, err
+	}
+	a = g.current.Load()
+	return api.ReloadResult{Generation: a.generation, Rules: a.rules, Interfaces: len(a.interfaces)}, nil
+}
+
+// AddInterface serves one more interface, or all that a name with a trailing *
+// fits, until RemoveInterface. When it returns the interface is in force.
+func (g *Gateway) AddInterface(_ context.Context, spec api.InterfaceSpec) error {
+	conf, err := interfaceFrom(spec)
+	if err != nil {
+		return fmt.Errorf("interface %s: %w: %w", spec.Name, ErrRefused, err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.phase != running {
+		return ErrNotRunning
+	}
+	k := key{conf.Netns, conf.Name}
+	if _, served := g.ids[k]; served || slices.ContainsFunc(g.added, func(i config.Interface) bool { return i.Name == conf.Name }) {
+		return fmt.Errorf("interface %v %w", k, ErrExists)
+	}
+	need := mustExist
+	if conf.Pattern() {
+		need = mayBeAbsent
+	}
+	added, excluded := g.added, g.excluded
+	g.added = append(slices.Clone(added), conf)
+	g.excluded = without(excluded, k)
+	if err := g.reshape(k, need); err != nil {
+		g.added, g.excluded = added, excluded
+		return fmt.Errorf("interface %v: %w: %w", k, ErrRefused, err)
+	}
+	return nil
+}
+
+// RemoveInterface stops serving an interface, whether it came by AddInterface,
+// by a pattern or by its name in the configuration. Only AddInterface brings it
+// back.
+func (g *Gateway) RemoveInterface(_ context.Context, name string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.phase != running {
+		return ErrNotRunning
+	}
+	added, excluded := g.added, g.excluded
+	g.added = slices.DeleteFunc(slices.Clone(added), func(i config.Interface) bool { return i.Name == name })
+	k, served := g.servedAs(name)
+	if !served && len(g.added) == len(added) {
+		return fmt.Errorf("interface %s: %w", name, ErrNotFound)
+	}
+	if served {
+		g.excluded = with(excluded, k)
+	}
+	if err := g.reshape(k, mayBeAbsent); err != nil {
+		g.added, g.excluded = added, excluded
+		return fmt.Errorf("interface %s: %w: %w", name, ErrRefused, err)
+	}
+	return nil
+}
+
+// servedAs returns the key of the served interface called name. g.mu must be held.
+func (g *Gateway) servedAs(name string) (key, bool) {
+	for k := range g.ids {
+		if k.name == name || k.String() == name {
+			return k, true
+		}
+	}
+	return key{}, false
+}
+
+// presence says whether reshape must find its interface.
+type presence uint8
+
+const (
+	mayBeAbsent presence = iota
+	mustExist
+)
+
+// reshape carries out what was added or removed. g.mu must be held.
+func (g *Gateway) reshape(k key, need presence) error {
+	if err := g.openSpaces(g.cfg); err != nil {
+		return err
+	}
+	p, err := g.plan(g.cfg)
+	if err != nil {
+		return err
+	}
+	if need == mustExist && p.find(k) == nil {
+		return absentError([]string{k.String()})
+	}
+	return g.reconcile(p, refuse)
+}
+
+func with(set map[key]struct{}, k key) map[key]struct{} {
+	out := maps.Clone(set)
+	out[k] = struct{}{}
+	return out
+}
+
+func without(set map[key]struct{}, k key) map[key]struct{} {
+	out := maps.Clone(set)
+	delete(out, k)
+	return out
+}
+
+// interfaceFrom checks a request and turns it into what the configuration would
+// have made of it.
+func interfaceFrom(spec api.InterfaceSpec) (config.Interface, error) {
+	i := config.Interface{Name: spec.Name, Area: spec.Area}
+	switch spec.Driver {
+	case "", driverNames[config.AFPacket]:
+	case driverNames[config.TUN]:
+		i.Driver = config.TUN
+	default:
+		return i, fmt.Errorf("unknown driver %q; use af_packet or tun", spec.Driver)
+	}
+	for _, text := range spec.Addresses {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return i, fmt.Errorf("address %q: want an address with its prefix length, such as 10.7.0.1/24", text)
+		}
+		i.AddressFrom, i.Addresses = config.Static, append(i.Addresses, prefix)
+	}
+	for _, text := range spec.NextHops {
+		hop, err := netip.ParseAddr(text)
+		if err != nil {
+			return i, fmt.Errorf("next hop %q: want an address, such as 10.7.0.254", text)
+		}
+		i.NextHops = append(i.NextHops, hop)
+	}
+	if i.Driver == config.TUN && (i.Pattern() || i.AddressFrom != config.Static) {
+		return i, errors.New("a TUN device needs a full name and addresses")
+	}
+	return i, nil
+}

@@ -1,0 +1,39 @@
+// Package control is a gateway: it turns a configuration into a running
+// dataplane.Engine, keeps the two and the kernel in step, and ends it in order.
+// Programs embed a gateway by this package; `culvert run` is a thin one.
+//
+// # Theory of operation
+//
+// The gateway is described by two inputs: the configuration, with interfaces
+// added and removed at run time, and what the kernel says about interfaces,
+// addresses and routes (package kernel). From these a plan is computed without
+// side effects. Everything that can be refused is refused there.
+//
+// One function, reconcile, makes reality equal to a plan, whatever the cause:
+// start, reload, an address that came, an interface that went. It opens what is
+// new, compiles the rules, hands one dataplane.State to the engine, and closes
+// what is gone, in this order; a failure before the engine took the state closes
+// what was opened and leaves the old state running. When the engine has taken it
+// every worker works with it, so a reload that returned is in force.
+//
+//	configuration ─┐
+//	run-time adds ─┼─ makePlan ── reconcile ── Engine.Apply, Host.SetAddresses
+//	kernel ────────┘   (pure)     (g.mu held)
+//
+// Interfaces of the gateway are owned (package own): the kernel neither answers
+// nor sends on them. Addresses that an outside interface lost end the flows that
+// were translated to them, since their replies cannot arrive any more.
+//
+// # Namespaces
+//
+// A gateway lives in the network namespace of the thread that called New. It
+// keeps a thread there, and one in every namespace that an interface is said to
+// be in, so that what is opened later is opened in the right place whatever
+// thread the caller is on.
+//
+// # Instances
+//
+// There is no global state and no fixed port: many gateways run side by side in
+// one process, one namespace or one machine as long as they own different
+// interfaces and, if they have one at all, different control sockets.
+package control

@@ -1,0 +1,294 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"example.com/culvert/conntrack"
+	"example.com/culvert/control/api"
+	"example.com/culvert/control/nsthread"
+	"example.com/culvert/dataplane"
+	"example.com/culvert/dataplane/host"
+	"example.com/culvert/rules/config"
+)
+
+// Gateway is one gateway. Its methods are safe for concurrent use.
+type Gateway struct {
+	opts    Options
+	log     *slog.Logger
+	own     *nsthread.Thread // in the namespace that New was called in
+	started time.Time
+
+	table  *conntrack.Table // these three are set by Start and live until Close
+	host   *host.Host
+	engine *dataplane.Engine
+
+	current   atomic.Pointer[active] // what is in force; never nil
+	lostFlows atomic.Uint64          // ended because their address was lost
+
+	mu       sync.Mutex // serializes everything that changes the gateway; guards the rest
+	phase    phase
+	cfg      *config.Config
+	added    []config.Interface // at run time
+	excluded map[key]struct{}   // removed at run time
+	spaces   map[string]*space
+	ids      map[key]uint16
+	ports    map[key]*openPort
+	lastPlan *plan       // that was carried out; nil before Start
+	retry    *time.Timer // nil unless something is to be tried again
+	services services
+	tasks    sync.WaitGroup // goroutines of the gateway
+}
+
+// phase of a gateway's life.
+type phase uint8
+
+const (
+	idle    phase = iota // made, owns nothing but its thread. May: Start, Close
+	running              // packets flow. May: everything but Start
+	closed               // nothing is left. May: Close again
+)
+
+// active is what is in force. Immutable.
+type active struct {
+	generation uint32
+	cfg        *config.Config
+	rules      int
+	interfaces []boundInterface
+	waiting    []string // what keeps the gateway from being ready
+}
+
+// New makes a gateway for cfg in the network namespace of the calling thread. It
+// touches nothing until Start. Close it even if it was never started.
+func New(cfg *config.Config, opts Options) (*Gateway, error) {
+	if len(cfg.Interfaces) == 0 {
+		return nil, fmt.Errorf("configuration has no interface: %w", ErrRefused)
+	}
+	if opts.Log == nil {
+		opts.Log = slog.Default()
+	}
+	own, err := nsthread.Current()
+	if err != nil {
+		return nil, err
+	}
+	g := &Gateway{
+		opts:     opts,
+		log:      opts.Log,
+		own:      own,
+		cfg:      cfg,
+		excluded: make(map[key]struct{}),
+		spaces:   make(map[string]*space),
+		ports:    make(map[key]*openPort),
+	}
+	g.current.Store(&active{cfg: cfg, waiting: []string{"not started"}})
+	return g, nil
+}
+
+// Start takes the interfaces and runs the gateway. When it returns packets flow.
+// When it fails the gateway is closed and has left nothing behind.
+func (g *Gateway) Start(ctx context.Context) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.phase != idle {
+		return errors.New("gateway was started before")
+	}
+	g.started = time.Now()
+	if err := g.start(ctx); err != nil {
+		g.phase = closed
+		return errors.Join(err, g.services.close(ctx), g.releaseLocked())
+	}
+	g.phase = running
+	st := g.statusOf(g.current.Load())
+	g.log.Info("gateway is up", "name", st.Name, "generation", st.Generation,
+		"interfaces", len(st.Interfaces), "rules", st.Rules)
+	g.tell(g.opts.Notify.Ready(statusLine(st)))
+	return nil
+}
+
+func (g *Gateway) start(ctx context.Context) error {
+	if err := g.checkPrivileges(); err != nil {
+		return err
+	}
+	if err := g.listen(); err != nil { // first: it tells that another instance runs
+		return err
+	}
+	if err := g.build(); err != nil {
+		return err
+	}
+	if err := g.openSpaces(g.cfg); err != nil {
+		return err
+	}
+	p, err := g.plan(g.cfg)
+	if err != nil {
+		return err
+	}
+	if len(p.absent) > 0 {
+		return absentError(p.absent)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := g.reconcile(p, refuse); err != nil {
+		return err
+	}
+	if err := g.engine.Start(); err != nil {
+		return err
+	}
+	g.serve()
+	g.followAll()
+	return nil
+}
+
+// build makes the parts that live as long as the gateway.
+func (g *Gateway) build() (err error) {
+	workers := workersOf(g.cfg)
+	if g.table, err = conntrack.New(tableConfig(g.cfg, workers)); err != nil {
+		return err
+	}
+	if g.host, err = host.New(host.Config{Log: g.log}); err != nil {
+		return fmt.Errorf("own stack: %w", err)
+	}
+	g.engine, err = dataplane.New(engineConfig(g.cfg, workers, g.table, g.host))
+	return err
+}
+
+// Reload puts cfg in force in place of the present configuration: rules,
+// interfaces, addresses, next hops and routes. When it returns nil, every new
+// packet meets it. Otherwise nothing has changed; the error wraps ErrRefused.
+func (g *Gateway) Reload(cfg *config.Config) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.phase != running {
+		return ErrNotRunning
+	}
+	g.tell(g.opts.Notify.Reloading())
+	err := g.reload(cfg)
+	st := g.statusOf(g.current.Load())
+	g.tell(g.opts.Notify.Ready(statusLine(st)))
+	if err != nil {
+		g.log.Warn("reload refused", "generation", st.Generation, "error", err)
+		return fmt.Errorf("reload %w, generation %d stays active: %w", ErrRefused, st.Generation, err)
+	}
+	g.log.Info("reloaded", "generation", st.Generation, "interfaces", len(st.Interfaces), "rules", st.Rules)
+	return nil
+}
+
+func (g *Gateway) reload(cfg *config.Config) error {
+	if err := needsRestart(g.cfg, cfg); err != nil {
+		return err
+	}
+	if err := g.openSpaces(cfg); err != nil {
+		return err
+	}
+	p, err := g.plan(cfg)
+	if err != nil {
+		return err
+	}
+	if missing := g.newlyAbsent(p); len(missing) > 0 {
+		return absentError(missing)
+	}
+	return g.reconcile(p, refuse)
+}
+
+// Close ends the gateway in order: it stops accepting requests and packets, sends
+// what is queued, and gives the interfaces back as on_exit says. When ctx ends
+// first, requests that still run are cut off. Further calls do nothing.
+func (g *Gateway) Close(ctx context.Context) error {
+	g.mu.Lock()
+	before := g.phase
+	g.phase = closed
+	g.mu.Unlock()
+	switch before {
+	case closed:
+		return nil
+	case running:
+		g.tell(g.opts.Notify.Stopping())
+		g.log.Info("gateway ends")
+	}
+	err := g.services.close(ctx) // without the lock: requests that wait for it must end
+	g.mu.Lock()
+	err = errors.Join(err, g.releaseLocked())
+	g.mu.Unlock()
+	g.tasks.Wait()
+	return err
+}
+
+// releaseLocked takes down whatever start got up, in reverse. g.mu must be held.
+func (g *Gateway) releaseLocked() error {
+	if g.retry != nil {
+		g.retry.Stop()
+	}
+	var errs []error
+	for name := range g.spaces {
+		errs = append(errs, g.closeSpace(name))
+	}
+	if g.engine != nil {
+		g.engine.Close() // sends what workers have queued
+	}
+	for _, p := range g.ports {
+		errs = append(errs, g.closePort(p))
+	}
+	clear(g.ports)
+	if g.host != nil {
+		errs = append(errs, g.host.Close())
+	}
+	if g.table != nil {
+		errs = append(errs, g.table.Close())
+	}
+	g.current.Store(&active{cfg: g.cfg, waiting: []string{"closed"}})
+	errs = append(errs, g.own.Close())
+	return errors.Join(errs...)
+}
+
+// Listen opens a TCP listener ("tcp", "tcp4", "tcp6") on the gateway's own stack,
+// for services on the gateway's addresses and the targets of redirect rules.
+func (g *Gateway) Listen(network, address string) (net.Listener, error) {
+	if h := g.stack(); h != nil {
+		return h.Listen(network, address)
+	}
+	return nil, ErrNotRunning
+}
+
+// ListenPacket opens a UDP socket ("udp", "udp4", "udp6") on the gateway's own stack.
+func (g *Gateway) ListenPacket(network, address string) (net.PacketConn, error) {
+	if h := g.stack(); h != nil {
+		return h.ListenPacket(network, address)
+	}
+	return nil, ErrNotRunning
+}
+
+// Dial connects from the gateway's own stack; the connection is tracked and
+// translated like any other, as area host.
+func (g *Gateway) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if h := g.stack(); h != nil {
+		return h.Dial(ctx, network, address)
+	}
+	return nil, ErrNotRunning
+}
+
+// stack returns the own stack while the gateway runs.
+func (g *Gateway) stack() *host.Host {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.phase != running {
+		return nil
+	}
+	return g.host
+}
+
+// tell logs what the service manager could not be told.
+func (g *Gateway) tell(err error) {
+	if err != nil {
+		g.log.Warn("service manager was not told", "error", err)
+	}
+}
+
+func statusLine(st api.Status) string {
+	return fmt.Sprintf("generation %d, %d interfaces, %d rules", st.Generation, len(st.Interfaces), st.Rules)
+}

@@ -1,0 +1,239 @@
+package control
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+
+	"example.com/culvert/conntrack"
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/dataplane"
+	"example.com/culvert/rules"
+	"example.com/culvert/rules/config"
+)
+
+// onFailure says what becomes of an interface that cannot be taken.
+type onFailure uint8
+
+const (
+	refuse   onFailure = iota // the whole plan is refused
+	leaveOut                  // the others are served, and it is tried again
+)
+
+// equal reports whether p and q ask for the same.
+func (p *plan) equal(q *plan) bool { return reflect.DeepEqual(p, q) }
+
+// reconcile makes the gateway what p says. See the package comment for the
+// order. g.mu must be held.
+func (g *Gateway) reconcile(p *plan, failure onFailure) error {
+	asked := *p
+	asked.links = slices.Clone(p.links)
+	ids, err := p.assignIDs(g.ids)
+	if err != nil {
+		return err
+	}
+	ports, opened, leftOut, err := g.openPorts(p, ids, failure)
+	if err != nil {
+		return err
+	}
+	program, err := g.apply(p, ids, ports)
+	if err != nil {
+		return errors.Join(err, g.undo(opened))
+	}
+	old, before := g.ports, g.localAddresses()
+	g.ports, g.ids, g.cfg, g.lastPlan = ports, ids, p.cfg, &asked
+	g.publish(p, program, leftOut)
+	g.afterwards(p, old, before)
+	if g.retry != nil {
+		g.retry.Stop()
+		g.retry = nil
+	}
+	if len(leftOut) > 0 {
+		g.retryLater()
+	}
+	return nil
+}
+
+// openPorts returns the ports of p: those that are open, and new ones. Links
+// that were left out are no longer in p.
+func (g *Gateway) openPorts(p *plan, ids map[key]uint16, failure onFailure) (ports map[key]*openPort, opened []*openPort, leftOut []string, err error) {
+	ports = make(map[key]*openPort, len(p.links))
+	slices.SortStableFunc(p.links, parentsFirst)
+	var kept []link
+	for i := range p.links {
+		l := &p.links[i]
+		o, isNew, err := g.openLink(l, ids[l.key], ports)
+		switch {
+		case err == nil && isNew:
+			opened = append(opened, o)
+			g.log.Info("interface taken", "interface", l.key.String(), "area", l.conf.Area, "port", o.id)
+		case err == nil:
+		case failure == leaveOut:
+			g.log.Warn("interface left out", "interface", l.key.String(), "error", err)
+			leftOut = append(leftOut, err.Error())
+			continue
+		default:
+			return nil, nil, nil, errors.Join(err, g.undo(opened))
+		}
+		ports[l.key] = o
+		kept = append(kept, *l)
+	}
+	p.links = kept
+	return ports, opened, leftOut, nil
+}
+
+// undo closes ports that no state uses, and puts those back that they were to
+// replace.
+func (g *Gateway) undo(opened []*openPort) error {
+	var errs []error
+	for _, o := range opened {
+		errs = append(errs, g.closePort(o))
+		old := g.ports[o.key]
+		if old == nil {
+			continue
+		}
+		local, proxied := old.local, old.proxied
+		old.local, old.proxied = nil, nil
+		errs = append(errs, g.host.AddPort(old.id, old.info, old.sender, g.neighbour), g.announce(old, local, proxied))
+	}
+	return errors.Join(errs...)
+}
+
+// parentsFirst orders VLAN sub-interfaces after what carries them.
+func parentsFirst(a, b link) int {
+	return min(int(a.conf.VLAN), 1) - min(int(b.conf.VLAN), 1)
+}
+
+// openLink returns the port of l, opening it if need be.
+func (g *Gateway) openLink(l *link, id uint16, ports map[key]*openPort) (o *openPort, isNew bool, err error) {
+	var parent *openPort
+	if l.conf.VLAN != 0 {
+		if parent = ports[key{l.netns, l.conf.Parent}]; parent == nil {
+			return nil, false, fmt.Errorf("interface %v: its parent %s is not served", l.key, l.conf.Parent)
+		}
+	}
+	old := g.ports[l.key]
+	if old != nil && old.sameDevice(l) && old.parent == parent {
+		return old, false, g.refresh(old)
+	}
+	if old != nil && l.conf.Driver == config.TUN {
+		return nil, false, fmt.Errorf("interface %v: its device settings changed, which needs a restart", l.key)
+	}
+	if old != nil {
+		g.host.RemovePort(id) // the stack knows one link by an index
+	}
+	o, err = g.open(l, id, parent)
+	return o, true, err
+}
+
+// apply hands the engine its new state.
+func (g *Gateway) apply(p *plan, ids map[key]uint16, ports map[key]*openPort) (*rules.Program, error) {
+	program, err := rules.Compile(&p.cfg.Rules, p.binding(ids), g.current.Load().generation+1)
+	if err != nil {
+		return nil, err
+	}
+	routes, err := p.table(ids)
+	if err != nil {
+		return nil, err
+	}
+	st := dataplane.State{Program: program, Routes: routes}
+	local := p.local()
+	for i := range p.links {
+		l := &p.links[i]
+		c := portConfig(l, ports[l.key])
+		for _, a := range l.addresses {
+			if local[a.Addr()] == l.key {
+				c.Addresses = append(c.Addresses, a)
+			}
+		}
+		st.Ports = append(st.Ports, c)
+	}
+	return program, g.engine.Apply(st)
+}
+
+func portConfig(l *link, o *openPort) dataplane.PortConfig {
+	c := dataplane.PortConfig{
+		ID:   o.id,
+		Name: l.name,
+		Port: o.port,
+		MTU:  l.conf.MTU,
+		RPF:  rpfs[l.conf.RPF],
+		Box:  o.box,
+	}
+	if o.parent != nil {
+		c.Parent, c.VLAN = o.parent.id, l.conf.VLAN
+	}
+	return c
+}
+
+// afterwards does what follows from a new state: addresses are announced, ports
+// that are gone are closed, flows that cannot work any more are ended. The state
+// is in force already, so failures are logged.
+func (g *Gateway) afterwards(p *plan, old map[key]*openPort, before map[netip.Addr]struct{}) {
+	for i := range p.links {
+		l := &p.links[i]
+		proxied, truncated := p.proxied(l)
+		if truncated > 0 {
+			g.log.Warn("too many addresses to answer for: route them to the gateway instead",
+				"interface", l.key.String(), "left_out", truncated)
+		}
+		if err := g.announce(g.ports[l.key], l.addresses, proxied); err != nil {
+			g.log.Error("addresses are not answered for", "error", err)
+		}
+	}
+	for k, o := range old {
+		if g.ports[k] == o {
+			continue
+		}
+		if g.ports[k] == nil {
+			g.host.RemovePort(o.id)
+			g.log.Info("interface let go", "interface", k.String())
+		}
+		if err := g.release(o); err != nil {
+			g.log.Warn("interface was not let go cleanly", "error", err)
+		}
+	}
+	g.pruneSpaces(p.cfg)
+	g.endLost(before, g.localAddresses())
+}
+
+// localAddresses returns the addresses that are in force. g.mu must be held.
+func (g *Gateway) localAddresses() map[netip.Addr]struct{} {
+	all := make(map[netip.Addr]struct{})
+	for _, b := range g.current.Load().interfaces {
+		for _, a := range b.addresses {
+			all[a.Addr()] = struct{}{}
+		}
+	}
+	return all
+}
+
+// endLost ends the flows whose source was translated to an address that the
+// gateway had before and no longer has: their replies cannot arrive.
+func (g *Gateway) endLost(before, after map[netip.Addr]struct{}) {
+	lost := make(map[tuple.Addr]struct{})
+	for a := range before {
+		if _, still := after[a]; !still {
+			lost[tuple.AddrFrom(a)] = struct{}{}
+		}
+	}
+	if len(lost) == 0 {
+		return
+	}
+	n := g.table.DeleteIf(func(f *conntrack.Flow) bool {
+		_, gone := lost[f.Tuple[tuple.Reply].Dst]
+		return gone && f.Status.Has(conntrack.SrcNAT)
+	})
+	g.lostFlows.Add(uint64(n))
+	g.log.Info("addresses lost", "addresses", len(lost), "flows_ended", n)
+}
+
+// newlyAbsent returns the interfaces of p that are absent and were not before.
+// g.mu must be held.
+func (g *Gateway) newlyAbsent(p *plan) []string {
+	return slices.DeleteFunc(slices.Clone(p.absent), func(name string) bool {
+		return slices.Contains(g.lastPlan.absent, name)
+	})
+}

@@ -1,0 +1,132 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"example.com/culvert/control/api"
+	"example.com/culvert/control/metrics"
+	"example.com/culvert/control/notify"
+)
+
+// services is what other processes talk to.
+type services struct {
+	control net.Listener // nil: no control socket
+	scrape  net.Listener // nil: no Prometheus listener
+	api     *api.Server
+	metrics *http.Server
+	beat    context.CancelFunc // ends the watchdog
+}
+
+// socketPath returns where the control socket is, empty if there is none.
+func (g *Gateway) socketPath() string {
+	switch {
+	case g.opts.Socket == NoSocket:
+		return ""
+	case g.opts.Socket != "":
+		return g.opts.Socket
+	case g.cfg.Gateway.Socket != "":
+		return g.cfg.Gateway.Socket
+	}
+	return api.DefaultSocket(g.cfg.Gateway.Name)
+}
+
+// listen opens the sockets, without answering on them yet. The Prometheus
+// listener is in the gateway's own namespace.
+func (g *Gateway) listen() (err error) {
+	if path := g.socketPath(); path != "" {
+		if g.services.control, err = api.Listen(path); err != nil {
+			return err
+		}
+	}
+	if address := g.cfg.Gateway.Metrics; address != "" {
+		err = g.own.Do(func() (err error) {
+			g.services.scrape, err = net.Listen("tcp", address)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("gateway.metrics: %w", err)
+		}
+	}
+	return nil
+}
+
+// serve answers on what listen opened. g.mu must be held.
+func (g *Gateway) serve() {
+	s := &g.services
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(metrics.NewCollector(g))
+	scrape := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+	if s.control != nil {
+		s.api = api.NewServer(g, g.log, map[string]http.Handler{"GET /metrics": scrape})
+		g.run("control socket", func() error { return s.api.Serve(s.control) })
+	}
+	if s.scrape != nil {
+		mux := http.NewServeMux()
+		mux.Handle("GET /metrics", scrape)
+		s.metrics = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+		g.run("metrics", func() error {
+			if err := s.metrics.Serve(s.scrape); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	if interval := notify.WatchdogInterval(); interval > 0 {
+		var ctx context.Context
+		ctx, s.beat = context.WithCancel(context.Background())
+		g.tasks.Go(func() { g.watchdog(ctx, interval) })
+	}
+}
+
+// run keeps a server going in the background and logs how it failed.
+func (g *Gateway) run(what string, serve func() error) {
+	g.tasks.Go(func() {
+		if err := serve(); err != nil {
+			g.log.Error(what+" ended", "error", err)
+		}
+	})
+}
+
+// watchdog tells the service manager that the gateway is alive: that its control
+// side answers, which a stuck worker would stop.
+func (g *Gateway) watchdog(ctx context.Context, interval time.Duration) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			g.mu.Lock() // held for ever if a worker does not reach a batch boundary in Apply
+			g.mu.Unlock()
+			g.tell(g.opts.Notify.Watchdog())
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// close ends the servers and listeners; requests have until ctx ends.
+func (s *services) close(ctx context.Context) error {
+	var errs []error
+	if s.beat != nil {
+		s.beat()
+	}
+	if s.metrics != nil {
+		errs = append(errs, s.metrics.Shutdown(ctx))
+	} else if s.scrape != nil {
+		errs = append(errs, s.scrape.Close())
+	}
+	if s.api != nil {
+		errs = append(errs, s.api.Shutdown(ctx))
+	} else if s.control != nil {
+		errs = append(errs, s.control.Close())
+	}
+	return errors.Join(errs...)
+}

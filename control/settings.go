@@ -1,0 +1,138 @@
+package control
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+
+	"example.com/culvert/conntrack"
+	"example.com/culvert/control/privilege"
+	"example.com/culvert/dataplane"
+	"example.com/culvert/rules/config"
+)
+
+// workersOf returns the number of workers: as configured, or the processors.
+func workersOf(cfg *config.Config) int {
+	if cfg.Gateway.Workers > 0 {
+		return cfg.Gateway.Workers
+	}
+	return runtime.NumCPU()
+}
+
+func tableConfig(cfg *config.Config, workers int) conntrack.Config {
+	c := &cfg.Conntrack
+	t := conntrack.Config{
+		Max:       c.Max,
+		Workers:   workers,
+		Timestamp: c.Timestamp,
+		Timeouts: conntrack.Timeouts{
+			TCPRetrans: c.Timeouts.TCPRetrans,
+			TCPUnacked: c.Timeouts.TCPUnacked,
+			UDP:        c.Timeouts.UDP,
+			UDPStream:  c.Timeouts.UDPStream,
+			GRE:        c.Timeouts.GRE,
+			GREStream:  c.Timeouts.GREStream,
+			ICMP:       c.Timeouts.ICMP,
+			ICMPv6:     c.Timeouts.ICMPv6,
+			Generic:    c.Timeouts.Generic,
+		},
+	}
+	tcp := &t.Timeouts.TCP
+	tcp[conntrack.SynSent], tcp[conntrack.SynSent2] = c.Timeouts.TCPSynSent, c.Timeouts.TCPSynSent
+	tcp[conntrack.SynRecv] = c.Timeouts.TCPSynRecv
+	tcp[conntrack.Established] = c.Timeouts.TCPEstablished
+	tcp[conntrack.FinWait] = c.Timeouts.TCPFinWait
+	tcp[conntrack.CloseWait] = c.Timeouts.TCPCloseWait
+	tcp[conntrack.LastAck] = c.Timeouts.TCPLastAck
+	tcp[conntrack.TimeWait] = c.Timeouts.TCPTimeWait
+	tcp[conntrack.Closed] = c.Timeouts.TCPClose
+	if c.Profile == config.ProfileRFC {
+		t.Profile = conntrack.RFC
+	}
+	if !c.TCPLoose {
+		t.Pickup = conntrack.Strict
+	}
+	if c.TCPLiberal {
+		t.Window = conntrack.Liberal
+	}
+	return t
+}
+
+var waitings = map[config.Waiting]dataplane.Waiting{
+	config.WaitAuto:       dataplane.WaitAuto,
+	config.WaitLatency:    dataplane.WaitLatency,
+	config.WaitThroughput: dataplane.WaitThroughput,
+}
+
+func engineConfig(cfg *config.Config, workers int, table *conntrack.Table, h dataplane.Host) dataplane.Config {
+	rate := cfg.Gateway.ICMPRate
+	if rate == 0 { // the configuration says 0 for no limit, the engine for its default
+		rate = -1
+	}
+	return dataplane.Config{
+		Workers:  workers,
+		Waiting:  waitings[cfg.Gateway.Waiting],
+		Table:    table,
+		Host:     h,
+		ICMPRate: rate,
+	}
+}
+
+var rpfs = map[config.RPF]dataplane.RPF{
+	config.RPFStrict: dataplane.RPFStrict,
+	config.RPFLoose:  dataplane.RPFLoose,
+	config.RPFOff:    dataplane.RPFOff,
+}
+
+// needsRestart reports an error that names the settings which differ between old
+// and next and cannot change while the gateway runs.
+func needsRestart(old, next *config.Config) error {
+	var changed []string
+	note := func(name string, same bool) {
+		if !same {
+			changed = append(changed, name)
+		}
+	}
+	note("gateway.name", old.Gateway.Name == next.Gateway.Name)
+	note("gateway.workers", workersOf(old) == workersOf(next))
+	note("gateway.on_exit", old.Gateway.OnExit == next.Gateway.OnExit)
+	note("gateway.waiting", old.Gateway.Waiting == next.Gateway.Waiting)
+	note("gateway.icmp_rate", old.Gateway.ICMPRate == next.Gateway.ICMPRate)
+	note("gateway.socket", old.Gateway.Socket == next.Gateway.Socket)
+	note("gateway.metrics", old.Gateway.Metrics == next.Gateway.Metrics)
+	note("host.enabled", old.Host == next.Host)
+	a, b := old.Conntrack, next.Conntrack
+	a.Accounting, b.Accounting = false, false // only how flows are printed
+	note("conntrack", a == b)
+	if len(changed) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s changed, which needs a restart", strings.Join(changed, ", "))
+}
+
+// checkPrivileges reports what is missing to own the configured interfaces.
+func (g *Gateway) checkPrivileges() error {
+	owns := false
+	want := []privilege.Capability{privilege.NetAdmin, privilege.NetRaw, privilege.BPF}
+	for _, i := range g.cfg.Interfaces {
+		if _, provided := g.opts.Ports[i.Name]; !provided {
+			owns = true
+		}
+		if i.Netns != "" {
+			want = append(want, privilege.SysAdmin)
+		}
+	}
+	if !owns {
+		return nil
+	}
+	if err := privilege.CheckKernel(); err != nil {
+		return err
+	}
+	return privilege.Check(want...)
+}
+
+// absentError says that interfaces are not there.
+func absentError(names []string) error {
+	return fmt.Errorf("interface %s: there is no such interface; correct the name (ip link lists them), or end it with * to wait for it",
+		strings.Join(names, ", "))
+}
