@@ -1,0 +1,64 @@
+package main
+
+import (
+	"io"
+
+	"github.com/spf13/cobra"
+)
+
+func rulesCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "rules [flags]",
+		Short:   "List the rules in force in their normal form, with how often each matched",
+		Example: "  culvert rules -o json",
+		Args:    noArguments,
+	}
+	socket, output := socketFlag(cmd), outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		client := connect(*socket)
+		defer client.Close()
+		rules, err := client.Rules(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return render(cmd.OutOrStdout(), *output, rules, func(w io.Writer) error {
+			return table(w, func(row func(...any)) {
+				row("HITS", "RULE", "WHERE")
+				for _, r := range rules {
+					row(r.Hits, r.Text, r.Position)
+				}
+			})
+		})
+	}
+	return cmd
+}
+
+func countersCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "counters [flags]",
+		Short:   "List dropped packets by reason, with what to do about them",
+		Example: "  culvert counters --all",
+		Args:    noArguments,
+	}
+	socket, output := socketFlag(cmd), outputFlag(cmd)
+	all := cmd.Flags().Bool("all", false, "also reasons that never occurred")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		client := connect(*socket)
+		defer client.Close()
+		counters, err := client.Counters(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return render(cmd.OutOrStdout(), *output, counters, func(w io.Writer) error {
+			return table(w, func(row func(...any)) {
+				row("PACKETS", "REASON", "STEP", "ADVICE")
+				for _, c := range counters {
+					if c.Count > 0 || *all {
+						row(c.Count, c.Reason, c.Step, c.Advice)
+					}
+				}
+			})
+		})
+	}
+	return cmd
+}

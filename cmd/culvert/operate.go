@@ -1,0 +1,94 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"example.com/culvert/control/api"
+)
+
+func reloadCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "reload [flags]",
+		Short:   "Have a running gateway read its configuration again; when it returns, new packets meet it",
+		Example: "  culvert reload -c /etc/culvert/culvert.toml",
+		Args:    noArguments,
+	}
+	socket := socketFlag(cmd)
+	path := cmd.Flags().StringP("config", "c", "", "another configuration `FILE` than the present one")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		request := api.ReloadRequest{}
+		if *path != "" {
+			abs, err := filepath.Abs(*path) // the gateway has another working directory
+			if err != nil {
+				return err
+			}
+			request.Config = abs
+		}
+		client := connect(*socket)
+		defer client.Close()
+		result, err := client.Reload(cmd.Context(), request)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "generation %d: %d rules, %d interfaces\n",
+			result.Generation, result.Rules, result.Interfaces)
+		return err
+	}
+	return cmd
+}
+
+func interfaceCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "interface COMMAND",
+		Short:   "Add or remove interfaces of a running gateway",
+		Example: "  culvert interface add veth7 --area guest",
+		Args:    unknownCommand,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(interfaceAddCommand(), interfaceRemoveCommand())
+	return cmd
+}
+
+func interfaceAddCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "add NAME --area AREA [flags]",
+		Short:   "Serve one more interface until it is removed or the gateway ends",
+		Example: "  culvert interface add veth7 --area guest --address 10.7.0.1/24",
+		Args:    oneArgument("the interface"),
+	}
+	socket := socketFlag(cmd)
+	var spec api.InterfaceSpec
+	cmd.Flags().StringVar(&spec.Area, "area", "", "`AREA` the interface belongs to")
+	cmd.Flags().StringVar(&spec.Driver, "driver", "", "`DRIVER`: af_packet or tun (default af_packet)")
+	cmd.Flags().StringSliceVar(&spec.Addresses, "address", nil, "gateway's `PREFIX` on it; repeat for more (default the kernel's)")
+	cmd.Flags().StringSliceVar(&spec.NextHops, "next-hop", nil, "`ADDRESS` of the router behind it; repeat for more")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if spec.Area == "" {
+			return usageError{err: fmt.Errorf("--area is missing")}
+		}
+		spec.Name = args[0]
+		client := connect(*socket)
+		defer client.Close()
+		return client.AddInterface(cmd.Context(), spec)
+	}
+	return cmd
+}
+
+func interfaceRemoveCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "remove NAME [flags]",
+		Short:   "Stop serving an interface that was added at run time",
+		Example: "  culvert interface remove veth7",
+		Args:    oneArgument("the interface"),
+	}
+	socket := socketFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		client := connect(*socket)
+		defer client.Close()
+		return client.RemoveInterface(cmd.Context(), args[0])
+	}
+	return cmd
+}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"example.com/culvert/control"
+	"example.com/culvert/control/notify"
+	"example.com/culvert/control/privilege"
+	"example.com/culvert/rules/config"
+)
+
+// drainTime is how long requests have to end when the gateway is told to.
+const drainTime = 5 * time.Second
+
+// runOptions are the flags of culvert run.
+type runOptions struct {
+	config    string
+	lan, wan  []string
+	socket    string
+	logFormat string
+	logLevel  string
+}
+
+func runCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "run (-c FILE | --lan INTERFACE --wan INTERFACE) [flags]",
+		Short:   "Run the gateway until SIGTERM or SIGINT; SIGHUP reloads",
+		Example: "  culvert run -c /etc/culvert/culvert.toml",
+		Args:    noArguments,
+	}
+	var o runOptions
+	f := cmd.Flags()
+	f.StringVarP(&o.config, "config", "c", "", "configuration `FILE`")
+	f.StringSliceVar(&o.lan, "lan", nil, "inside `INTERFACE`, without a file; repeat for more")
+	f.StringSliceVar(&o.wan, "wan", nil, "outside `INTERFACE`, without a file: IPv4 leaves masqueraded")
+	f.StringVar(&o.socket, "socket", "", "control `PATH` (default CULVERT_SOCKET, the file's, or /run/culvert/NAME.sock for root)")
+	f.StringVar(&o.logFormat, "log-format", "text", "`FORM` of the log on standard error: text or json")
+	f.StringVar(&o.logLevel, "log-level", "info", "least `LEVEL` that is logged: debug, info, warn or error")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), o, cmd.ErrOrStderr()) }
+	return cmd
+}
+
+// load returns the configuration that the flags ask for.
+func (o *runOptions) load() (*config.Config, error) {
+	quick := len(o.lan)+len(o.wan) > 0
+	switch {
+	case quick && o.config != "":
+		return nil, usageError{err: errors.New("--lan and --wan are for running without a file; drop them or -c")}
+	case o.config != "":
+		return config.Load(o.config)
+	case len(o.lan) > 0 && len(o.wan) > 0:
+		return config.Quick(o.lan, o.wan), nil
+	}
+	return nil, usageError{err: errors.New("want -c FILE, or both --lan and --wan")}
+}
+
+func (o *runOptions) logger(w io.Writer) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
+		return nil, usageError{err: fmt.Errorf("unknown log level %q; use debug, info, warn or error", o.logLevel)}
+	}
+	options := &slog.HandlerOptions{Level: level}
+	switch o.logFormat {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	}
+	return nil, usageError{err: fmt.Errorf("unknown log format %q; use text or json", o.logFormat)}
+}
+
+func run(ctx context.Context, o runOptions, stderr io.Writer) error {
+	log, err := o.logger(stderr)
+	if err != nil {
+		return err
+	}
+	cfg, err := o.load()
+	if err != nil {
+		return err
+	}
+	hangup := make(chan os.Signal, 1) // from here on SIGHUP does not end the process
+	signal.Notify(hangup, unix.SIGHUP)
+	defer signal.Stop(hangup)
+	socket := cmp.Or(o.socket, os.Getenv("CULVERT_SOCKET"))
+	g, err := control.New(cfg, control.Options{Log: log, Socket: socket, Notify: notify.FromEnvironment()})
+	if err != nil {
+		return err
+	}
+	if err := g.Start(ctx); err != nil {
+		return err
+	}
+	dropPrivileges(cfg, log)
+	for {
+		select {
+		case <-hangup:
+			// What went wrong is in the log: nobody waits for an answer here.
+			if _, err := g.ReloadFile(ctx, ""); err != nil {
+				log.Error("SIGHUP", "error", err)
+			}
+		case <-ctx.Done():
+			drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+			defer cancel()
+			return g.Close(drain)
+		}
+	}
+}
+
+// dropPrivileges keeps only the capabilities that the running gateway needs.
+func dropPrivileges(cfg *config.Config, log *slog.Logger) {
+	keep := []privilege.Capability{privilege.NetAdmin, privilege.NetRaw, privilege.BPF}
+	for _, i := range cfg.Interfaces {
+		if i.Netns != "" {
+			keep = append(keep, privilege.SysAdmin)
+			break
+		}
+	}
+	if err := privilege.Drop(keep...); err != nil {
+		log.Debug("capabilities were kept", "error", err)
+	}
+}

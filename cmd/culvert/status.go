@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"example.com/culvert/control/api"
+)
+
+func statusCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "status [flags]",
+		Short:   "Show the health of a running gateway, or wait until it is ready",
+		Example: "  culvert status --wait 10s",
+		Args:    noArguments,
+	}
+	socket, output := socketFlag(cmd), outputFlag(cmd)
+	wait := cmd.Flags().Duration("wait", 0, "wait up to `DURATION` for the gateway to be ready")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		client := connect(*socket)
+		defer client.Close()
+		st, err := statusOf(cmd.Context(), client, *wait)
+		if err != nil {
+			return err
+		}
+		if err := render(cmd.OutOrStdout(), *output, st, func(w io.Writer) error { return printStatus(w, st) }); err != nil {
+			return err
+		}
+		if !st.Ready {
+			return fmt.Errorf("not ready: %s", strings.Join(st.Waiting, "; "))
+		}
+		return nil
+	}
+	return cmd
+}
+
+func statusOf(ctx context.Context, client *api.Client, wait time.Duration) (api.Status, error) {
+	if wait <= 0 {
+		return client.Status(ctx)
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	return client.WaitReady(ctx)
+}
+
+func printStatus(w io.Writer, st api.Status) error {
+	state := "ready"
+	if !st.Ready {
+		state = "waiting"
+	}
+	fmt.Fprintf(w, "%s: %s, generation %d, %d rules, up %v\n",
+		st.Name, state, st.Generation, st.Rules, time.Since(st.Started).Round(time.Second))
+	fmt.Fprintf(w, "flows: %d of %d\n", st.Flows, st.FlowLimit)
+	fmt.Fprintf(w, "packets: %d forwarded, %d dropped\n\n", st.Forwarded, st.Dropped)
+	return table(w, func(row func(...any)) {
+		row("INTERFACE", "AREA", "STATE", "DRIVER", "MTU", "ADDRESSES", "NEXT HOPS")
+		for _, i := range st.Interfaces {
+			row(i.Name, i.Area, i.State, i.Driver, i.MTU, words(i.Addresses), words(i.NextHops))
+		}
+	})
+}
+
+// words joins a list for a table cell.
+func words(list []string) string {
+	if len(list) == 0 {
+		return "-"
+	}
+	return strings.Join(list, ",")
+}
