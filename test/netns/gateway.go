@@ -34,6 +34,9 @@ func (l *Lab) newGateway(spec GatewaySpec) *Gateway {
 // Kind says what the gateway is.
 func (g *Gateway) Kind() Kind { return g.spec.Kind }
 
+// Binary is the culvert binary that runs; a kernel gateway needs none.
+func (g *Gateway) Binary() string { return g.binary }
+
 // Socket is the path of Culvert's control socket.
 func (g *Gateway) Socket() string { return filepath.Join(g.lab.dir, "culvert.sock") }
 
@@ -144,12 +147,25 @@ func binary(ctx context.Context, dir string) (string, error) {
 }
 
 // Ctl runs a culvert subcommand against the gateway's control socket and
-// returns its stdout: g.Ctl(ctx, "conntrack", "-L").
+// returns its stdout: g.Ctl(ctx, "rules").
 func (g *Gateway) Ctl(ctx context.Context, args ...string) (string, error) {
 	if g.spec.Kind != Culvert {
 		return "", fmt.Errorf("gateway: %s is no culvert gateway", g.spec.Kind)
 	}
-	return g.Exec(ctx, slices.Concat([]string{g.binary}, args, []string{"--socket", g.Socket()})...)
+	return g.Exec(ctx, g.ctl(args...)...)
+}
+
+func (g *Gateway) ctl(args ...string) []string {
+	return slices.Concat([]string{g.binary}, args, []string{"--socket", g.Socket()})
+}
+
+// conntrack is the command line of conntrack(8) or ours, by the gateway's kind.
+func (g *Gateway) conntrack(args ...string) []string {
+	args = slices.Concat([]string{"conntrack"}, args)
+	if g.spec.Kind == Culvert {
+		return g.ctl(args...)
+	}
+	return args
 }
 
 // Reload replaces the rules: text is a configuration or a ruleset, by the gateway's kind. When
@@ -206,12 +222,7 @@ func (g *Gateway) stopKernel() error {
 func (g *Gateway) Flows(ctx context.Context, options ...string) ([]Flow, error) {
 	var text strings.Builder
 	for _, family := range []string{"ipv4", "ipv6"} {
-		args := slices.Concat([]string{"conntrack", "-L", "-f", family}, options)
-		list := g.Exec
-		if g.spec.Kind == Culvert {
-			list = g.Ctl
-		}
-		out, err := list(ctx, args...)
+		out, err := g.Exec(ctx, g.conntrack(slices.Concat([]string{"-L", "-f", family}, options)...)...)
 		if err != nil {
 			return nil, err
 		}
@@ -232,7 +243,7 @@ func (g *Gateway) Flows(ctx context.Context, options ...string) ([]Flow, error) 
 func (g *Gateway) WaitFlow(ctx context.Context, match func(Flow) bool) (Flow, error) {
 	var found Flow
 	var last []Flow
-	err := poll(ctx, func() (bool, error) {
+	err := poll(ctx, pollSlowly, func() (bool, error) {
 		var err error
 		if last, err = g.Flows(ctx); err != nil {
 			return false, err
@@ -251,4 +262,10 @@ func (g *Gateway) WaitFlow(ctx context.Context, match func(Flow) bool) (Flow, er
 		return found, fmt.Errorf("no flow matched: %w; the table has:\n%s", err, strings.Join(lines, "\n"))
 	}
 	return found, nil
+}
+
+// Events starts `conntrack -E` with options. Its output grows by one line an
+// event; see Process.Output and Process.WaitOutput.
+func (g *Gateway) Events(options ...string) (*Process, error) {
+	return g.Host.Start(g.conntrack(slices.Concat([]string{"-E"}, options)...)...)
 }

@@ -117,7 +117,7 @@ func (h *Host) address(ctx context.Context, ep endPlan) error {
 // "unknown" where a veth says "up".
 func (h *Host) waitUp(ctx context.Context, name string) (netlink.Link, error) {
 	var link netlink.Link
-	err := poll(ctx, func() (bool, error) {
+	err := poll(ctx, pollEvery, func() (bool, error) {
 		var err error
 		link, err = h.nl.LinkByName(name)
 		if errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -136,13 +136,16 @@ func (h *Host) waitUp(ctx context.Context, name string) (netlink.Link, error) {
 	return link, nil
 }
 
-const pollEvery = 2 * time.Millisecond
+const (
+	pollEvery  = 2 * time.Millisecond  // what costs a system call
+	pollSlowly = 25 * time.Millisecond // what costs a process
+)
 
 // poll calls cond until it is true, fails, or ctx or readyTimeout ends.
-func poll(ctx context.Context, cond func() (bool, error)) error {
+func poll(ctx context.Context, every time.Duration, cond func() (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	tick := time.NewTicker(pollEvery)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		if ok, err := cond(); ok || err != nil {

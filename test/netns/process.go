@@ -194,7 +194,7 @@ func (p *Process) Wait(ctx context.Context) error {
 // WaitOutput waits until the output contains text.
 func (p *Process) WaitOutput(ctx context.Context, text string) error {
 	ended := errors.New("the process ended")
-	err := poll(ctx, func() (bool, error) {
+	err := poll(ctx, pollEvery, func() (bool, error) {
 		over := false
 		select {
 		case <-p.done: // asked first, or its last words could be missed

@@ -12,7 +12,9 @@ type Topology struct {
 	// Prefix starts the name of everything that is made. It separates users of
 	// this package from each other; the default is "cvlab".
 	Prefix string
-	Links  []Link
+	// Hosts names hosts that no link ends at: their interfaces come later.
+	Hosts []string
+	Links []Link
 	// Gateway is nil when the lab has only hosts.
 	Gateway *GatewaySpec
 	// Log is told what is done, one line a call; nil is silence.
@@ -26,7 +28,7 @@ type Link struct {
 	Queues int // receive and transmit queues of each end, 0 is 1
 }
 
-// End is the interface of one host on a link. Hosts exist because an end names them.
+// End is the interface of one host on a link. That an end names a host makes it exist.
 type End struct {
 	Host   string
 	If     string   // interface name, unique within its host
@@ -116,6 +118,15 @@ func (t Topology) plan() (*plan, error) {
 	p := &plan{}
 	known := map[string]bool{}
 	taken := map[[2]string]bool{}
+	add := func(host string) {
+		if !known[host] {
+			known[host] = true
+			p.hosts = append(p.hosts, host)
+		}
+	}
+	for _, host := range t.Hosts {
+		add(host)
+	}
 	for i, l := range t.Links {
 		if len(l.Ends) < 2 {
 			return nil, fmt.Errorf("link %d: %w: it has %d ends, give it at least two", i, errTopology, len(l.Ends))
@@ -134,16 +145,13 @@ func (t Topology) plan() (*plan, error) {
 				return nil, fmt.Errorf("link %d: %w: host %s has two interfaces %s", i, errTopology, e.Host, e.If)
 			}
 			taken[key] = true
-			if !known[e.Host] {
-				known[e.Host] = true
-				p.hosts = append(p.hosts, e.Host)
-			}
+			add(e.Host)
 			lp.ends = append(lp.ends, ep)
 		}
 		p.links = append(p.links, lp)
 	}
 	if g := t.Gateway; g != nil && !known[g.Host] {
-		return nil, fmt.Errorf("gateway: %w: no link ends at host %q", errTopology, g.Host)
+		return nil, fmt.Errorf("gateway: %w: there is no host %q", errTopology, g.Host)
 	}
 	return p, nil
 }
