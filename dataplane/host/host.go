@@ -303,8 +303,17 @@ func (h *Host) SetAddresses(id uint16, local []netip.Prefix, proxied []netip.Add
 	return nil
 }
 
-// syncLocalLocked gives host0 the addresses of all ports. They are host routes there, so
-// that netstack sees no broadcast address: that is the engine's knowledge.
+// addAddress gives a NIC an address without its subnet: for netstack a subnet
+// makes the broadcast address an own one, which it would answer ARP for.
+func (h *Host) addAddress(nic tcpip.NICID, a netip.Addr, peb stack.PrimaryEndpointBehavior) error {
+	pa := tcpip.ProtocolAddress{Protocol: protocolOf(a), AddressWithPrefix: toNetstack(a).WithPrefix()}
+	if err := h.stack.AddProtocolAddress(nic, pa, stack.AddressProperties{PEB: peb}); err != nil {
+		return fmt.Errorf("host: address %v: %s", a, err)
+	}
+	return nil
+}
+
+// syncLocalLocked gives host0 the addresses of all ports.
 func (h *Host) syncLocalLocked() error {
 	want := make(map[netip.Addr]struct{})
 	for _, prefixes := range h.owned {
@@ -322,9 +331,8 @@ func (h *Host) syncLocalLocked() error {
 		if _, have := h.onNIC[a]; have {
 			continue
 		}
-		pa := tcpip.ProtocolAddress{Protocol: protocolOf(a), AddressWithPrefix: toNetstack(a).WithPrefix()}
-		if err := h.stack.AddProtocolAddress(localNIC, pa, stack.AddressProperties{}); err != nil {
-			return fmt.Errorf("host: address %v: %s", a, err)
+		if err := h.addAddress(localNIC, a, stack.CanBePrimaryEndpoint); err != nil {
+			return err
 		}
 		h.onNIC[a] = struct{}{}
 	}

@@ -68,7 +68,7 @@ func (p *hostPort) closeFD() {
 
 func (p *hostPort) Info() port.Info {
 	return port.Info{
-		Name: "host", Link: packet.LinkIP, MTU: gsoMax, GSO: port.WithGSO, Driver: "host", NumQueues: 1,
+		Name: "host", Link: packet.LinkIP, MTU: gsoMax, GSO: true, Driver: "host", NumQueues: 1,
 	}
 }
 

@@ -1,7 +1,6 @@
 package host
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
@@ -31,8 +30,8 @@ type link struct {
 
 	mu         sync.Mutex
 	closed     bool
-	local      []netip.Prefix                         // the gateway's own, link-local included
-	owned      map[netip.Addr]tcpip.AddressWithPrefix // local and proxied, as netstack has them
+	local      []netip.Prefix          // the gateway's own, link-local included
+	owned      map[netip.Addr]struct{} // local and proxied, as netstack has them
 	neighbours map[netip.Addr]*neighbour
 	open       map[netip.Addr]*neighbour // those with probes out
 	armed      bool
@@ -53,7 +52,7 @@ var _ stack.LinkEndpoint = (*link)(nil)
 func newLink(h *Host, id uint16, info port.Info, send port.Sender, on func(Neighbour)) *link {
 	l := &link{
 		host: h, id: id, nic: linkNIC(id), on: on, info: info, send: send,
-		owned:      make(map[netip.Addr]tcpip.AddressWithPrefix),
+		owned:      make(map[netip.Addr]struct{}),
 		neighbours: make(map[netip.Addr]*neighbour),
 		open:       make(map[netip.Addr]*neighbour),
 		out:        packet.Packet{Mem: make([]byte, slotSize), Link: packet.LinkEthernet},
@@ -138,18 +137,16 @@ func (l *link) setAddresses(local []netip.Prefix, proxied []netip.Addr) (fresh [
 	if !slices.ContainsFunc(local, func(p netip.Prefix) bool { return p.Addr().Is6() && p.Addr().IsLinkLocalUnicast() }) {
 		local = append(slices.Clone(local), netip.PrefixFrom(linkLocal(l.info.MAC), 64))
 	}
-	want := make(map[netip.Addr]tcpip.AddressWithPrefix, len(local)+len(proxied))
+	want := make(map[netip.Addr]struct{}, len(local)+len(proxied))
 	for _, p := range local {
-		want[p.Addr()] = tcpip.AddressWithPrefix{Address: toNetstack(p.Addr()), PrefixLen: p.Bits()}
+		want[p.Addr()] = struct{}{}
 	}
 	for _, a := range proxied {
-		if _, ok := want[a]; !ok {
-			want[a] = toNetstack(a).WithPrefix()
-		}
+		want[a] = struct{}{}
 	}
-	for a, was := range l.owned {
-		if want[a] != was {
-			l.host.stack.RemoveAddress(l.nic, was.Address)
+	for a := range l.owned {
+		if _, keep := want[a]; !keep {
+			l.host.stack.RemoveAddress(l.nic, toNetstack(a))
 			delete(l.owned, a)
 		}
 	}
@@ -157,12 +154,10 @@ func (l *link) setAddresses(local []netip.Prefix, proxied []netip.Addr) (fresh [
 		if _, have := l.owned[a]; have || err != nil {
 			return
 		}
-		pa := tcpip.ProtocolAddress{Protocol: protocolOf(a), AddressWithPrefix: want[a]}
-		if e := l.host.stack.AddProtocolAddress(l.nic, pa, stack.AddressProperties{PEB: peb}); e != nil {
-			err = fmt.Errorf("host: port %s: address %v: %s", l.info.Name, a, e)
+		if err = l.host.addAddress(l.nic, a, peb); err != nil {
 			return
 		}
-		l.owned[a] = want[a]
+		l.owned[a] = struct{}{}
 		l.forgetLocked(a)
 		fresh = append(fresh, a)
 	}

@@ -24,6 +24,10 @@ type local struct {
 	host *Host
 	mtu  atomic.Uint32
 
+	// checked is RX checksum offload for the packet that is being delivered:
+	// netstack asks for the capability with every packet, on the pump.
+	checked atomic.Bool
+
 	mu         sync.RWMutex
 	dispatcher stack.NetworkDispatcher
 }
@@ -62,7 +66,7 @@ func (l *local) inject(ip []byte, checked bool) {
 	}
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(ip)})
 	defer pkt.DecRef()
-	pkt.RXChecksumValidated = checked
+	l.checked.Store(checked)
 	l.mu.RLock()
 	d := l.dispatcher
 	l.mu.RUnlock()
@@ -152,20 +156,26 @@ func offloadOf(pkt *stack.PacketBuffer, b []byte) packet.Offload {
 
 // The rest is stack.LinkEndpoint and stack.GSOEndpoint.
 
-func (l *local) SupportedGSO() stack.SupportedGSO             { return stack.HostGSOSupported }
-func (l *local) GSOMaxSize() uint32                           { return gsoMax }
-func (l *local) MTU() uint32                                  { return l.mtu.Load() }
-func (l *local) SetMTU(mtu uint32)                            { l.mtu.Store(mtu) }
-func (l *local) MaxHeaderLength() uint16                      { return 0 }
-func (l *local) LinkAddress() tcpip.LinkAddress               { return "" }
-func (l *local) SetLinkAddress(tcpip.LinkAddress)             {}
-func (l *local) Capabilities() stack.LinkEndpointCapabilities { return 0 }
-func (l *local) ARPHardwareType() header.ARPHardwareType      { return header.ARPHardwareNone }
-func (l *local) AddHeader(*stack.PacketBuffer)                {}
-func (l *local) ParseHeader(*stack.PacketBuffer) bool         { return true }
-func (l *local) Wait()                                        {}
-func (l *local) Close()                                       {}
-func (l *local) SetOnCloseAction(func())                      {}
+func (l *local) SupportedGSO() stack.SupportedGSO        { return stack.HostGSOSupported }
+func (l *local) GSOMaxSize() uint32                      { return gsoMax }
+func (l *local) MTU() uint32                             { return l.mtu.Load() }
+func (l *local) SetMTU(mtu uint32)                       { l.mtu.Store(mtu) }
+func (l *local) MaxHeaderLength() uint16                 { return 0 }
+func (l *local) LinkAddress() tcpip.LinkAddress          { return "" }
+func (l *local) SetLinkAddress(tcpip.LinkAddress)        {}
+func (l *local) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareNone }
+func (l *local) AddHeader(*stack.PacketBuffer)           {}
+func (l *local) ParseHeader(*stack.PacketBuffer) bool    { return true }
+func (l *local) Wait()                                   {}
+func (l *local) Close()                                  {}
+func (l *local) SetOnCloseAction(func())                 {}
+
+func (l *local) Capabilities() stack.LinkEndpointCapabilities {
+	if l.checked.Load() {
+		return stack.CapabilityRXChecksumOffload
+	}
+	return stack.CapabilityNone
+}
 
 func (l *local) Attach(d stack.NetworkDispatcher) {
 	l.mu.Lock()
