@@ -14,6 +14,7 @@ import (
 	"example.com/culvert/control/api"
 	"example.com/culvert/dataplane"
 	"example.com/culvert/dataplane/port"
+	"example.com/culvert/dataplane/port/own"
 	"example.com/culvert/rules"
 	"example.com/culvert/rules/config"
 )
@@ -30,6 +31,7 @@ type boundInterface struct {
 	driver    string
 	addresses []netip.Prefix
 	nextHops  []netip.Addr
+	owner     *own.Owner // nil where there is no kernel to keep out
 }
 
 // publish makes what reconcile did visible. g.mu must be held.
@@ -51,7 +53,7 @@ var driverNames = map[config.Driver]string{config.AFPacket: "af_packet", config.
 
 func bound(l *link, o *openPort) boundInterface {
 	b := boundInterface{conf: l.conf, state: api.StateUp, id: int(o.id), mac: o.info.MAC, mtu: o.info.MTU,
-		driver: o.info.Driver, addresses: l.addresses}
+		driver: o.info.Driver, addresses: l.addresses, owner: o.owner}
 	if l.conf.MTU > 0 {
 		b.mtu = min(b.mtu, l.conf.MTU)
 	}
@@ -117,6 +119,11 @@ func (b *boundInterface) describe(s port.Stats) api.Interface {
 			RxTruncated:   s.RxTruncated,
 			TxRefused:     s.TxRefused,
 		},
+	}
+	if b.owner != nil {
+		if kept, err := b.owner.Stats(); err == nil { // an error: let go meanwhile
+			i.Counters.KernelDropped, i.Counters.KernelReinject = kept.EgressDropped, kept.HostRedirected
+		}
 	}
 	if b.mac != [6]byte{} {
 		i.MAC = net.HardwareAddr(b.mac[:]).String()

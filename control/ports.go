@@ -3,7 +3,6 @@ package control
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"slices"
 
@@ -12,6 +11,7 @@ import (
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
 	"example.com/culvert/dataplane/port/afpacket"
+	"example.com/culvert/dataplane/port/own"
 	"example.com/culvert/dataplane/port/tun"
 	"example.com/culvert/rules/config"
 )
@@ -24,7 +24,7 @@ type openPort struct {
 	index  int         // of the kernel's interface, 0 if it has none beforehand
 	port   port.Port   // nil for a VLAN sub-interface
 	parent *openPort   // of a VLAN sub-interface
-	owner  io.Closer   // keeps the kernel out; nil where there is no kernel to keep out
+	owner  *own.Owner  // keeps the kernel out; nil where there is no kernel to keep out
 	box    port.Port   // TAP to the kernel of the gateway's namespace; nil without [host]
 	sender port.Sender // of the own stack
 
@@ -102,10 +102,6 @@ func (g *Gateway) openEthernet(p *openPort, l *link) error {
 	return nil
 }
 
-// tapName names the TAP of the interface with the given index: unique in the
-// namespace, and within the 15 bytes a name may have.
-func tapName(index int) string { return fmt.Sprintf("culvert%d", index) }
-
 // queues returns how many queues an interface gets: one for each worker unless
 // it is configured otherwise.
 func (g *Gateway) queues(conf *config.Interface) int {
@@ -172,7 +168,21 @@ func (g *Gateway) closePort(p *openPort) error {
 	return g.release(p)
 }
 
-// release ends what open opened. The kernel is let in last.
+// giveBack ends the ownership of p as the occasion wants: an interface that the
+// gateway goes on serving by another port, or serves until its own end, is left
+// to on_exit; one that was removed is the kernel's again. g.mu must be held.
+func (g *Gateway) giveBack(p *openPort) error {
+	if p.owner == nil {
+		return nil
+	}
+	other := g.ports[p.key]
+	if g.phase != running || other != nil && other != p && other.index == p.index {
+		return p.owner.Close()
+	}
+	return p.owner.Release()
+}
+
+// release ends what open opened. The kernel is let in last. g.mu must be held.
 func (g *Gateway) release(p *openPort) error {
 	var errs []error
 	if p.sender != nil {
@@ -181,9 +191,7 @@ func (g *Gateway) release(p *openPort) error {
 	if p.port != nil {
 		errs = append(errs, p.port.Close())
 	}
-	if p.owner != nil {
-		errs = append(errs, p.owner.Close())
-	}
+	errs = append(errs, g.giveBack(p))
 	if p.box != nil {
 		errs = append(errs, p.box.Close())
 	}

@@ -50,9 +50,9 @@ type Traffic struct {
 	TxBytes        uint64 `json:"tx_bytes"`
 	RxRingDropped  uint64 `json:"rx_ring_dropped"` // the receive ring had no slot
 	RxTruncated    uint64 `json:"rx_truncated"`
-	TxRefused      uint64 `json:"tx_refused"` // the kernel refused the frame
-	KernelDropped  uint64 `json:"kernel_dropped"`
-	KernelReinject uint64 `json:"kernel_reinjected"`
+	TxRefused      uint64 `json:"tx_refused"`        // the kernel refused the frame
+	KernelDropped  uint64 `json:"kernel_dropped"`    // frames the kernel wanted to send and was kept from
+	KernelReinject uint64 `json:"kernel_reinjected"` // frames given to the kernel, with [host]
 }
 
 // Rule is one rule in its normal form.
