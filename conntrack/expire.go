@@ -1,0 +1,108 @@
+package conntrack
+
+import (
+	"sync/atomic"
+
+	"example.com/culvert/conntrack/internal/word"
+)
+
+// The due array holds, per slot, a tick that is not later than the entry's
+// deadline, so that finding what expires is a walk over four bytes a flow.
+// Packets only store when they were seen; the sweep moves due forward when it
+// meets it. Only a timeout that got shorter moves it back.
+
+const (
+	sweepTicks = 100  // the sweep passes every slot once in this time
+	chunkSlots = 1024 // claimed by a worker at a time
+	maxChunks  = 1024 // looked at in one Begin: a million slots, under half a millisecond
+	maxExamine = 512  // entries examined in one Begin
+)
+
+// dueAt returns the value for Table.due of a deadline: 0 means something else.
+func dueAt(deadline Tick) uint32 { return max(uint32(deadline), 1) }
+
+// sweep does the part of the expiry walk that has become due since anybody did
+// some, within bounds.
+func (w *Worker) sweep(now Tick) {
+	t := w.t
+	if t.scanBase.Load() == 0 {
+		t.scanBase.CompareAndSwap(0, max(uint32(now), 1))
+	}
+	chunks := uint64(t.slots.high.Load()/chunkSlots) + 1
+	elapsed := now.Sub(Tick(t.scanBase.Load()))
+	if elapsed < 0 || elapsed > 1<<30 {
+		t.scanBase.Store(max(uint32(now), 1)) // the clock wrapped; begin to count anew
+		t.scan.Store(0)
+		return
+	}
+	goal := uint64(elapsed) * chunks / sweepTicks
+	examined := 0
+	for range maxChunks {
+		at := t.scan.Load()
+		if at >= goal || examined >= maxExamine {
+			return
+		}
+		if goal-at > chunks { // more than a pass behind: one is enough
+			t.scan.CompareAndSwap(at, goal-chunks)
+			continue
+		}
+		if t.scan.CompareAndSwap(at, at+1) {
+			examined += w.sweepChunk(uint32(at%chunks), now)
+		}
+	}
+}
+
+// sweepChunk ends the expired entries of one chunk of slots and returns how
+// many entries it looked at.
+func (w *Worker) sweepChunk(chunk uint32, now Tick) int {
+	t := w.t
+	examined := 0
+	end := min((chunk+1)*chunkSlots, t.slots.high.Load()+1)
+	for slot := max(chunk*chunkSlots, 1); slot < end; slot++ {
+		due := word.Load32(&t.due[slot])
+		if due == 0 || !now.Reached(Tick(due)) {
+			continue
+		}
+		examined++
+		deadline := t.entries[slot].deadline()
+		if now.Reached(deadline) {
+			w.kill(slot, ifExpired, now)
+			continue
+		}
+		t.postpone(slot, due, deadline)
+	}
+	return examined
+}
+
+// postpone moves the due tick of a slot from old to its deadline.
+func (t *Table) postpone(slot, old uint32, deadline Tick) {
+	for atomic.CompareAndSwapUint32(&t.due[slot], old, dueAt(deadline)) {
+		// A timeout that was shortened meanwhile may have found the old value
+		// early enough and left it: look again after the store.
+		again := t.entries[slot].deadline()
+		if again.Sub(deadline) >= 0 {
+			return
+		}
+		old, deadline = dueAt(deadline), again
+	}
+}
+
+// setTimeout changes how long an entry may be idle, counted from its last
+// packet. The store is sequentially consistent; see postpone.
+func (t *Table) setTimeout(slot uint32, e *Entry, timeout Tick) {
+	old := e.Timeout()
+	if old == timeout {
+		return
+	}
+	atomic.StoreUint32(&e.timeout, uint32(timeout))
+	if timeout >= old {
+		return
+	}
+	deadline := e.deadline()
+	for {
+		due := atomic.LoadUint32(&t.due[slot])
+		if due == 0 || deadline.Sub(Tick(due)) >= 0 || atomic.CompareAndSwapUint32(&t.due[slot], due, dueAt(deadline)) {
+			return
+		}
+	}
+}

@@ -1,0 +1,249 @@
+package conntrack
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"example.com/culvert/conntrack/internal/word"
+	"example.com/culvert/conntrack/tuple"
+)
+
+// Table is a set of flows. Its own methods may be called from any goroutine;
+// packets go through a Worker.
+type Table struct {
+	cfg    Config
+	limits tcpLimits
+	idle   idleTicks
+
+	index   index
+	entries []Entry     // by slot; slot 0 is never used
+	exts    []extension // by Entry.ext; 0 is never used
+	due     []uint32    // by slot: no later than the deadline; 0: not confirmed
+	slots   pool
+	extPool pool
+	mem     [][]byte
+
+	epochs  *epochs
+	readers chan int // free seats for goroutines that are not workers
+	workers []*Worker
+	control control
+
+	_    [64]byte
+	live atomic.Int64 // entries in the index
+	_    [56]byte
+	scan atomic.Uint64 // chunks of slots looked at for expiry, ever
+	_    [56]byte
+
+	scanBase atomic.Uint32 // tick of the first Begin, which the sweep counts from
+	events   pump
+	closed   sync.Once
+}
+
+const (
+	readerSeats = 16   // dumps and commands at the same time
+	slotSlack   = 4096 // slots beyond Max: caches and entries waiting for their epoch
+)
+
+// idleTicks are the timeouts in ticks.
+type idleTicks struct {
+	tcp            [numTCPStates]Tick
+	retrans, unack Tick
+	udp, udpStream Tick
+	gre, greStream Tick
+	icmp, icmpv6   Tick
+	generic        Tick
+}
+
+// New makes an empty table. It reserves address space for Config.Max flows;
+// memory is used as flows come.
+func New(cfg Config) (*Table, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	t := &Table{cfg: cfg, idle: cfg.Timeouts.ticks(), limits: cfg.tcpLimits()}
+	if t.index, err = newIndex(newHashKey(cfg.Key), cfg.Max); err != nil {
+		return nil, err
+	}
+	t.mem = append(t.mem, t.index.mem)
+	if err := t.allocate(cfg.Max + cfg.Max/8 + slotSlack + cfg.Workers*4*refillCount); err != nil {
+		return nil, errors.Join(err, t.free())
+	}
+
+	t.epochs = newEpochs(cfg.Workers + readerSeats)
+	t.readers = make(chan int, readerSeats)
+	for i := range readerSeats {
+		t.readers <- cfg.Workers + i
+	}
+	t.events.init(t, cfg.Workers+1)
+	t.workers = make([]*Worker, cfg.Workers)
+	for i := range t.workers {
+		t.workers[i] = &Worker{seat: i}
+		t.workers[i].init(t, i)
+	}
+	t.control.init(t, cfg.Workers)
+	go t.events.run()
+	return t, nil
+}
+
+// allocate makes the arrays for n slots.
+func (t *Table) allocate(n int) error {
+	var err error
+	if t.entries, err = newArray[Entry](t, n+1); err != nil {
+		return err
+	}
+	if t.exts, err = newArray[extension](t, n+1); err != nil {
+		return err
+	}
+	if t.due, err = newArray[uint32](t, n+1); err != nil {
+		return err
+	}
+	if t.slots.link, err = newArray[uint32](t, n+1); err != nil {
+		return err
+	}
+	if t.extPool.link, err = newArray[uint32](t, n+1); err != nil {
+		return err
+	}
+	t.slots.limit, t.extPool.limit = uint32(n), uint32(n)
+	return nil
+}
+
+// newArray makes n zero elements that live as long as t. T has no pointers.
+func newArray[T any](t *Table, n int) ([]T, error) {
+	var zero T
+	mem, err := newMemory(n * int(unsafe.Sizeof(zero)))
+	if err != nil {
+		return nil, err
+	}
+	t.mem = append(t.mem, mem)
+	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(mem))), n), nil
+}
+
+// Close ends event delivery, closes all subscriptions and releases the memory.
+// Workers must have stopped and no other method may be running or follow.
+func (t *Table) Close() error {
+	var err error
+	t.closed.Do(func() {
+		t.events.stop()
+		err = t.free()
+	})
+	return err
+}
+
+func (t *Table) free() error {
+	var errs []error
+	for _, mem := range t.mem {
+		errs = append(errs, freeMemory(mem))
+	}
+	t.mem = nil
+	return errors.Join(errs...)
+}
+
+// Worker returns the handle of worker i, 0 <= i < Config.Workers. One
+// goroutine at a time may use it.
+func (t *Table) Worker(i int) *Worker { return t.workers[i] }
+
+// Entry returns the record of a slot that the caller got in its current epoch:
+// a worker since its last Begin.
+func (t *Table) Entry(slot uint32) *Entry { return &t.entries[slot] }
+
+// Len returns the number of flows, those whose first packet still waits included.
+func (t *Table) Len() int { return int(t.live.Load()) }
+
+// Max returns the number of flows the table can hold.
+func (t *Table) Max() int { return t.cfg.Max }
+
+// Now returns the latest tick at which a worker began a batch.
+func (t *Table) Now() Tick {
+	now := Tick(word.Load32(&t.workers[0].now))
+	for _, w := range t.workers[1:] {
+		now = later(now, Tick(word.Load32(&w.now)))
+	}
+	return now
+}
+
+// Time converts a tick near the present to wall-clock time.
+func (t *Table) Time(at Tick) time.Time { return t.cfg.Base.Add(at.Duration()) }
+
+// Stats are the counters of conntrack -S.
+type Stats struct {
+	Found        uint64 // lookups that found an entry
+	Invalid      uint64 // packets a tracker refused
+	Insert       uint64 // flows confirmed
+	InsertFailed uint64 // claims that found a tuple taken
+	Drop         uint64 // claims refused for lack of room
+	EarlyDrop    uint64 // entries evicted to make room
+	Error        uint64 // not used by this package
+	Restart      uint64 // stale entries a new connection replaced
+	ClashResolve uint64 // claims lost to a packet of the same flow
+	ChainTooLong uint64 // claims whose buckets were full
+	Expired      uint64 // entries that timed out
+	Deleted      uint64 // entries deleted by command
+}
+
+// statCount is the number of counters in Stats.
+const statCount = int(unsafe.Sizeof(Stats{}) / 8)
+
+// Stats returns the sum over all workers.
+func (t *Table) Stats() Stats {
+	var sum Stats
+	for i := range t.workers {
+		add(&sum, &t.workers[i].stats)
+	}
+	add(&sum, &t.control.stats)
+	return sum
+}
+
+// WorkerStats returns the counters of each worker, for conntrack -S. What
+// commands did is counted with the first.
+func (t *Table) WorkerStats() []Stats {
+	all := make([]Stats, len(t.workers))
+	for i := range t.workers {
+		add(&all[i], &t.workers[i].stats)
+	}
+	add(&all[0], &t.control.stats)
+	return all
+}
+
+// add adds the counters of from, which may be moving, to sum.
+func add(sum, from *Stats) {
+	to := (*[statCount]uint64)(unsafe.Pointer(sum))
+	f := (*[statCount]uint64)(unsafe.Pointer(from))
+	for i := range f {
+		to[i] += word.Load64(&f[i])
+	}
+}
+
+// ticks converts to the table's unit.
+func (t *Timeouts) ticks() idleTicks {
+	var i idleTicks
+	for s, d := range t.TCP {
+		i.tcp[s] = Ticks(d)
+	}
+	i.retrans, i.unack = Ticks(t.TCPRetrans), Ticks(t.TCPUnacked)
+	i.udp, i.udpStream = Ticks(t.UDP), Ticks(t.UDPStream)
+	i.gre, i.greStream = Ticks(t.GRE), Ticks(t.GREStream)
+	i.icmp, i.icmpv6 = Ticks(t.ICMP), Ticks(t.ICMPv6)
+	i.generic = Ticks(t.Generic)
+	return i
+}
+
+// initial returns the timeout of a flow before its first packet was tracked.
+func (i *idleTicks) initial(proto uint8) Tick {
+	switch proto {
+	case tuple.TCP:
+		return i.tcp[SynSent]
+	case tuple.UDP, tuple.UDPLite:
+		return i.udp
+	case tuple.ICMP:
+		return i.icmp
+	case tuple.ICMPv6:
+		return i.icmpv6
+	case tuple.GRE:
+		return i.gre
+	}
+	return i.generic
+}

@@ -1,0 +1,214 @@
+package conntrack
+
+import (
+	"sync/atomic"
+	"time"
+
+	"example.com/culvert/conntrack/internal/word"
+	"example.com/culvert/conntrack/tuple"
+)
+
+// udpStreamAfter is how old a UDP flow must be to count as a stream.
+const udpStreamAfter = Tick(2 * time.Second / TickLength)
+
+// Admissible says whether a packet with tuple k that belongs to no flow may
+// begin one: Accept, or why not. It does not look at the table.
+func (w *Worker) Admissible(k *tuple.Tuple, s *Segment) Verdict {
+	v := Accept
+	switch k.Proto {
+	case tuple.TCP:
+		switch cell := tcpNext[tuple.Original][classify(s.Flags)][None]; {
+		case !legal(s.Flags):
+			v = InvalidFlags
+		case cell == invalid:
+			v = InvalidState
+		case cell != to(SynSent) && w.t.limits.pickup == Strict:
+			v = InvalidPickup
+		}
+	case tuple.ICMP:
+		switch k.DstPort >> 8 {
+		case 8, 13, 15, 17: // echo, timestamp, information, address mask
+		default:
+			v = InvalidType
+		}
+	case tuple.ICMPv6:
+		switch k.DstPort >> 8 {
+		case 128, 139: // echo, node information (RFC 4620)
+		default:
+			v = InvalidType
+		}
+	}
+	if v.Invalid() {
+		word.Add64(&w.stats.Invalid, 1)
+	}
+	return v
+}
+
+// Track takes a packet through the tracker of its flow: state, timer,
+// counters, status, events. Of the verdicts only Accept has an effect on
+// them. After Restart the entry is gone and the packet has to be looked up
+// again.
+func (w *Worker) Track(r Ref, s *Segment, now Tick) Verdict {
+	e := &w.t.entries[r.Slot]
+	status := e.Status()
+	idle := &w.t.idle
+	switch e.half[r.Dir].tuple.Proto {
+	case tuple.TCP:
+		return w.trackTCP(r, e, status, s, now)
+	case tuple.UDP, tuple.UDPLite:
+		return w.trackUDP(r, e, status, s, now)
+	case tuple.GRE:
+		if status&SeenReply == 0 {
+			return w.pass(r, e, status, s, now, idle.gre)
+		}
+		return w.pass(r, e, status|w.assure(e), s, now, idle.greStream)
+	case tuple.ICMP:
+		return w.pass(r, e, status, s, now, idle.icmp)
+	case tuple.ICMPv6:
+		return w.pass(r, e, status, s, now, idle.icmpv6)
+	}
+	return w.pass(r, e, status, s, now, idle.generic)
+}
+
+// trackUDP: an answered flow is a stream once it is two seconds old.
+func (w *Worker) trackUDP(r Ref, e *Entry, status Status, s *Segment, now Tick) Verdict {
+	if status&SeenReply == 0 || !now.Reached(Tick(e.proto[areaStream])) {
+		return w.pass(r, e, status, s, now, w.t.idle.udp)
+	}
+	if status&Assured == 0 {
+		status |= w.assure(e)
+	}
+	return w.pass(r, e, status, s, now, w.t.idle.udpStream)
+}
+
+// assure sets Assured and returns assuredNow if it was not set before.
+func (w *Worker) assure(e *Entry) Status {
+	if Status(atomic.OrUint32(&e.status, uint32(Assured)))&Assured != 0 {
+		return 0
+	}
+	return assuredNow
+}
+
+// assuredNow marks, in a status that is passed on and never stored, that this
+// packet set Assured.
+const assuredNow Status = 1 << 21
+
+// pass accepts a packet of a protocol that takes no lock.
+func (w *Worker) pass(r Ref, e *Entry, status Status, s *Segment, now, timeout Tick) Verdict {
+	w.account(r.Dir, e, s)
+	if status&FixedTimeout == 0 {
+		word.Store32(&e.half[r.Dir].seen, uint32(now))
+		if status&OwnTimeout == 0 {
+			w.t.setTimeout(r.Slot, e, timeout)
+		}
+	}
+	change := Change(0)
+	if status&assuredNow != 0 {
+		change = ChangedAssured
+	}
+	w.replied(r, e, status, change, now)
+	return Accept
+}
+
+// replied sets SeenReply on the first packet of the reply direction and
+// reports the changes of the entry, if it is known to anybody yet.
+func (w *Worker) replied(r Ref, e *Entry, status Status, change Change, now Tick) {
+	if r.Dir == tuple.Reply && status&SeenReply == 0 &&
+		Status(atomic.OrUint32(&e.status, uint32(SeenReply)))&SeenReply == 0 {
+		change |= ChangedReply
+	}
+	if change != 0 && status&Confirmed != 0 {
+		w.emit(EventUpdate, change, r.Slot, now)
+	}
+}
+
+// shared is the owner of a direction that several workers have used.
+const shared = ^uint32(0)
+
+// account counts a packet. While one worker alone sees a direction, its counts
+// are plain additions; from the second worker on they are atomic ones. In the
+// moment of change one packet can be lost from the count, once per direction
+// and flow.
+func (w *Worker) account(d tuple.Direction, e *Entry, s *Segment) {
+	h := &e.half[d]
+	owner := &e.proto[areaOwner+int(d)]
+	me := uint32(w.seat) + 1
+	switch now := word.Load32(owner); now {
+	case me:
+		word.Add64(&h.packets, 1)
+		word.Add64(&h.bytes, uint64(s.Bytes))
+		return
+	case 0:
+		if atomic.CompareAndSwapUint32(owner, 0, me) {
+			word.Add64(&h.packets, 1)
+			word.Add64(&h.bytes, uint64(s.Bytes))
+			return
+		}
+		fallthrough
+	default:
+		if now != shared {
+			atomic.StoreUint32(owner, shared)
+		}
+	}
+	atomic.AddUint64(&h.packets, 1)
+	atomic.AddUint64(&h.bytes, uint64(s.Bytes))
+}
+
+// trackTCP takes a segment through the pure tracker under the entry's lock.
+func (w *Worker) trackTCP(r Ref, e *Entry, status Status, s *Segment, now Tick) Verdict {
+	var c tcpConn
+	packed := e.lock()
+	c.load(e, packed)
+	old := c.state
+	res := c.advance(r.Dir, s, status, &w.t.limits)
+	counts := res.verdict == Accept
+	if counts {
+		h := &e.half[r.Dir]
+		word.Store64(&h.packets, h.packets+1)
+		word.Store64(&h.bytes, h.bytes+uint64(s.Bytes))
+		if res.idle == idleRefresh && status&FixedTimeout == 0 {
+			word.Store32(&e.half[r.Dir].seen, uint32(now))
+			if status&OwnTimeout == 0 {
+				w.t.setTimeout(r.Slot, e, w.t.idle.ofTCP(c.state, res.timer))
+			}
+		}
+	}
+	e.unlock(c.store(e))
+
+	switch {
+	case res.verdict == Restart:
+		word.Add64(&w.stats.Restart, 1)
+		w.kill(r.Slot, always, now)
+		return Restart
+	case !counts:
+		if res.verdict.Invalid() {
+			word.Add64(&w.stats.Invalid, 1)
+		}
+		return res.verdict
+	case res.idle == idleEnd && status&Confirmed != 0:
+		w.kill(r.Slot, always, now)
+		return Accept
+	}
+	change := Change(0)
+	if c.state != old {
+		change |= ChangedState
+	}
+	if res.assured && w.assure(e) != 0 {
+		change |= ChangedAssured
+	}
+	w.replied(r, e, status, change, now)
+	return Accept
+}
+
+// ofTCP returns the timeout of a state, cut as timer says.
+func (i *idleTicks) ofTCP(s State, timer tcpTimer) Tick {
+	switch timer {
+	case timerRetrans:
+		return min(i.tcp[s], i.retrans)
+	case timerUnacked:
+		return min(i.tcp[s], i.unack)
+	case timerClosed:
+		return i.tcp[Closed]
+	}
+	return i.tcp[s]
+}

@@ -1,0 +1,170 @@
+package conntrack
+
+import (
+	"unsafe"
+
+	"example.com/culvert/conntrack/internal/prefetch"
+	"example.com/culvert/conntrack/internal/word"
+	"example.com/culvert/conntrack/tuple"
+)
+
+// MaxBatch is the largest batch Worker.Lookup takes.
+const MaxBatch = 64
+
+// Ref names an entry and the direction a packet goes through it. It is valid
+// until the worker's next Begin or Park; an entry that is not confirmed yet
+// stays until its owner confirms or aborts it.
+type Ref struct {
+	Slot uint32 // 0: none
+	Dir  tuple.Direction
+}
+
+// Found reports whether r names an entry.
+func (r Ref) Found() bool { return r.Slot != 0 }
+
+// refOf decodes a value of the index.
+func refOf(id uint32) Ref { return Ref{id >> 1, tuple.Direction(id & 1)} }
+
+// actor is somebody who can make and end entries: a worker, or the control
+// side. It keeps what must not be shared while doing so.
+type actor struct {
+	t       *Table
+	ring    *ring // events
+	stats   Stats // written by the actor alone
+	slots   chain // free slots at hand
+	exts    chain // free extension records at hand
+	retired retirees
+}
+
+func (a *actor) init(t *Table, i int) {
+	a.t = t
+	a.ring = &t.events.rings[i]
+}
+
+// Worker is the handle through which one goroutine takes packets through the
+// table. Its calls come in batches: Begin, then any of the others, again
+// Begin; Park when there is nothing to do for a while.
+type Worker struct {
+	now  uint32 // Tick of the batch; read by others
+	seat int    // in epochs
+	actor
+
+	hash  [MaxBatch]uint64
+	ids   [MaxBatch]uint32
+	lines [2 * MaxBatch]uintptr
+	_     [64]byte
+}
+
+// Begin starts a batch at time now: entries seen before may be gone, slots
+// that nobody can hold any more return to the pool, and a bounded number of
+// entries is looked at for expiry. An idle worker calls it every 100 ms.
+func (w *Worker) Begin(now Tick) {
+	word.Store32(&w.now, uint32(now))
+	w.retired.close(w.t.epochs)
+	w.t.epochs.enter(w.seat)
+	w.reclaim()
+	w.t.control.help()
+	w.sweep(now)
+}
+
+// Park says that the worker holds no entry and will not look any up before its
+// next Begin.
+func (w *Worker) Park() {
+	w.retired.close(w.t.epochs)
+	w.t.epochs.leave(w.seat)
+}
+
+// reclaim gives slots whose time has come back to the pool.
+func (a *actor) reclaim() {
+	for {
+		c := a.retired.due(a.t.epochs)
+		if c == nil {
+			return
+		}
+		for slot, n := c.head, c.n; n > 0; n-- {
+			a.forget(&a.t.entries[slot])
+			slot = a.t.slots.link[slot]
+		}
+		a.t.slots.put(&a.slots, c)
+		a.retired.drop()
+	}
+}
+
+// forget clears what must not outlive an entry nobody can see any more.
+func (a *actor) forget(e *Entry) {
+	if e.ext != 0 {
+		one := chain{}
+		one.push(a.t.extPool.link, e.ext)
+		a.t.extPool.put(&a.exts, &one)
+		e.ext = 0
+	}
+	word.Store32(&e.status, 0)
+}
+
+// Lookup finds the entries of a batch of at most MaxBatch packets: refs[i] is
+// that of keys[i]. Entries whose time is over are not found. The three passes
+// let the cache misses of the batch overlap.
+func (w *Worker) Lookup(keys []tuple.Tuple, refs []Ref) {
+	x := &w.t.index
+	refs = refs[:len(keys)]
+	for i := range keys {
+		h := x.key.tuple(&keys[i])
+		w.hash[i] = h
+		w.lines[i] = uintptr(unsafe.Pointer(x.bucketAt(h, 0)))
+	}
+	prefetch.Lines(w.lines[:len(keys)])
+
+	for i := range keys {
+		id := x.bucketAt(w.hash[i], 0).first(tagOf(w.hash[i]))
+		w.ids[i] = id
+		e := &w.t.entries[id>>1]
+		w.lines[2*i] = uintptr(unsafe.Pointer(&e.half[id&1]))
+		w.lines[2*i+1] = uintptr(unsafe.Pointer(&e.word))
+	}
+	prefetch.Lines(w.lines[:2*len(keys)])
+
+	found := uint64(0)
+	for i := range keys {
+		id := w.ids[i]
+		if id == 0 || w.t.entries[id>>1].half[id&1].tuple != keys[i] {
+			id = x.find(w.t.entries, &keys[i], w.hash[i])
+		}
+		refs[i] = w.alive(id)
+		if refs[i].Slot != 0 {
+			found++
+		}
+	}
+	word.Add64(&w.stats.Found, found)
+}
+
+// Find is Lookup for one packet.
+func (w *Worker) Find(k *tuple.Tuple) Ref {
+	x := &w.t.index
+	r := w.alive(x.find(w.t.entries, k, x.key.tuple(k)))
+	if r.Slot != 0 {
+		word.Add64(&w.stats.Found, 1)
+	}
+	return r
+}
+
+// Entry returns the record of a slot found in this batch.
+func (w *Worker) Entry(slot uint32) *Entry { return &w.t.entries[slot] }
+
+// alive returns the Ref of an index value unless the entry's time is over, in
+// which case the entry ends here.
+func (w *Worker) alive(id uint32) Ref {
+	if id == 0 {
+		return Ref{}
+	}
+	r := refOf(id)
+	e := &w.t.entries[r.Slot]
+	now := Tick(w.now)
+	if e.expired(r.Dir, now) {
+		w.kill(r.Slot, ifExpired, now)
+		return Ref{}
+	}
+	if e.Status()&Dying != 0 {
+		return Ref{}
+	}
+	return r
+}
