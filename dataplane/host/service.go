@@ -64,9 +64,10 @@ func parseEndpoint(network, addr string) (e endpoint, err error) {
 	return e, nil
 }
 
-// full returns e in netstack's form, where no address means any.
+// full returns e in netstack's form, where no address means any. It names host0:
+// link NICs have the same addresses.
 func (e endpoint) full() tcpip.FullAddress {
-	f := tcpip.FullAddress{Port: e.port}
+	f := tcpip.FullAddress{NIC: localNIC, Port: e.port}
 	if !e.addr.IsUnspecified() {
 		f.Addr = toNetstack(e.addr)
 	}
