@@ -232,7 +232,7 @@ func (w *Worker) neighbour(hop *route.NextHop, dst tuple.Addr) (route.Hint, Reas
 	if eg.pointToPoint {
 		addr = tuple.Addr{}
 	}
-	hint, st, fresh, ok := w.e.neigh.Find(hop.Port, addr)
+	hint, st, fresh, ok := w.e.neigh.Find(hop.Port, addr, w.now)
 	switch {
 	case !ok:
 		return 0, NeighboursFull

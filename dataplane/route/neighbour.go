@@ -1,8 +1,10 @@
 package route
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"example.com/culvert/conntrack/tuple"
 )
@@ -47,6 +49,7 @@ type slot struct {
 	static    bool // never fails, never needs upkeep (point-to-point links, the host)
 	addr      tuple.Addr
 	mac       [6]byte
+	asked     int64 // while Incomplete: when Find last said fresh, ns
 	confirmed int64 // time of the last Learn, ns
 }
 
@@ -128,22 +131,27 @@ func (n *Neighbours) Get(h Hint) (port uint16, mac [6]byte, ok bool) {
 // HostHint returns the hint of the gateway's own host.
 func (n *Neighbours) HostHint() Hint { return Hint(uint16(n.slots[0].word.Load())) }
 
+const (
+	askAgain = int64(time.Second)     // a question or its answer may be lost: repeat it while packets come
+	giveUp   = 5 * int64(time.Second) // an open question this old may lose its slot
+)
+
 // Find returns the slot of addr on port, making one if there is none, and its
-// state. With Reachable the hint is valid; otherwise it only names the slot.
-// When a new neighbour is wanted and the table is full, a failed one is
-// replaced, else the least recently used; ok is false when all are in use.
+// state at time now (ns). With Reachable the hint is valid; otherwise it only
+// names the slot. When a new neighbour is wanted and the table is full, one that
+// failed or was not used lately is replaced; ok is false when there is none near.
 // fresh reports that the caller should have the address resolved.
-func (n *Neighbours) Find(port uint16, addr tuple.Addr) (h Hint, st State, fresh, ok bool) {
+func (n *Neighbours) Find(port uint16, addr tuple.Addr, now int64) (h Hint, st State, fresh, ok bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	i, known := n.index[neighbourKey{port, addr}]
 	if !known {
-		if i, ok = n.takeLocked(); !ok {
+		if i, ok = n.takeLocked(now); !ok {
 			return 0, Unknown, false, false
 		}
 		s := &n.slots[i]
-		s.addr, s.mac, s.static = addr, [6]byte{}, false
-		s.port.Store(uint32(port))
+		s.addr, s.mac, s.static, s.asked = addr, [6]byte{}, false, now
+		s.port.Store(uint32(port)) // no hint is valid: takeLocked has seen to it
 		s.state = Incomplete
 		s.retag()
 		n.index[neighbourKey{port, addr}] = i
@@ -155,14 +163,22 @@ func (n *Neighbours) Find(port uint16, addr tuple.Addr) (h Hint, st State, fresh
 	case Reachable:
 		return Hint(i<<16 | uint32(s.tag)), Reachable, false, true
 	case Failed:
-		s.state = Incomplete // this packet asks again
+		s.state, s.asked = Incomplete, now // this packet asks again
 		return Hint(i << 16), Incomplete, true, true
 	}
-	return Hint(i << 16), s.state, false, true
+	if now-s.asked >= askAgain {
+		s.asked, fresh = now, true
+	}
+	return Hint(i << 16), s.state, fresh, true
 }
 
-// takeLocked finds a slot for a new neighbour. n.mu must be held.
-func (n *Neighbours) takeLocked() (uint32, bool) {
+// reclaimSteps bounds the search for a slot to reclaim: a scan of a large prefix
+// must not make each packet walk the whole table.
+const reclaimSteps = 1024
+
+// takeLocked finds a slot for a new neighbour, whose old hints all miss. n.mu
+// must be held.
+func (n *Neighbours) takeLocked(now int64) (uint32, bool) {
 	if k := len(n.free); k > 0 {
 		i := n.free[k-1]
 		n.free = n.free[:k-1]
@@ -173,17 +189,19 @@ func (n *Neighbours) takeLocked() (uint32, bool) {
 		return n.next - 1, true
 	}
 	// Second chance: the first slot that failed, or was not used since the hand last passed.
-	for range 2 * len(n.slots) {
+	for range min(2*len(n.slots), reclaimSteps) {
 		n.hand++
 		if int(n.hand) >= len(n.slots) {
 			n.hand = 1
 		}
 		s := &n.slots[n.hand]
-		if s.static || s.state == Incomplete {
+		if s.static || s.state == Incomplete && now-s.asked < giveUp {
 			continue
 		}
-		if s.state == Failed || s.used.Swap(0) == 0 {
+		if s.state != Reachable || s.used.Swap(0) == 0 {
 			delete(n.index, neighbourKey{uint16(s.port.Load()), s.addr})
+			s.state = Unknown
+			s.publish() // before its port changes: Get reads the two one after the other
 			return n.hand, true
 		}
 	}
@@ -191,13 +209,13 @@ func (n *Neighbours) takeLocked() (uint32, bool) {
 }
 
 // Learn records the link-layer address of a neighbour and returns its slot.
-// Addresses nobody asked for are ignored (ok false): a stranger's announcements
-// cannot fill the table.
+// Addresses nobody asked for, and static ones, are ignored (ok false): a stranger's
+// announcements cannot fill the table or take over what the user fixed.
 func (n *Neighbours) Learn(port uint16, addr tuple.Addr, mac [6]byte, now int64) (i uint32, ok bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	i, ok = n.index[neighbourKey{port, addr}]
-	if !ok {
+	if !ok || n.slots[i].static {
 		return 0, false
 	}
 	s := &n.slots[i]
@@ -211,13 +229,14 @@ func (n *Neighbours) Learn(port uint16, addr tuple.Addr, mac [6]byte, now int64)
 }
 
 // Static declares a neighbour that needs no resolution: the far end of a
-// point-to-point port (zero mac), or an address the user fixed.
+// point-to-point port (zero mac), or an address the user fixed. It reports false
+// when the table has no room.
 func (n *Neighbours) Static(port uint16, addr tuple.Addr, mac [6]byte) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	i, ok := n.index[neighbourKey{port, addr}]
 	if !ok {
-		if i, ok = n.takeLocked(); !ok {
+		if i, ok = n.takeLocked(math.MaxInt64); !ok { // open questions give way
 			return false
 		}
 		n.index[neighbourKey{port, addr}] = i

@@ -44,8 +44,8 @@ func (h *NextHop) Neighbour(dst tuple.Addr) tuple.Addr {
 // Table is an immutable longest-prefix match over both address families. The
 // zero Table routes nothing. It is safe for concurrent use.
 type Table struct {
-	levels []level // longest prefix first, in bits of the 128-bit form
-	routes []Route
+	levels4, levels6 []level // longest prefix first
+	routes           []Route
 }
 
 // level holds the prefixes of one length. A lookup probes one map for each
@@ -72,11 +72,18 @@ func NewTable(routes []Route) (*Table, error) {
 		if r.Gateway.IsValid() && r.Gateway.Is4() != r.Prefix.Addr().Is4() {
 			return nil, fmt.Errorf("route: %v: gateway %v is of the other address family", r.Prefix, r.Gateway)
 		}
-		mask := mask128(bits128(r.Prefix))
-		if n := len(t.levels); n == 0 || t.levels[n-1].mask != mask {
-			t.levels = append(t.levels, level{mask: mask, hops: map[tuple.Addr]NextHop{}})
+		if r.Prefix.Addr().Is4In6() {
+			return nil, fmt.Errorf("route: %v: write an IPv4 prefix as such", r.Prefix)
 		}
-		l := &t.levels[len(t.levels)-1]
+		levels := &t.levels6
+		if r.Prefix.Addr().Is4() {
+			levels = &t.levels4
+		}
+		mask := mask128(bits128(r.Prefix))
+		if n := len(*levels); n == 0 || (*levels)[n-1].mask != mask {
+			*levels = append(*levels, level{mask: mask, hops: map[tuple.Addr]NextHop{}})
+		}
+		l := &(*levels)[len(*levels)-1]
 		key := and(tuple.AddrFrom(r.Prefix.Addr()), l.mask)
 		if _, taken := l.hops[key]; !taken {
 			l.hops[key] = NextHop{Port: r.Port, Gateway: tuple.AddrFrom(r.Gateway), Via: r.Gateway.IsValid()}
@@ -85,10 +92,15 @@ func NewTable(routes []Route) (*Table, error) {
 	return t, nil
 }
 
-// Lookup finds the route of dst and reports whether there is one.
+// Lookup finds the route of dst and reports whether there is one. A route of one
+// address family never carries the other, not even ::/0.
 func (t *Table) Lookup(dst tuple.Addr) (NextHop, bool) {
-	for i := range t.levels {
-		l := &t.levels[i]
+	levels := t.levels6
+	if dst.Is4() {
+		levels = t.levels4
+	}
+	for i := range levels {
+		l := &levels[i]
 		if h, ok := l.hops[and(dst, l.mask)]; ok {
 			return h, true
 		}
@@ -100,9 +112,7 @@ func (t *Table) Lookup(dst tuple.Addr) (NextHop, bool) {
 // not change it.
 func (t *Table) Routes() []Route { return t.routes }
 
-// bits128 is the prefix length in the 128-bit form that tuple.Addr uses. An
-// IPv4 default route has 96 bits there, so ::/0 never matches an IPv4 address
-// before it; a mapped prefix is only matched by mapped addresses.
+// bits128 is the prefix length in the 128-bit form that tuple.Addr uses.
 func bits128(p netip.Prefix) int {
 	if p.Addr().Is4() {
 		return p.Bits() + 96
