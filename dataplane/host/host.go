@@ -28,6 +28,7 @@ var (
 	ErrPort     = errors.New("no such port")
 	ErrPortUsed = errors.New("port is known already")
 	ErrLink     = errors.New("not an Ethernet port")
+	ErrAddress  = errors.New("not an address of the gateway")
 )
 
 // Pump says who moves packets from the rings into netstack.
@@ -337,6 +338,14 @@ func (h *Host) syncLocalLocked() error {
 		h.onNIC[a] = struct{}{}
 	}
 	return nil
+}
+
+// isOwn reports whether a is one of the gateway's own addresses.
+func (h *Host) isOwn(a netip.Addr) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, ok := h.onNIC[a]
+	return ok
 }
 
 // source returns the address to send to dst from; the zero Addr leaves it to netstack.

@@ -83,9 +83,8 @@ func (p *hostPort) Close() error { return nil }
 
 // sender delivers packets to the stack. They are copied at once, so it needs no flushing.
 type sender struct {
-	host    *Host
-	refused [port.NumStatuses]uint32
-	tx      struct{ frames, bytes, refused atomic.Uint64 }
+	host *Host
+	tx   struct{ frames, bytes, refused atomic.Uint64 }
 }
 
 func (s *sender) Send(p *packet.Packet) port.Status {

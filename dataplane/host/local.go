@@ -15,7 +15,7 @@ import (
 
 const (
 	defaultMTU uint32 = 1500  // of host0 while no port has a smaller one
-	gsoMax            = 65535 // an IP packet is not longer (RFC 791 section 3.1)
+	gsoMax     int    = 65535 // an IP packet is not longer (RFC 791 section 3.1)
 )
 
 // local is host0's link endpoint: IP packets without a link layer, to and from
@@ -157,7 +157,7 @@ func offloadOf(pkt *stack.PacketBuffer, b []byte) packet.Offload {
 // The rest is stack.LinkEndpoint and stack.GSOEndpoint.
 
 func (l *local) SupportedGSO() stack.SupportedGSO        { return stack.HostGSOSupported }
-func (l *local) GSOMaxSize() uint32                      { return gsoMax }
+func (l *local) GSOMaxSize() uint32                      { return uint32(gsoMax) }
 func (l *local) MTU() uint32                             { return l.mtu.Load() }
 func (l *local) SetMTU(mtu uint32)                       { l.mtu.Store(mtu) }
 func (l *local) MaxHeaderLength() uint16                 { return 0 }

@@ -464,7 +464,7 @@ func TestRefusedAddresses(t *testing.T) {
 		{"tcp4", "[2001:db8::1]:80", "family"},
 		{"udp", ":53", "unknown network"},
 		{"sctp", ":80", "unknown network"},
-		{"tcp", "203.0.113.9:80", "bad local address"},
+		{"tcp", "203.0.113.9:80", "not an address of the gateway"},
 	} {
 		_, err := b.Listen(tt.network, tt.addr)
 		if err == nil || !strings.Contains(err.Error(), tt.want) {

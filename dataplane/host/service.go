@@ -104,6 +104,9 @@ func (h *Host) bind(e endpoint) (b bound, err error) {
 	if h.closed.Load() {
 		return b, ErrClosed
 	}
+	if !e.addr.IsUnspecified() && !h.isOwn(e.addr) {
+		return b, fmt.Errorf("%v: %w", e.addr, ErrAddress)
+	}
 	b.wq = new(waiter.Queue)
 	ep, terr := h.stack.NewEndpoint(e.transport(), e.family, b.wq)
 	if terr != nil {
