@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"encoding/binary"
 	"fmt"
 	"strings"
 
@@ -70,7 +71,7 @@ type matcher struct {
 	outAreas        uint64
 	protos          *bits256
 	ttls, dscps     *bits256
-	src, dst        []nat.AddrRange
+	src, dst        []addrRange
 	srcPort, dstPrt []nat.PortRange
 	icmp            []ICMPType
 	marks           []MarkMatch
@@ -127,8 +128,8 @@ func (m *matcher) static(k *Key) bool {
 	case m.looksAt(fDstPort) && !m.hasPort(fDstPort, m.dstPrt, t, t.DstPort):
 	case m.looksAt(fSrcPort) && !m.hasPort(fSrcPort, m.srcPort, t, t.SrcPort):
 	case m.looksAt(fICMP) && !m.hasICMP(t):
-	case m.looksAt(fDst) && !m.hasAddr(fDst, m.dst, t, t.Dst):
-	case m.looksAt(fSrc) && !m.hasAddr(fSrc, m.src, t, t.Src):
+	case m.looksAt(fDst) && !m.hasAddr(fDst, m.dst, t, &t.Dst):
+	case m.looksAt(fSrc) && !m.hasAddr(fSrc, m.src, t, &t.Src):
 	default:
 		return true
 	}
@@ -164,13 +165,42 @@ func (m *matcher) hasPort(f field, ranges []nat.PortRange, t *tuple.Tuple, port 
 }
 
 // hasAddr compares within the family only: ::/0 does not hold IPv4 addresses.
-func (m *matcher) hasAddr(f field, ranges []nat.AddrRange, t *tuple.Tuple, a tuple.Addr) bool {
+func (m *matcher) hasAddr(f field, ranges []addrRange, t *tuple.Tuple, a *tuple.Addr) bool {
+	hi, lo := halves(a)
 	for i := range ranges {
-		if r := &ranges[i]; family(r) == t.Family && r.Contains(a) {
+		if r := &ranges[i]; r.family == t.Family && r.contains(hi, lo) {
 			return m.sense(f, true)
 		}
 	}
 	return m.sense(f, false)
+}
+
+// addrRange is a nat.AddrRange as two pairs of words: a rule that misses by
+// address takes two thirds of the time (BenchmarkFirstPacket).
+type addrRange struct {
+	firstHi, firstLo uint64
+	lastHi, lastLo   uint64
+	family           uint8
+}
+
+func (r *addrRange) contains(hi, lo uint64) bool {
+	return (hi > r.firstHi || hi == r.firstHi && lo >= r.firstLo) &&
+		(hi < r.lastHi || hi == r.lastHi && lo <= r.lastLo)
+}
+
+func halves(a *tuple.Addr) (hi, lo uint64) {
+	return binary.BigEndian.Uint64(a[:8]), binary.BigEndian.Uint64(a[8:])
+}
+
+func addrRanges(ranges []nat.AddrRange) []addrRange {
+	out := make([]addrRange, len(ranges))
+	for i := range ranges {
+		r := &out[i]
+		r.firstHi, r.firstLo = halves(&ranges[i].First)
+		r.lastHi, r.lastLo = halves(&ranges[i].Last)
+		r.family = family(&ranges[i])
+	}
+	return out
 }
 
 // hasICMP is false for other protocols, whatever the sense.
@@ -236,7 +266,7 @@ func compileMatch(spec *Spec, b *Binding, rs *RuleSpec) (matcher, error) {
 			m.local ^= ToLocal
 		}
 	}
-	m.src, m.dst = c.Src.Values, c.Dst.Values
+	m.src, m.dst = addrRanges(c.Src.Values), addrRanges(c.Dst.Values)
 	m.srcPort, m.dstPrt = c.SrcPort.Values, c.DstPort.Values
 	m.icmp, m.marks = c.ICMP.Values, c.Mark.Values
 

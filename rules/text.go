@@ -12,7 +12,7 @@ import (
 
 // Text returns the rule in normal form: conditions in a fixed order, then the
 // action. Equal rules have equal texts, however they were written; name and
-// comment are left out.
+// comment are left out, and so is what the profile adds.
 func (rs *RuleSpec) Text() string {
 	var w words
 	c := &rs.If
@@ -68,7 +68,12 @@ func (w *words) add(s string) {
 }
 
 func (w *words) translation(addrs []nat.AddrRange, ports nat.PortRange, f nat.Flags) {
-	if len(addrs) > 0 {
+	one := len(addrs) == 1 && addrs[0].First == addrs[0].Last
+	switch {
+	case one && !ports.IsZero() && ports.First == ports.Last:
+		w.add("to " + netip.AddrPortFrom(addrs[0].First.Netip(), ports.First).String())
+		ports = nat.PortRange{}
+	case len(addrs) > 0:
 		w.add("to " + join(addrs, RangeText))
 	}
 	if !ports.IsZero() {
@@ -77,7 +82,7 @@ func (w *words) translation(addrs []nat.AddrRange, ports nat.PortRange, f nat.Fl
 	for _, flag := range [...]struct {
 		bit  nat.Flags
 		name string
-	}{{nat.Random, "random"}, {nat.FullyRandom, "fully-random"}, {nat.Persistent, "persistent"}, {nat.RFC, "keep-parity"}} {
+	}{{nat.Random, "random"}, {nat.FullyRandom, "fully-random"}, {nat.Persistent, "persistent"}} {
 		if f&flag.bit != 0 {
 			w.add(flag.name)
 		}
