@@ -24,24 +24,35 @@ type Side struct {
 // each queue. It returns the number of packets that the drivers refused.
 func Forward(t testing.TB, a, b Side) *atomic.Int64 {
 	t.Helper()
+	return run(t, min(a.Port.Info().NumQueues, b.Port.Info().NumQueues), func(i int) *worker {
+		sides := [2]Side{a, b}
+		return &worker{
+			q:     [2]port.Queue{a.Port.Queue(i), b.Port.Queue(i)},
+			cross: func(p *packet.Packet, in int) bool { return Cross(p, sides[in], sides[1-in]) },
+		}
+	})
+}
+
+// run starts n workers, which end with the test.
+func run(t testing.TB, n int, newWorker func(i int) *worker) *atomic.Int64 {
+	t.Helper()
 	var refused atomic.Int64
 	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
 		t.Fatal(err)
 	}
-	workers := min(a.Port.Info().NumQueues, b.Port.Info().NumQueues)
 	done := make(chan struct{})
-	for i := range workers {
+	for i := range n {
+		w := newWorker(i)
+		w.stop, w.refused = stop, &refused
 		go func() {
-			w := worker{sides: [2]Side{a, b}, stop: stop, refused: &refused}
-			w.q[0], w.q[1] = a.Port.Queue(i), b.Port.Queue(i)
 			w.run()
 			done <- struct{}{}
 		}()
 	}
 	t.Cleanup(func() {
 		unix.Write(stop, binary.NativeEndian.AppendUint64(nil, 1))
-		for range workers {
+		for range n {
 			<-done
 		}
 		unix.Close(stop)
@@ -50,8 +61,8 @@ func Forward(t testing.TB, a, b Side) *atomic.Int64 {
 }
 
 type worker struct {
-	sides   [2]Side
 	q       [2]port.Queue
+	cross   func(p *packet.Packet, in int) bool // makes a frame of queue in one for the other
 	pkts    [64]packet.Packet
 	stop    int
 	refused *atomic.Int64
@@ -64,7 +75,7 @@ func (w *worker) run() {
 		{Fd: int32(w.stop), Events: unix.POLLIN},
 	}
 	for {
-		if w.Pass(0)+w.Pass(1) > 0 {
+		if w.pass(0)+w.pass(1) > 0 {
 			continue
 		}
 		if _, err := unix.Ppoll(fds, nil, nil); err != nil && err != unix.EINTR {
@@ -76,12 +87,12 @@ func (w *worker) run() {
 	}
 }
 
-// Pass forwards one batch from side i to the other and returns its length.
-func (w *worker) Pass(i int) int {
+// pass forwards one batch from side i to the other and returns its length.
+func (w *worker) pass(i int) int {
 	in, out := w.q[i], w.q[1-i]
 	n := in.Recv(w.pkts[:])
 	for k := range w.pkts[:n] {
-		if p := &w.pkts[k]; Cross(p, w.sides[i], w.sides[1-i]) {
+		if p := &w.pkts[k]; w.cross(p, i) {
 			if out.Send(p) != port.Sent {
 				w.refused.Add(1)
 			}
@@ -124,4 +135,12 @@ func Cross(p *packet.Packet, from, to Side) bool {
 	}
 	p.Offload.HdrLen = uint16(max(0, int(p.Offload.HdrLen)+shift))
 	return true
+}
+
+// Relay carries frames between two Ethernet ports as they are, until the test ends.
+func Relay(t testing.TB, a, b port.Port) {
+	t.Helper()
+	run(t, 1, func(int) *worker {
+		return &worker{q: [2]port.Queue{a.Queue(0), b.Queue(0)}, cross: func(*packet.Packet, int) bool { return true }}
+	})
 }

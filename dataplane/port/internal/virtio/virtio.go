@@ -44,5 +44,11 @@ func Put(b []byte, o *packet.Offload, shift, hdrLen int) {
 }
 
 // HdrLen returns the header length to announce for a frame of n bytes: the hint of
-// o, shifted, but never more than the frame.
-func HdrLen(o *packet.Offload, shift, n int) int { return min(int(o.HdrLen)+shift, n) }
+// o, shifted, but never more than the frame. No hint stays none: a TAP refuses one
+// that is shorter than an Ethernet header.
+func HdrLen(o *packet.Offload, shift, n int) int {
+	if o.HdrLen == 0 {
+		return 0
+	}
+	return min(int(o.HdrLen)+shift, n)
+}
