@@ -216,8 +216,8 @@ func TestTCPLife(t *testing.T) {
 	x.expect(tuple.Original, ACK, 202, 2, 0, Accept, "TIME_WAIT")
 	x.timeout(120 * time.Second)
 	e := x.w.Entry(x.r.Slot)
-	if e.Packets(0) != 5 || e.Packets(1) != 3 || e.Bytes(0) != 400 || e.Bytes(1) != 120 {
-		t.Errorf("packets %d/%d bytes %d/%d, want 5/3 400/120", e.Packets(0), e.Packets(1), e.Bytes(0), e.Bytes(1))
+	if e.Packets(0) != 5 || e.Packets(1) != 4 || e.Bytes(0) != 400 || e.Bytes(1) != 160 {
+		t.Errorf("packets %d/%d bytes %d/%d, want 5/4 400/160", e.Packets(0), e.Packets(1), e.Bytes(0), e.Bytes(1))
 	}
 	x.expect(tuple.Original, SYN, 900, 0, 0, Restart, "GONE")
 }
