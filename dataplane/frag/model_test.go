@@ -12,8 +12,11 @@ import (
 // datagram marked by itself.
 type twin map[Key]*twinDatagram
 
+// twinLen is beyond every byte that step may send.
+const twinLen = 4096
+
 type twinDatagram struct {
-	came     [1 << 16]bool
+	came     [twinLen]bool
 	end      int // 0: not known
 	state    state
 	why      Reason

@@ -6,8 +6,8 @@
 //  1. Parse checks lengths and checksums and finds the tuple. What is wrong with
 //     a frame is a Fault.
 //  2. TCPOptions and GRECallID give, on demand, what only some flows need.
-//  3. Translate (or a Rewrite made once for a flow, or TranslateError for ICMP
-//     errors), DecrementTTL and ClampMSS change headers. Each changes the
+//  3. Translate (or the Delta of a flow, worked out once, or TranslateError for
+//     ICMP errors), DecrementTTL and ClampMSS change headers. Each changes the
 //     checksums in the same step.
 //  4. SetLink makes the frame fit its egress. There, CompleteChecksum and
 //     Segmenter do what an egress without offloads does not, and Fragmenter cuts

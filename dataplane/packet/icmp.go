@@ -154,7 +154,7 @@ func putHeader(ip []byte, family, proto uint8, src, dst tuple.Addr) uint16 {
 		be.PutUint16(ip[2:], uint16(len(ip)))
 		be.PutUint16(ip[6:], ipFlagDF) // identification 0 is fine then: RFC 6864 section 4.1
 		ip[8], ip[9] = ownTTL, proto
-		putAddrs(ip, &t)
+		putAddrs(ip, family, &t)
 		be.PutUint16(ip[10:], ^sumWords(ip[:ipv4MinLen]))
 		return fold(uint64(sumWords(ip[12:20])) + uint64(proto) + uint64(len(ip)-ipv4MinLen))
 	}
@@ -162,7 +162,7 @@ func putHeader(ip []byte, family, proto uint8, src, dst tuple.Addr) uint16 {
 	ip[0] = 6 << 4
 	be.PutUint16(ip[4:], uint16(len(ip)-ipv6Len))
 	ip[6], ip[7] = proto, ownTTL
-	putAddrs(ip, &t)
+	putAddrs(ip, family, &t)
 	return fold(uint64(sumWords(ip[8:40])) + uint64(proto) + uint64(len(ip)-ipv6Len))
 }
 

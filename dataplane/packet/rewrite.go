@@ -2,30 +2,30 @@ package packet
 
 import "example.com/culvert/conntrack/tuple"
 
-// Rewrite is a translation worked out once for many packets: what to write and
-// by how much it changes the sums. The zero Rewrite changes nothing.
-type Rewrite struct {
-	to    tuple.Tuple
-	addrs uint16 // change of sums over the addresses; 0: addresses stay
-	ports uint16 // change of sums over ports or query id; 0: they stay
+// Delta is by how much a translation changes the sums of a packet: worked out
+// once, it serves all packets of a flow in one direction. The zero Delta is of a
+// translation that changes nothing.
+type Delta struct {
+	Addrs uint16 // change of sums over the addresses; 0: addresses stay
+	Ports uint16 // change of sums over ports or query id; 0: they stay
 }
 
-// MakeRewrite returns the translation of packets with tuple from into packets
-// with tuple to. Both must be of one family and protocol; zones are ignored. Of
-// ICMP only the query identifier is translated, never type and code.
-func MakeRewrite(from, to *tuple.Tuple) Rewrite {
-	r := Rewrite{to: *to}
-	r.to.Family, r.to.Proto = from.Family, from.Proto
+// DeltaOf returns the Delta of packets with tuple from that become packets with
+// tuple to. Both must be of one family and protocol; zones are ignored. Of ICMP
+// only the query identifier is translated, never type and code.
+func DeltaOf(from, to *tuple.Tuple) (d Delta) {
 	if from.Src != to.Src || from.Dst != to.Dst {
-		r.addrs = fold(addrDelta(&from.Src, &to.Src) + addrDelta(&from.Dst, &to.Dst))
+		d.Addrs = fold(addrDelta(&from.Src, &to.Src) + addrDelta(&from.Dst, &to.Dst))
 	}
-	if tuple.IsICMP(from.Proto) {
-		r.to.DstPort = from.DstPort
+	switch {
+	case tuple.IsICMP(from.Proto):
+		if from.SrcPort != to.SrcPort {
+			d.Ports = fold(wordDelta(from.SrcPort, to.SrcPort))
+		}
+	case from.SrcPort != to.SrcPort || from.DstPort != to.DstPort:
+		d.Ports = fold(wordDelta(from.SrcPort, to.SrcPort) + wordDelta(from.DstPort, to.DstPort))
 	}
-	if from.SrcPort != r.to.SrcPort || from.DstPort != r.to.DstPort {
-		r.ports = fold(wordDelta(from.SrcPort, r.to.SrcPort) + wordDelta(from.DstPort, r.to.DstPort))
-	}
-	return r
+	return d
 }
 
 // wordDelta returns the unfolded change of a sum when from becomes to. It is
@@ -35,8 +35,9 @@ func wordDelta(from, to uint16) uint64 { return uint64(^from) + uint64(to) + 0xf
 // addrDelta returns the unfolded change of a sum when from becomes to.
 func addrDelta(from, to *tuple.Addr) uint64 {
 	s := uint64(0xffff) // never zero, as in wordDelta
-	for i := 0; i < 16; i += 4 {
-		s += uint64(^be.Uint32(from[i:])) + uint64(be.Uint32(to[i:]))
+	for i := 0; i < 16; i += 8 {
+		old, now := ^be.Uint64(from[i:]), be.Uint64(to[i:])
+		s += old>>32 + old&0xffffffff + now>>32 + now&0xffffffff
 	}
 	return s
 }
@@ -46,32 +47,31 @@ func addrDelta(from, to *tuple.Addr) uint64 {
 // sets p.Tuple. Later fragments get the addresses only, first fragments
 // everything but SCTP ports. Partial checksums stay partial.
 func Translate(p *Packet, to *tuple.Tuple) {
-	r := MakeRewrite(&p.Tuple, to)
-	r.Apply(p)
+	DeltaOf(&p.Tuple, to).Apply(p, to)
 }
 
-// Apply translates p, whose tuple must be the one r was made from.
-func (r *Rewrite) Apply(p *Packet) {
-	if r.addrs != 0 {
-		r.writeAddrs(p)
+// Apply is Translate with the Delta at hand: d must be DeltaOf(&p.Tuple, to).
+func (d Delta) Apply(p *Packet, to *tuple.Tuple) {
+	if d.Addrs != 0 {
+		writeAddrs(p, to, d.Addrs)
 	}
-	if p.Flags&FragmentLater == 0 && r.addrs|r.ports != 0 {
-		r.writeTransport(p)
+	if p.Flags&FragmentLater == 0 && d != (Delta{}) {
+		d.writeTransport(p, to)
 	}
 }
 
-func (r *Rewrite) writeAddrs(p *Packet) {
+func writeAddrs(p *Packet, to *tuple.Tuple, delta uint16) {
 	ip := p.Mem[p.L3:p.L4]
-	p.Tuple.Src, p.Tuple.Dst = r.to.Src, r.to.Dst
-	putAddrs(ip, &r.to)
+	p.Tuple.Src, p.Tuple.Dst = to.Src, to.Dst
+	putAddrs(ip, p.Tuple.Family, to)
 	if p.Tuple.Family == tuple.IPv4 {
-		addSum(ip[10:], r.addrs)
+		addSum(ip[10:], delta)
 	}
 }
 
-// putAddrs writes the addresses of t into the IP header ip of the same family.
-func putAddrs(ip []byte, t *tuple.Tuple) {
-	if t.Family == tuple.IPv4 {
+// putAddrs writes the addresses of t into the IP header ip of the given family.
+func putAddrs(ip []byte, family uint8, t *tuple.Tuple) {
+	if family == tuple.IPv4 {
 		copy(ip[12:16], t.Src[12:])
 		copy(ip[16:20], t.Dst[12:])
 		return
@@ -80,46 +80,46 @@ func putAddrs(ip []byte, t *tuple.Tuple) {
 	copy(ip[24:40], t.Dst[:])
 }
 
-func (r *Rewrite) writeTransport(p *Packet) {
+func (d Delta) writeTransport(p *Packet, to *tuple.Tuple) {
 	b := p.Mem[p.L4:p.End]
-	both := fold(uint64(r.addrs) + uint64(r.ports))
+	both := fold(uint64(d.Addrs) + uint64(d.Ports))
 	switch p.Tuple.Proto {
 	case tuple.TCP:
 		_ = b[17]
-		r.writePorts(p, b)
-		addTransport(p, b[16:], both, r.addrs)
+		writePorts(p, b, to)
+		addTransport(p, b[16:], both, d.Addrs)
 	case tuple.UDP:
 		_ = b[7]
-		r.writePorts(p, b)
+		writePorts(p, b, to)
 		if p.Flags&PartialChecksum != 0 {
-			addTransport(p, b[6:], both, r.addrs)
+			addTransport(p, b[6:], both, d.Addrs)
 		} else {
 			addUDPSum(b[6:], both)
 		}
 	case tuple.UDPLite:
-		r.writePorts(p, b)
+		writePorts(p, b, to)
 		addUDPSum(b[6:], both)
 	case tuple.DCCP:
-		r.writePorts(p, b)
-		addTransport(p, b[6:], both, r.addrs)
+		writePorts(p, b, to)
+		addTransport(p, b[6:], both, d.Addrs)
 	case tuple.SCTP:
-		if p.Flags&Untranslatable == 0 && r.ports != 0 {
-			r.writePorts(p, b)
+		if p.Flags&Untranslatable == 0 && d.Ports != 0 {
+			writePorts(p, b, to)
 			fixSCTP(p)
 		}
 	case tuple.ICMP:
-		if r.ports != 0 {
-			r.writeID(p, b)
-			addTransport(p, b[2:], r.ports, 0)
+		if d.Ports != 0 {
+			writeID(p, b, to.SrcPort)
+			addTransport(p, b[2:], d.Ports, 0)
 		}
 	case tuple.ICMPv6:
-		if r.ports != 0 {
-			r.writeID(p, b)
+		if d.Ports != 0 {
+			writeID(p, b, to.SrcPort)
 		}
-		addTransport(p, b[2:], both, r.addrs)
+		addTransport(p, b[2:], both, d.Addrs)
 	case tuple.GRE:
-		if r.ports != 0 {
-			writeCallID(p, b, r.to.DstPort)
+		if d.Ports != 0 {
+			writeCallID(p, b, to.DstPort)
 		}
 	}
 }
@@ -134,16 +134,16 @@ func addTransport(p *Packet, sum []byte, full, pseudo uint16) {
 	}
 }
 
-func (r *Rewrite) writePorts(p *Packet, b []byte) {
-	be.PutUint16(b, r.to.SrcPort)
-	be.PutUint16(b[2:], r.to.DstPort)
-	p.Tuple.SrcPort, p.Tuple.DstPort = r.to.SrcPort, r.to.DstPort
+func writePorts(p *Packet, b []byte, to *tuple.Tuple) {
+	be.PutUint16(b, to.SrcPort)
+	be.PutUint16(b[2:], to.DstPort)
+	p.Tuple.SrcPort, p.Tuple.DstPort = to.SrcPort, to.DstPort
 }
 
 // writeID sets the identifier of an ICMP query; other messages have none.
-func (r *Rewrite) writeID(p *Packet, b []byte) {
-	be.PutUint16(b[4:], r.to.SrcPort)
-	p.Tuple.SrcPort = r.to.SrcPort
+func writeID(p *Packet, b []byte, id uint16) {
+	be.PutUint16(b[4:], id)
+	p.Tuple.SrcPort = id
 }
 
 // DecrementTTL lowers TTL or hop limit by one. The caller has seen that p.TTL is

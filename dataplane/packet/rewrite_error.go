@@ -8,59 +8,58 @@ import "example.com/culvert/conntrack/tuple"
 // present, then the ICMP checksum. p.Flags must have ICMPError; ports are
 // translated only with EmbeddedNAT.
 func TranslateError(p *Packet, outer, embedded *tuple.Tuple) {
-	inner := MakeRewrite(&p.Embedded, embedded)
-	delta := inner.writeEmbedded(p)
+	delta := writeEmbedded(p, embedded)
 
-	own := *outer
-	own.SrcPort, own.DstPort = p.Tuple.SrcPort, p.Tuple.DstPort
-	r := MakeRewrite(&p.Tuple, &own)
-	if r.addrs != 0 {
-		r.writeAddrs(p)
-	}
 	var pseudo uint16
-	if p.Tuple.Proto == tuple.ICMPv6 {
-		pseudo = r.addrs
+	own := p.Tuple
+	own.Src, own.Dst = outer.Src, outer.Dst
+	if d := DeltaOf(&p.Tuple, &own); d.Addrs != 0 {
+		writeAddrs(p, &own, d.Addrs)
+		if p.Tuple.Proto == tuple.ICMPv6 {
+			pseudo = d.Addrs
+		}
 	}
 	if sum := fold(delta + uint64(pseudo)); sum != 0 {
 		addTransport(p, p.Mem[p.L4+2:p.End], sum, pseudo)
 	}
 }
 
-// writeEmbedded translates the packet inside p and returns the unfolded change
-// of a sum over all bytes that it changed.
-func (r *Rewrite) writeEmbedded(p *Packet) (delta uint64) {
+// writeEmbedded gives the packet inside p the tuple to and returns the unfolded
+// change of a sum over all bytes that it changed.
+func writeEmbedded(p *Packet, to *tuple.Tuple) (delta uint64) {
 	t := &p.Embedded
-	if r.addrs != 0 {
+	d := DeltaOf(t, to)
+	if d.Addrs != 0 {
 		ip := p.Mem[p.EmbL3:p.EmbL4]
-		putAddrs(ip, &r.to)
-		t.Src, t.Dst = r.to.Src, r.to.Dst
-		delta += uint64(r.addrs)
+		putAddrs(ip, t.Family, to)
+		t.Src, t.Dst = to.Src, to.Dst
+		delta += uint64(d.Addrs)
 		if t.Family == tuple.IPv4 {
-			delta += changeSum(ip[10:], r.addrs)
+			delta += changeSum(ip[10:], d.Addrs)
 		}
 	}
 	if p.Flags&EmbeddedNAT == 0 {
 		return delta
 	}
 	b := p.Mem[p.EmbL4:p.EmbEnd]
-	sum := r.addrs
+	sum := d.Addrs
 	if t.Proto == tuple.ICMP {
 		sum = 0 // no pseudo-header
 	}
-	if r.ports != 0 {
+	if d.Ports != 0 {
 		switch {
 		case tuple.HasPorts(t.Proto):
-			be.PutUint16(b, r.to.SrcPort)
-			be.PutUint16(b[2:], r.to.DstPort)
-			t.SrcPort, t.DstPort = r.to.SrcPort, r.to.DstPort
+			be.PutUint16(b, to.SrcPort)
+			be.PutUint16(b[2:], to.DstPort)
+			t.SrcPort, t.DstPort = to.SrcPort, to.DstPort
 		case tuple.IsICMP(t.Proto):
-			be.PutUint16(b[4:], r.to.SrcPort)
-			t.SrcPort = r.to.SrcPort
+			be.PutUint16(b[4:], to.SrcPort)
+			t.SrcPort = to.SrcPort
 		default:
 			return delta
 		}
-		delta += uint64(r.ports)
-		sum = fold(uint64(sum) + uint64(r.ports))
+		delta += uint64(d.Ports)
+		sum = fold(uint64(sum) + uint64(d.Ports))
 	}
 	at := sumOffset(t.Proto)
 	if sum == 0 || t.Proto == tuple.SCTP || at+2 > len(b) {

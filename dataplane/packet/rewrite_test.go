@@ -349,6 +349,9 @@ func BenchmarkParseTranslate(b *testing.B) {
 	}{{"IPv4", true}, {"IPv6", false}} {
 		b.Run(bb.name, func(b *testing.B) {
 			ip := randomIPOf(r, tuple.UDP, bb.v4)
+			for slowParse(ip).header > 40 || bb.v4 && slowParse(ip).header > 20 {
+				ip = randomIPOf(r, tuple.UDP, bb.v4)
+			}
 			p := frame(ip, sumComplete)
 			p.Offload.Flags = DataValid
 			mustParse(b, p)
