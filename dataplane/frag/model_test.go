@@ -12,7 +12,7 @@ import (
 // datagram marked by itself.
 type twin map[Key]*twinDatagram
 
-// twinLen is beyond every byte that step may send.
+// twinLen lies beyond every byte that step may send.
 const twinLen = 4096
 
 type twinDatagram struct {
@@ -35,7 +35,7 @@ func (m twin) track(p *packet.Packet, area uint16, now int64, life int64) Verdic
 	if d.state == dead {
 		return Verdict{Reason: d.why}
 	}
-	start, end := int(p.FragOff), int(p.FragOff)+p.End-p.L4
+	start, end := int(p.FragOff), int(p.FragOff)+p.End-p.FragAt
 	last := p.Flags&(packet.FragmentFirst|packet.FragmentMore) == 0
 	old := 0
 	for i := start; i < end; i++ {

@@ -149,7 +149,7 @@ func (t *Table) Track(p *packet.Packet, area uint16, now int64) Verdict {
 		return Verdict{Action: Drop, Reason: d.why}
 	}
 	start := int(p.FragOff)
-	end := start + p.End - p.L4
+	end := start + p.End - p.FragAt
 	last := p.Flags&(packet.FragmentFirst|packet.FragmentMore) == 0
 	if r := d.place(start, end, last); r != None {
 		if r != Duplicate {

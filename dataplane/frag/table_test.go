@@ -27,7 +27,7 @@ func (f piece) make() *packet.Packet {
 	p := &packet.Packet{
 		Mem: make([]byte, l4+f.end-f.start),
 		Off: packet.Headroom, End: l4 + f.end - f.start,
-		L3: packet.Headroom, L4: l4, Payload: l4,
+		L3: packet.Headroom, L4: l4, Payload: l4, FragAt: l4,
 		FragID: f.id, FragOff: uint16(f.start),
 		Tuple: tuple.Tuple{Proto: tuple.UDP, Family: tuple.IPv4, Dst: tuple.AddrFrom4([4]byte{198, 51, 100, 7})},
 	}

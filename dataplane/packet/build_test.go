@@ -237,7 +237,7 @@ func reassemble(t *testing.T, f *Fragmenter, p *Packet, mtu int) (got []byte) {
 	for f.Next(&frag, buf) {
 		again := frag
 		mustParse(t, &again)
-		if again.Flags != frag.Flags || again.Tuple != frag.Tuple || again.L4 != frag.L4 || again.FragOff != frag.FragOff || again.Payload != frag.Payload {
+		if again.Flags != frag.Flags || again.Tuple != frag.Tuple || again.L4 != frag.L4 || again.FragOff != frag.FragOff || again.FragAt != frag.FragAt || again.Payload != frag.Payload {
 			t.Fatalf("fragment is described as %+v, parses as %+v", frag, again)
 		}
 		if frag.WireLen() > mtu {

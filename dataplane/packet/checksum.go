@@ -21,6 +21,10 @@ func fold(s uint64) uint16 {
 // sumWords adds up b, whose length is a multiple of 4, as headers are.
 func sumWords(b []byte) uint16 {
 	var s uint64
+	for ; len(b) >= 20; b = b[20:] { // an IPv4 header at once
+		s += uint64(be.Uint32(b)) + uint64(be.Uint32(b[4:])) + uint64(be.Uint32(b[8:])) +
+			uint64(be.Uint32(b[12:])) + uint64(be.Uint32(b[16:]))
+	}
 	for ; len(b) >= 4; b = b[4:] {
 		s += uint64(be.Uint32(b))
 	}

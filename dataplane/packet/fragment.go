@@ -74,7 +74,7 @@ func (f *Fragmenter) Next(dst *Packet, buf []byte) bool {
 	dst.L4 = dst.L3 + copy(buf[dst.Off+n:], header)
 	dst.End = dst.L4 + copy(buf[dst.L4:], p.Mem[f.at:end])
 	dst.L3Len = dst.End - dst.L3
-	dst.FragOff = p.FragOff + uint16(f.at-p.L4)
+	dst.FragOff, dst.FragAt = p.FragOff+uint16(f.at-p.L4), dst.L4
 	dst.describeFragment(p, more)
 
 	ip := buf[dst.L3:dst.L4]

@@ -96,7 +96,8 @@ type Packet struct {
 	TTL       uint8       // or hop limit
 	TOS       uint8       // or traffic class
 	TCPFlags  uint8
-	FragOff   uint16 // fragment offset in bytes
+	FragAt    int    // start of the fragment's data, where IPv6 extension headers may still come before L4
+	FragOff   uint16 // offset in bytes of that data in the datagram
 	FragID    uint32
 
 	// For ICMPError.
@@ -142,7 +143,7 @@ func (p *Packet) CopyTo(dst *Packet, buf []byte) {
 func (p *Packet) rebase(buf []byte) {
 	shift := Headroom - p.Off
 	p.Mem = buf
-	for _, at := range [...]*int{&p.Off, &p.End, &p.L3, &p.L4, &p.Payload, &p.EmbL3, &p.EmbL4, &p.EmbEnd} {
+	for _, at := range [...]*int{&p.Off, &p.End, &p.L3, &p.L4, &p.Payload, &p.FragAt, &p.EmbL3, &p.EmbL4, &p.EmbEnd} {
 		*at += shift
 	}
 }

@@ -127,7 +127,7 @@ func parseIPv4(p *Packet) Fault {
 		}
 	}
 	frag := be.Uint16(b[6:])
-	p.FragOff, p.FragID = 0, uint32(be.Uint16(b[4:]))
+	p.FragOff, p.FragAt, p.FragID = 0, 0, uint32(be.Uint16(b[4:]))
 	if frag&0x4000 != 0 {
 		p.Flags |= DontFragment
 	}
@@ -204,7 +204,7 @@ func parseIPv6(p *Packet) Fault {
 	p.L3Len = total
 	p.TOS, p.TTL = b[0]<<4|b[1]>>4, b[7]
 	p.Flags |= DontFragment
-	p.FragOff, p.FragID = 0, 0
+	p.FragOff, p.FragAt, p.FragID = 0, 0, 0
 	t := &p.Tuple
 	t.Src, t.Dst = tuple.Addr(b[8:24]), tuple.Addr(b[24:40])
 	t.SrcPort, t.DstPort, t.Zone, t.Family = 0, 0, 0, tuple.IPv6
@@ -292,7 +292,7 @@ func parseFragment(p *Packet, off uint16, more bool) Fault {
 	if size == 0 || more && size&7 != 0 || int(off)+size > maxIPPayload {
 		return BadFragment
 	}
-	p.FragOff = off
+	p.FragOff, p.FragAt = off, p.L4
 	if off == 0 {
 		p.Flags |= FragmentFirst
 		return OK

@@ -348,6 +348,24 @@ func TestAtomicIPv6FragmentIsAWholePacket(t *testing.T) {
 	}
 }
 
+func TestFragmentDataBeginsBehindTheFragmentHeader(t *testing.T) {
+	udp6 := build(t, ether6, ip6(layers.IPProtocolUDP), &layers.UDP{SrcPort: 7, DstPort: 8}, payload(40))
+	b := append([]byte(nil), udp6[:54]...)
+	b = append(b, 60, 0, 0, 1, 0, 0, 0, 9) // fragment header: first, more to come
+	b = append(b, 17, 0, 1, 4, 0, 0, 0, 0) // destination options
+	b = append(b, udp6[54:]...)
+	b[20] = 44
+	binary.BigEndian.PutUint16(b[18:], uint16(len(b)-54))
+	p := etherFrameOf(b)
+	mustParse(t, p)
+	if at, l4 := p.FragAt-p.Off, p.L4-p.Off; at != 62 || l4 != 70 {
+		t.Errorf("fragment data at %d and transport at %d, want 62 and 70", at, l4)
+	}
+	if p.Flags&FragmentFirst == 0 || p.Tuple.SrcPort != 7 || p.FragID != 9 {
+		t.Errorf("flags %b source port %d id %d", p.Flags, p.Tuple.SrcPort, p.FragID)
+	}
+}
+
 func TestEmbeddedPacketIsReadAsFarAsItGoes(t *testing.T) {
 	udp4 := build(t, ip4(layers.IPProtocolUDP), &layers.UDP{SrcPort: 7, DstPort: 8}, payload(40))
 	echo4 := build(t, ip4(layers.IPProtocolICMPv4), &layers.ICMPv4{TypeCode: 0x0800, Id: 4711}, payload(40))
