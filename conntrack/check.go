@@ -29,7 +29,8 @@ func (c *checker) fault(format string, args ...any) {
 //     tuple and names an entry that is in use; a tuple has one owner;
 //   - both tuples of an entry are in the index;
 //   - overflow counts and the number of values are right, and twice that of flows;
-//   - a confirmed entry is swept no later than its deadline;
+//   - a confirmed entry is swept at its deadline, or little later when workers
+//     whose clocks differ saw it;
 //   - what is in the free list is in no use.
 //
 // It takes each shard's lock in turn, then all of them for a moment.
@@ -141,7 +142,7 @@ func (c *checker) entry(slot uint32, ho, hr uint64, now Tick) {
 	}
 	for range settleTries {
 		due, deadline := word.Load32(&t.due[slot]), e.deadline()
-		if due == 0 || Tick(due).Sub(deadline) <= 1 { // dueAt may be one late
+		if due == 0 || Tick(due).Sub(deadline) <= clockSkew {
 			return
 		}
 		runtime.Gosched() // a timeout is being shortened
@@ -149,7 +150,10 @@ func (c *checker) entry(slot uint32, ho, hr uint64, now Tick) {
 	c.fault("slot %d: swept at tick %d, after its deadline %d (now %d)", slot, due, e.deadline(), now)
 }
 
-const settleTries = 10
+const (
+	settleTries = 10
+	clockSkew   = sweepTicks // between batches of two workers
+)
 
 // count compares the number of values with that of flows.
 func (c *checker) count() {

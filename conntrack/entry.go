@@ -115,6 +115,14 @@ func (e *Entry) deadline() Tick {
 	return seen + e.Timeout()
 }
 
+// see notes the time of a packet in direction d. Batches of two workers may
+// carry times in the other order; the later one stays.
+func (e *Entry) see(d tuple.Direction, now Tick) {
+	if seen := &e.half[d].seen; now.Sub(Tick(word.Load32(seen))) > 0 {
+		word.Store32(seen, uint32(now))
+	}
+}
+
 // expired reports whether a confirmed entry's time is over. For packets in
 // direction d the other line is looked at only when it matters.
 func (e *Entry) expired(d tuple.Direction, now Tick) bool {

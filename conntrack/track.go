@@ -97,7 +97,7 @@ const assuredNow Status = 1 << 21
 func (w *Worker) pass(r Ref, e *Entry, status Status, s *Segment, now, timeout Tick) Verdict {
 	w.account(r.Dir, e, s)
 	if status&FixedTimeout == 0 {
-		word.Store32(&e.half[r.Dir].seen, uint32(now))
+		e.see(r.Dir, now)
 		if status&OwnTimeout == 0 {
 			w.t.setTimeout(r.Slot, e, timeout)
 		}
@@ -167,7 +167,7 @@ func (w *Worker) trackTCP(r Ref, e *Entry, status Status, s *Segment, now Tick) 
 		word.Store64(&h.packets, h.packets+1)
 		word.Store64(&h.bytes, h.bytes+uint64(s.Bytes))
 		if res.idle == idleRefresh && status&FixedTimeout == 0 {
-			word.Store32(&e.half[r.Dir].seen, uint32(now))
+			e.see(r.Dir, now)
 			if status&OwnTimeout == 0 {
 				w.t.setTimeout(r.Slot, e, w.t.idle.ofTCP(c.state, res.timer))
 			}

@@ -169,11 +169,11 @@ func appendTimes(b []byte, f *conntrack.Flow, o *Options) []byte {
 	if f.Start.IsZero() {
 		return b
 	}
-	end := f.Stop
-	if end.IsZero() {
-		end = o.Now
+	age := f.Stop.Sub(f.Start) / time.Second
+	if f.Stop.IsZero() {
+		age = time.Duration(o.Now.Unix() - f.Start.Unix()) // conntrack(8) rounds both
 	}
-	b = appendUint(b, "delta-time=", uint64(max(end.Unix()-f.Start.Unix(), 0)))
+	b = appendUint(b, "delta-time=", uint64(max(age, 0)))
 	if !o.KTimestamp {
 		return b
 	}

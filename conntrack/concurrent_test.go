@@ -1,0 +1,184 @@
+package conntrack
+
+import (
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"example.com/culvert/conntrack/tuple"
+)
+
+// TestConcurrentWorkers lets workers make, use and end flows of the same small
+// set of tuples while commands dump, mark and delete, and checks meanwhile and
+// afterwards. Slots are few, so they are reused all the time; each worker
+// verifies that an entry it found is and stays the one it looked for.
+func TestConcurrentWorkers(t *testing.T) {
+	const workers, rounds, keys = 3, 500, 200
+	table := newTable(t, Config{Max: 150, Workers: workers, Timestamp: true, EventRing: 64})
+	sub := table.Subscribe(16, AllEvents)
+	go func() {
+		last := uint64(0)
+		for e := range sub.Events() {
+			if e.Seq <= last {
+				t.Errorf("event %d after %d", e.Seq, last)
+			}
+			last = e.Seq
+		}
+	}()
+	var running sync.WaitGroup
+	var tick atomic.Uint32
+	for i := range workers {
+		running.Go(func() { hammer(t, table.Worker(i), &tick, rounds, keys) })
+	}
+	done := make(chan struct{})
+	go func() {
+		running.Wait()
+		close(done)
+	}()
+	for n := 0; ; n++ {
+		select {
+		case <-done:
+			for _, err := range table.Check(table.Now()) {
+				t.Error(err)
+			}
+			slotsComeHome(t, table, Tick(tick.Load()))
+			return
+		default:
+			command(t, table, n, keys)
+		}
+	}
+}
+
+// slotsComeHome ends all flows and counts the free slots.
+func slotsComeHome(t *testing.T, table *Table, now Tick) {
+	table.Flush()
+	for range 2 {
+		for _, w := range table.workers {
+			w.Begin(now)
+			w.Park()
+		}
+	}
+	for _, w := range table.workers {
+		w.Begin(now) // nobody holds anything now
+	}
+	free := table.slots.free.n + table.control.slots.n
+	for _, w := range table.workers {
+		free += w.slots.n
+	}
+	if high := int(table.slots.high.Load()); free != high || table.Len() != 0 {
+		t.Errorf("%d of %d slots are free after all %d flows ended", free, high, table.Len())
+	}
+}
+
+// hammer is one worker's life.
+func hammer(t *testing.T, w *Worker, tick *atomic.Uint32, rounds, keys int) {
+	rng := rand.New(rand.NewPCG(uint64(w.seat), 1))
+	batch := make([]tuple.Tuple, MaxBatch)
+	refs := make([]Ref, MaxBatch)
+	for range rounds {
+		now := Tick(tick.Add(3))
+		w.Begin(now)
+		for i := range batch {
+			p := proposal(flowTuple(tuple.UDP, rng.IntN(keys)))
+			batch[i] = p.Original
+			if rng.IntN(2) == 0 {
+				batch[i] = p.Reply
+			}
+		}
+		w.Lookup(batch, refs)
+		for i, r := range refs {
+			if !r.Found() {
+				r = hammerNew(w, batch[i], rng, now)
+			}
+			if !r.Found() {
+				continue
+			}
+			w.Track(r, data, now)
+			if got := w.Entry(r.Slot).Tuple(r.Dir); got != batch[i] {
+				t.Errorf("slot %d became %v under a worker that looked for %v", r.Slot, got, batch[i])
+			}
+			if rng.IntN(30) == 0 {
+				w.Kill(r)
+			}
+		}
+		if rng.IntN(20) == 0 {
+			w.Park()
+		}
+	}
+	w.Park()
+}
+
+// hammerNew admits a flow in its original direction.
+func hammerNew(w *Worker, k tuple.Tuple, rng *rand.Rand, now Tick) Ref {
+	if k.DstPort != 443 {
+		return Ref{}
+	}
+	r, c := w.Claim(proposal(k), now)
+	switch {
+	case c == OriginalTaken:
+		return r
+	case c != Claimed:
+		return Ref{}
+	case rng.IntN(10) == 0:
+		w.Abort(r)
+		return Ref{}
+	}
+	w.Confirm(r, now)
+	return r
+}
+
+// command does one of the things the control side does.
+func command(t *testing.T, table *Table, n, keys int) {
+	k := flowTuple(tuple.UDP, n%keys)
+	switch n % 5 {
+	case 0:
+		for _, err := range table.Check(table.Now()) {
+			t.Error(err)
+		}
+	case 1:
+		table.Dump(func(f *Flow) bool {
+			if r, _ := f.Tuple[0].Inverse(); r != f.Tuple[1] {
+				t.Errorf("a listed flow is made of two: %v and %v", f.Tuple[0], f.Tuple[1])
+			}
+			return true
+		})
+	case 2:
+		_ = table.Delete(k) // may not be there
+	case 3:
+		_ = table.SetMark(k, uint32(n), 0xff) // may not be there
+	case 4:
+		if n%50 == 4 {
+			table.Flush()
+		}
+	}
+}
+
+// TestCommitRace: of workers that want the same external port, one gets it.
+func TestCommitRace(t *testing.T) {
+	const workers, ports = 3, 2000
+	table := newTable(t, Config{Max: workers * ports, Workers: workers})
+	var winners [ports]atomic.Int32
+	var running sync.WaitGroup
+	for i := range workers {
+		running.Go(func() {
+			w := table.Worker(i)
+			w.Begin(start)
+			for port := range ports {
+				p := proposal(flowTuple(tuple.UDP, i*ports+port))
+				p.Reply = tuple.Tuple{SrcPort: 53, DstPort: uint16(port), Proto: tuple.UDP, Family: tuple.IPv4}
+				if r, c := w.Claim(p, start); c == Claimed {
+					w.Confirm(r, start)
+					winners[port].Add(1)
+				}
+			}
+			w.Park()
+		})
+	}
+	running.Wait()
+	for port := range winners {
+		if n := winners[port].Load(); n != 1 {
+			t.Errorf("port %d has %d owners", port, n)
+		}
+	}
+}
