@@ -44,15 +44,15 @@ func addPartial(b []byte, delta uint16) {
 
 // addUDPSum is addSum for UDP, where zero means that there is no checksum.
 func addUDPSum(b []byte, delta uint16) {
-	switch old := be.Uint16(b); old {
-	case 0:
-	default:
-		sum := ^fold(uint64(^old) + uint64(delta))
-		if sum == 0 {
-			sum = 0xffff // RFC 768
-		}
-		be.PutUint16(b, sum)
+	old := be.Uint16(b)
+	if old == 0 {
+		return
 	}
+	sum := ^fold(uint64(^old) + uint64(delta))
+	if sum == 0 {
+		sum = 0xffff // RFC 768
+	}
+	be.PutUint16(b, sum)
 }
 
 // pseudoSum returns the folded sum of the pseudo-header of the packet: addresses

@@ -65,7 +65,7 @@ func writeEmbedded(p *Packet, to *tuple.Tuple) (delta uint64) {
 	if sum == 0 || t.Proto == tuple.SCTP || at+2 > len(b) {
 		return delta // SCTP: the CRC32c covers bytes that are not here
 	}
-	if isUDP := t.Proto == tuple.UDP || t.Proto == tuple.UDPLite; isUDP {
+	if t.Proto == tuple.UDP || t.Proto == tuple.UDPLite {
 		old := be.Uint16(b[at:])
 		addUDPSum(b[at:], sum)
 		return delta + wordDelta(old, be.Uint16(b[at:]))

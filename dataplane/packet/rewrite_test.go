@@ -269,6 +269,14 @@ func TestCompleteChecksumFinishesWhatTheSenderLeft(t *testing.T) {
 		want := append([]byte(nil), ip...)
 		p := frame(ip, setSums(ip, sumPartial))
 		mustParse(t, p)
+		segments := MakeSegmenter(p)
+		var single Packet
+		if !segments.Next(&single, make([]byte, segments.BufferLen())) || !bytes.Equal(single.IP(), want) {
+			t.Fatalf("only segment:\n got % x\nwant % x", single.IP(), want)
+		}
+		if segments.Next(&single, nil) {
+			t.Fatal("a second segment of a packet without GSO")
+		}
 		CompleteChecksum(p)
 		if !bytes.Equal(p.IP(), want) {
 			t.Fatalf("completed:\n got % x\nwant % x", p.IP(), want)
@@ -276,6 +284,30 @@ func TestCompleteChecksumFinishesWhatTheSenderLeft(t *testing.T) {
 		if p.Offload != (Offload{}) || p.Flags&PartialChecksum != 0 {
 			t.Fatalf("offload %+v flags %b after completion", p.Offload, p.Flags)
 		}
+	}
+}
+
+func TestChecksumInsideATunnelIsCompleted(t *testing.T) {
+	r := rand.New(rand.NewPCG(13, 13))
+	inner := randomIPOf(r, tuple.TCP, true)
+	want := append([]byte(nil), inner...)
+	setSums(inner, sumPartial)
+	outer := randomIPOf(r, 4, true)
+	header := slowParse(outer).header
+	ip := append(append([]byte(nil), outer[:header]...), inner...)
+	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
+	slowFill(ip)
+	p := frame(ip, sumComplete)
+	p.Offload = Offload{Flags: NeedsCsum, CsumStart: uint16(header + slowParse(inner).header), CsumOffset: 16}
+	mustParse(t, p)
+	to := randomTuple(r, p.Tuple)
+	Translate(p, &to)
+	CompleteChecksum(p)
+	if got := p.Mem[p.L4:p.End]; !bytes.Equal(got, want) {
+		t.Fatalf("tunnelled packet:\n got % x\nwant % x", got, want)
+	}
+	if err := slowCheck(p.IP(), sumComplete); err != nil {
+		t.Fatal(err)
 	}
 }
 

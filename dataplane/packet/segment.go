@@ -18,8 +18,9 @@ type Segmenter struct {
 	index int // of the next segment
 }
 
-// MakeSegmenter starts the segmentation of p, a parsed TCP or UDP packet that must
-// stay as it is meanwhile. A frame without GSO gives one segment.
+// MakeSegmenter starts the segmentation of the parsed packet p, which must stay as
+// it is meanwhile. One that fits into a single segment, of any protocol, is copied
+// and its checksum completed.
 func MakeSegmenter(p *Packet) Segmenter { return Segmenter{p: p, at: p.Payload} }
 
 // BufferLen returns how large the buffer for Next must be, in bytes.
@@ -40,6 +41,14 @@ func (s *Segmenter) Next(dst *Packet, buf []byte) bool {
 	p := s.p
 	if s.at >= p.End && s.index > 0 {
 		return false
+	}
+	if p.Segments() == 1 {
+		p.CopyTo(dst, buf)
+		CompleteChecksum(dst)
+		dst.Offload = Offload{}
+		s.at = p.End
+		s.index++
+		return true
 	}
 	end := min(s.at+s.size(), p.End)
 	*dst = *p

@@ -76,8 +76,8 @@ func (o *TCPOpts) take(b []byte, at int) {
 }
 
 // ClampMSS lowers the MSS option of a SYN to limit and reports whether it did. A
-// SYN without the option is left alone: its sender means 536 (RFC 9293
-// section 3.7.1), which every IPv4 path carries.
+// SYN without the option is left alone: its sender means 536, or 1220 over IPv6
+// (RFC 9293 section 3.7.1).
 func ClampMSS(p *Packet, limit uint16) bool {
 	if p.TCPFlags&SYN == 0 {
 		return false
