@@ -244,7 +244,7 @@ func TestNormalForm(t *testing.T) {
 			"mark 0x1/0xff ttl 0-4 dscp 46 mark 0x2"},
 		{RuleSpec{Then: ActRedirect, Dest: nat.Destination{Ports: nat.PortRange{First: 80, Last: 81}, Flags: nat.Shift}}, "redirect ports 80-81 shift"},
 		{RuleSpec{Then: ActZone, Zone: 7}, "zone 7"},
-		{RuleSpec{Then: ActDrop, If: Conditions{Proto: is(uint8(50))}}, "proto 50 drop"},
+		{RuleSpec{Then: ActDrop, If: Conditions{Proto: is(uint8(50), uint8(4))}}, "proto esp,4 drop"},
 	} {
 		if got := tt.rule.Text(); got != tt.want {
 			t.Errorf("normal form %q, want %q", got, tt.want)

@@ -114,8 +114,13 @@ func identity(s string) string { return s }
 // ProtoName returns the name of an IP protocol as rules spell it: its number if
 // it has no name.
 func ProtoName(proto uint8) string {
-	if name := tuple.ProtoName(proto); name != "unknown" {
+	switch name := tuple.ProtoName(proto); {
+	case name != "unknown":
 		return name
+	case proto == 50:
+		return "esp"
+	case proto == 51:
+		return "ah"
 	}
 	return strconv.Itoa(int(proto))
 }

@@ -13,6 +13,11 @@ import (
 	"example.com/culvert/conntrack/tuple"
 )
 
+var (
+	gateway4 = tuple.AddrFrom4([4]byte{203, 0, 113, 1})
+	gateway6 = tuple.Addr(net.ParseIP("2001:db8:2::1"))
+)
+
 func gatewayOf(p *Packet) tuple.Addr {
 	if p.Tuple.Family == tuple.IPv4 {
 		return gateway4

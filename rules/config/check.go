@@ -114,7 +114,7 @@ func (d *decoder) checkInterface(c *Config, n *node, i *Interface) {
 	for a := range i.Addresses {
 		for b := range a {
 			if i.Addresses[a].Addr() == i.Addresses[b].Addr() {
-				d.errorf(n.table["addresses"].at, "addresses: %s is listed twice: delete one", i.Addresses[a].Addr())
+				d.errorf(n.table["addresses"].item(a), "addresses: %s is listed twice: delete one", i.Addresses[a].Addr())
 			}
 		}
 	}
@@ -131,10 +131,10 @@ func (d *decoder) checkTUN(n *node, i *Interface) {
 	if i.Pattern() {
 		d.errorf(n.table["name"].at, "name: the gateway makes TUN devices one by one: name each without *")
 	}
-	for _, p := range i.PeerAddresses {
+	for j, p := range i.PeerAddresses {
 		for _, own := range i.Addresses {
 			if p.Addr() == own.Addr() {
-				d.errorf(n.table["peer_addresses"].at, "peer_addresses: %s is the gateway's own address on this device: give the peer another one", p.Addr())
+				d.errorf(n.table["peer_addresses"].item(j), "peer_addresses: %s is the gateway's own address on this device: give the peer another one", p.Addr())
 			}
 		}
 	}
@@ -146,16 +146,16 @@ func (d *decoder) checkNextHops(n *node, i *Interface) {
 	for j, hop := range i.NextHops {
 		for _, other := range i.NextHops[:j] {
 			if other.Is4() == hop.Is4() {
-				d.errorf(k.at, "next_hop: %s and %s are of one address family: give one of each", other, hop)
+				d.errorf(k.item(j), "next_hop: %s and %s are of one address family: give one of each", other, hop)
 			}
 		}
 		for _, own := range i.Addresses {
 			if own.Addr() == hop {
-				d.errorf(k.at, "next_hop: %s is the gateway's own address: give the router's", hop)
+				d.errorf(k.item(j), "next_hop: %s is the gateway's own address: give the router's", hop)
 			}
 		}
 		if i.AddressFrom == Static && i.Driver != TUN && !hop.IsLinkLocalUnicast() && !onLink(i, hop) {
-			d.errorf(k.at, "next_hop: %s is in no network of this interface: correct it, or the prefix lengths in addresses", hop)
+			d.errorf(k.item(j), "next_hop: %s is in no network of this interface: correct it, or the prefix lengths in addresses", hop)
 		}
 	}
 }
@@ -182,13 +182,14 @@ func (d *decoder) checkAgainst(c *Config, i int, nodes []*node) {
 		case a.Parent != "" && a.Parent == b.Parent && a.VLAN == b.VLAN:
 			d.errorf(n.table["vlan"].at, "vlan: tag %d of %s belongs to %q in line %d already: choose another", a.VLAN, a.Parent, b.Name, line)
 		}
-		for _, p := range a.Addresses {
+		for k, p := range a.Addresses {
+			at := n.table["addresses"].item(k)
 			for _, q := range b.Addresses {
 				switch {
 				case p.Addr() == q.Addr():
-					d.errorf(n.table["addresses"].at, "addresses: %s is an address of %q in line %d already: give each interface its own", p.Addr(), b.Name, line)
+					d.errorf(at, "addresses: %s is an address of %q in line %d already: give each interface its own", p.Addr(), b.Name, line)
 				case p.Masked() == q.Masked() && !p.Addr().IsLinkLocalUnicast():
-					d.errorf(n.table["addresses"].at, "addresses: %s is the network of %q in line %d already: hosts of one network must be behind one interface", p.Masked(), b.Name, line)
+					d.errorf(at, "addresses: %s is the network of %q in line %d already: hosts of one network must be behind one interface", p.Masked(), b.Name, line)
 				}
 			}
 		}

@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"math"
 	"strings"
 )
 
@@ -220,12 +219,12 @@ func list[T any](d *decoder, n *node, v *[]T, parse func(string) (T, error)) {
 
 // scalarText is the text of a string or integer.
 func (d *decoder) scalarText(n *node) (string, bool) {
-	if i, ok := n.value.(int64); ok && n.kind == kindScalar {
-		return fmt.Sprint(i), true
+	switch v := n.value.(type) {
+	case int64:
+		return fmt.Sprint(v), true
+	case string:
+		return d.text(n)
 	}
-	if f, ok := n.value.(float64); ok && !math.IsNaN(f) {
-		d.wrongType(n, "a string or an integer")
-		return "", false
-	}
-	return d.text(n)
+	d.wrongType(n, "a string or an integer")
+	return "", false
 }

@@ -20,10 +20,11 @@ func (d *decoder) decodeRules(c *Config, list rules.List) {
 		before := len(d.errs)
 		d.foreignKeys(n, list, keys)
 		table(d, d.without(n, keys), title, keys, r)
+		d.checkNames(c, r)
 		if !need(d, n, title, keys, "action") || len(d.errs) > before {
 			return
 		}
-		d.finish(c, r)
+		d.finish(r)
 		if len(d.errs) == before {
 			drafts = append(drafts, r)
 		}
@@ -59,8 +60,7 @@ func (d *decoder) without(n *node, keys []key[draft]) *node {
 }
 
 // finish checks what depends on several keys of one rule.
-func (d *decoder) finish(c *Config, r *draft) {
-	d.checkNames(c, r)
+func (d *decoder) finish(r *draft) {
 	d.checkProtocol(r)
 	d.checkArguments(r)
 	switch r.Then {

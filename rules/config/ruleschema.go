@@ -138,10 +138,11 @@ func ruleKeys(list rules.List) []key[draft] {
 		if !slices.Contains(allRuleKeys[i].lists, list) {
 			continue
 		}
-		if k.name == "action" {
-			words := actionWords(list)
-			k.typ = quoted(words)
-			k.example = fmt.Sprintf("%q", words[len(words)-1])
+		switch {
+		case k.name == "action":
+			k.typ, k.example = quoted(actionWords(list)), actionExamples[list]
+		case k.name == "to" && list == rules.Snat:
+			k.example = `"203.0.113.4"`
 		}
 		keys = append(keys, k)
 	}
@@ -172,6 +173,10 @@ func actionWords(list rules.List) []string {
 		}
 	}
 	return words
+}
+
+var actionExamples = [rules.NumLists]string{
+	rules.Pre: `"notrack"`, rules.Dnat: `"dnat"`, rules.Filter: `"accept"`, rules.Snat: `"masquerade"`,
 }
 
 func parseString(s string) (string, error) {
@@ -209,7 +214,12 @@ func (r *draft) readDst(d *decoder, n *node) {
 	case "!gateway":
 		r.If.Local = rules.Match[rules.Delivery]{Sense: rules.IsNot, Values: []rules.Delivery{rules.ToLocal}}
 	default:
-		match(d, n, &r.If.Dst, parseRange, compareRanges)
+		match(d, n, &r.If.Dst, func(s string) (nat.AddrRange, error) {
+			if s == "gateway" {
+				return nat.AddrRange{}, errors.New("\"gateway\" stands alone: use another rule for the addresses")
+			}
+			return parseRange(s)
+		}, compareRanges)
 	}
 }
 
@@ -257,7 +267,7 @@ func (r *draft) readTo(d *decoder, n *node) {
 				d.errorf(item.at, "%s has a port: for a pool give the port for all addresses with the key ports", s)
 				continue
 			}
-			ports, err := parsePorts(port)
+			ports, err := parsePorts(port[1:])
 			if err != nil {
 				d.errorf(item.at, "%v", err)
 			}
@@ -283,20 +293,17 @@ func (r *draft) readTo(d *decoder, n *node) {
 	}
 }
 
-// splitPort cuts the port or range of ports off "addr:port" and "[addr]:port".
+// splitPort cuts ":port" off "addr:port" and "[addr]:port". It leaves IPv6
+// addresses without brackets alone.
 func splitPort(s string) (addr, port string) {
 	if rest, ok := strings.CutPrefix(s, "["); ok {
 		if addr, port, ok := strings.Cut(rest, "]:"); ok {
-			return addr, port
+			return addr, ":" + port
 		}
 		return strings.TrimSuffix(rest, "]"), ""
 	}
-	if strings.Count(s, ":") == 1 {
-		addr, port, _ = strings.Cut(s, ":")
-		if port == "" {
-			port = "none" // refused as a port
-		}
-		return addr, port
+	if i := strings.IndexByte(s, ':'); i >= 0 && i == strings.LastIndexByte(s, ':') {
+		return s[:i], s[i:]
 	}
 	return s, ""
 }

@@ -68,7 +68,7 @@ var areaKeys = []key[rules.Area]{
 // interfaceKeys describe [[interface]].
 var interfaceKeys = []key[Interface]{
 	{"name", "string", required, `"eth1"`,
-		"Name of the interface. A trailing * stands for all interfaces whose name begins so, those that appear later too.",
+		"Name of the interface. A trailing * stands for all interfaces whose name begins so, those that appear later too; one that is named itself does not count.",
 		func(d *decoder, n *node, v *Interface) { d.ifname(n, &v.Name) }},
 	{"area", "string", required, `"lan"`,
 		"Area that the interface belongs to.",

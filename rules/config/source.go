@@ -34,6 +34,14 @@ func newTable(key Pos) *node {
 	return &node{key: key, at: key, kind: kindTable, table: map[string]*node{}}
 }
 
+// item is the place of element i of a list, or of n itself when it is one value.
+func (n *node) item(i int) Pos {
+	if i < len(n.array) {
+		return n.array[i].at
+	}
+	return n.at
+}
+
 // set puts child under name, unless there is one already.
 func (n *node) set(name string, child *node) {
 	if n.table == nil || n.table[name] != nil {
@@ -63,8 +71,7 @@ func parseSource(r *reporter, text string) *node {
 	if _, err := toml.Decode(text, &values); err != nil {
 		var syntax toml.ParseError
 		if errors.As(err, &syntax) {
-			at := Pos{max(syntax.Position.Line, 1), max(syntax.Position.Col, 1)}
-			r.errorf(at, "%s", syntaxMessage(&syntax))
+			r.errorf(posAt(text, syntax.Position.Start), "%s", syntaxMessage(&syntax))
 		} else {
 			r.errorf(Pos{1, 1}, "%s", strings.TrimPrefix(err.Error(), "toml: "))
 		}
@@ -74,6 +81,14 @@ func parseSource(r *reporter, text string) *node {
 	root := s.document()
 	root.fill(values)
 	return root
+}
+
+// posAt is the place of a byte of text. The decoder's own columns count from the
+// line before when an error is at the start of a line.
+func posAt(text string, offset int) Pos {
+	before := text[:min(max(offset, 0), len(text))]
+	begin := strings.LastIndexByte(before, '\n') + 1
+	return Pos{1 + strings.Count(before, "\n"), 1 + utf8.RuneCountInString(before[begin:])}
 }
 
 // syntaxMessage is the decoder's message on one line.
@@ -280,7 +295,7 @@ func unquoteKey(quoted string) string {
 }
 
 func (s *scanner) value() *node {
-	n := &node{at: s.pos()}
+	n := &node{key: s.pos(), at: s.pos()}
 	switch {
 	case s.end():
 	case s.has("["):

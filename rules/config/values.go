@@ -285,6 +285,9 @@ func icmpType(proto uint8) func(string) (rules.ICMPType, error) {
 		typ, known := icmpNames[proto][name]
 		if !known {
 			n, err := strconv.ParseUint(name, 10, 8)
+			if errors.Is(err, strconv.ErrRange) {
+				return rules.ICMPType{}, fmt.Errorf("%q is not a type: give a name, or 0 to 255", name)
+			}
 			if err != nil {
 				names := make([]string, 0, len(icmpNames[proto]))
 				for k := range icmpNames[proto] {
