@@ -132,10 +132,8 @@ func ParseOutput(list string, o *ctfmt.Options) error {
 			o.Timestamp = true
 		case "ktimestamp":
 			o.KTimestamp = true
-		case "labels":
-			o.Labels = true
 		default:
-			return fmt.Errorf("unknown output option %q; use extended, id, timestamp, ktimestamp or labels", word)
+			return fmt.Errorf("unknown output option %q; use extended, id, timestamp or ktimestamp", word)
 		}
 	}
 	return nil

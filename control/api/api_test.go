@@ -1,0 +1,312 @@
+package api
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"example.com/culvert/conntrack"
+	"example.com/culvert/conntrack/tuple"
+)
+
+// gateway is a Backend whose table is real.
+type gateway struct {
+	table  *conntrack.Table
+	ready  atomic.Bool
+	added  []InterfaceSpec
+	reload func(path string) (ReloadResult, error)
+}
+
+func (g *gateway) Status() Status {
+	st := Status{Name: "test", Ready: g.ready.Load(), Waiting: []string{}, Interfaces: []Interface{}}
+	if !st.Ready {
+		st.Waiting = append(st.Waiting, "interface wan0 is absent")
+	}
+	return st
+}
+func (g *gateway) Rules() []Rule           { return []Rule{{ID: 7, List: "snat", Index: 1, Text: "masquerade"}} }
+func (g *gateway) Counters() []Counter     { return []Counter{{Reason: "no-route", Count: 3}} }
+func (g *gateway) Table() *conntrack.Table { return g.table }
+func (g *gateway) Accounting() bool        { return false }
+
+func (g *gateway) ReloadFile(_ context.Context, path string) (ReloadResult, error) {
+	return g.reload(path)
+}
+
+func (g *gateway) AddInterface(_ context.Context, spec InterfaceSpec) error {
+	if slices.ContainsFunc(g.added, func(s InterfaceSpec) bool { return s.Name == spec.Name }) {
+		return fmt.Errorf("interface %s %w", spec.Name, ErrExists)
+	}
+	g.added = append(g.added, spec)
+	return nil
+}
+
+func (g *gateway) RemoveInterface(_ context.Context, name string) error {
+	n := len(g.added)
+	g.added = slices.DeleteFunc(g.added, func(s InterfaceSpec) bool { return s.Name == name })
+	if len(g.added) == n {
+		return fmt.Errorf("interface %s: %w", name, ErrNotFound)
+	}
+	return nil
+}
+
+// flow puts a UDP flow with the given source port into the table.
+func (g *gateway) flow(t *testing.T, sport uint16) {
+	t.Helper()
+	original := tuple.Tuple{
+		Src: tuple.AddrFrom(netip.MustParseAddr("10.0.0.5")), Dst: tuple.AddrFrom(netip.MustParseAddr("192.0.2.53")),
+		SrcPort: sport, DstPort: 53, Proto: tuple.UDP, Family: tuple.IPv4,
+	}
+	reply, _ := original.Inverse()
+	w, now := g.table.Worker(0), conntrack.Now()
+	w.Begin(now)
+	ref, claim := w.Claim(&conntrack.Proposal{Original: original, Reply: reply}, now)
+	if claim != conntrack.Claimed {
+		t.Fatalf("flow was not claimed: %v", claim)
+	}
+	w.Confirm(ref, now)
+	w.Begin(now)
+	w.Park()
+}
+
+// serve runs a server for a gateway with an empty table.
+func serve(t *testing.T) (*gateway, *Client, string) {
+	t.Helper()
+	table, err := conntrack.New(conntrack.Config{Max: 1024})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { table.Close() })
+	g := &gateway{table: table}
+	path := filepath.Join(t.TempDir(), "culvert.sock")
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewServer(g, slog.New(slog.DiscardHandler), nil)
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	client := NewClient(path)
+	t.Cleanup(func() {
+		client.Close()
+		if err := s.Shutdown(context.Background()); err != nil {
+			t.Errorf("shutdown: %v", err)
+		}
+		if err := <-served; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	return g, client, path
+}
+
+func readLines(t *testing.T, body io.ReadCloser) []string {
+	t.Helper()
+	defer body.Close()
+	all, err := io.ReadAll(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSuffix(string(all), "\n"), "\n")
+}
+
+func TestFlowsInBothForms(t *testing.T) {
+	g, client, _ := serve(t)
+	g.flow(t, 40000)
+	ctx := t.Context()
+	body, err := client.Flows(ctx, Format{Form: FormText})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := readLines(t, body)
+	if len(text) != 1 || !strings.HasPrefix(text[0], "udp      17 ") || !strings.Contains(text[0], "src=10.0.0.5 dst=192.0.2.53 sport=40000 dport=53 [UNREPLIED]") {
+		t.Errorf("text of one flow: %q", text)
+	}
+	body, err = client.Flows(ctx, Format{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	json := readLines(t, body)
+	if len(json) != 1 || !strings.Contains(json[0], `"original":{"src":"10.0.0.5","dst":"192.0.2.53","sport":40000,"dport":53`) {
+		t.Errorf("JSON of one flow: %q", json)
+	}
+}
+
+func TestFlowsAreFiltered(t *testing.T) {
+	g, client, _ := serve(t)
+	g.flow(t, 40000)
+	for _, tt := range []struct {
+		claim  string
+		format Format
+		want   int
+	}{
+		{"its protocol is shown", Format{Proto: tuple.UDP}, 1},
+		{"another protocol is not", Format{Proto: tuple.TCP}, 0},
+		{"its family is shown", Format{Family: tuple.IPv4}, 1},
+		{"the other family is not", Format{Family: tuple.IPv6}, 0},
+	} {
+		body, err := client.Flows(t.Context(), tt.format)
+		if err != nil {
+			t.Errorf("%s: %v", tt.claim, err)
+			continue
+		}
+		got := 0
+		for _, line := range readLines(t, body) {
+			if line != "" {
+				got++
+			}
+		}
+		if got != tt.want {
+			t.Errorf("%s: %d flows, want %d", tt.claim, got, tt.want)
+		}
+	}
+}
+
+func TestCountAndFlush(t *testing.T) {
+	g, client, _ := serve(t)
+	g.flow(t, 40000)
+	g.flow(t, 40001)
+	if n, err := client.CountFlows(t.Context()); n != 2 || err != nil {
+		t.Errorf("count: %d, %v; want 2", n, err)
+	}
+	if n, err := client.FlushFlows(t.Context()); n != 2 || err != nil {
+		t.Errorf("flush: %d, %v; want 2", n, err)
+	}
+	if n, err := client.CountFlows(t.Context()); n != 0 || err != nil {
+		t.Errorf("count after flush: %d, %v; want 0", n, err)
+	}
+}
+
+func TestEventsSinceTheAnswerBegan(t *testing.T) {
+	g, client, _ := serve(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	body, err := client.Events(ctx, Format{Form: FormText, Events: []string{"NEW"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer body.Close()
+	g.flow(t, 40000)
+	line, err := bufio.NewReader(body).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(line, "    [NEW] udp      17 ") {
+		t.Errorf("first event is %q", line)
+	}
+}
+
+func TestShutdownEndsEventStreams(t *testing.T) {
+	_, client, _ := serve(t) // its cleanup fails when a stream keeps the server up
+	body, err := client.Events(context.Background(), Format{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { body.Close() })
+}
+
+func TestWaitReady(t *testing.T) {
+	g, client, _ := serve(t)
+	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := client.WaitReady(short); err == nil || !strings.Contains(err.Error(), "wan0 is absent") {
+		t.Errorf("waiting for a gateway that waits: %v, want what it waits for", err)
+	}
+	g.ready.Store(true)
+	if st, err := client.WaitReady(t.Context()); err != nil || !st.Ready {
+		t.Errorf("waiting for a ready gateway: %+v, %v", st, err)
+	}
+}
+
+func TestReadyIsAStatusCode(t *testing.T) {
+	g, client, _ := serve(t)
+	for _, tt := range []struct {
+		ready bool
+		want  int
+	}{{false, http.StatusServiceUnavailable}, {true, http.StatusOK}} {
+		g.ready.Store(tt.ready)
+		answer, err := client.http.Get("http://culvert/v1/ready")
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer.Body.Close()
+		if answer.StatusCode != tt.want {
+			t.Errorf("ready %v: status %d, want %d", tt.ready, answer.StatusCode, tt.want)
+		}
+	}
+}
+
+func TestRefusalsKeepTheirKindAndText(t *testing.T) {
+	g, client, _ := serve(t)
+	g.reload = func(string) (ReloadResult, error) {
+		return ReloadResult{}, fmt.Errorf("reload %w, generation 3 stays active: x.toml:4:2: unknown key", ErrRefused)
+	}
+	spec := InterfaceSpec{Name: "veth7", Area: "guest"}
+	for _, tt := range []struct {
+		claim string
+		call  func() error
+		want  error
+		text  string
+	}{
+		{"a refused reload", func() error { _, err := client.Reload(t.Context(), ReloadRequest{}); return err },
+			ErrRefused, "reload refused, generation 3 stays active: x.toml:4:2: unknown key"},
+		{"an interface is added", func() error { return client.AddInterface(t.Context(), spec) }, nil, ""},
+		{"an interface twice", func() error { return client.AddInterface(t.Context(), spec) }, ErrExists, "interface veth7 exists"},
+		{"an interface is removed", func() error { return client.RemoveInterface(t.Context(), "veth7") }, nil, ""},
+		{"an unknown interface", func() error { return client.RemoveInterface(t.Context(), "veth7") }, ErrNotFound, "interface veth7: not found"},
+	} {
+		err := tt.call()
+		if !errors.Is(err, tt.want) || err != nil && err.Error() != tt.text {
+			t.Errorf("%s: %v (%[2]T), want %q", tt.claim, err, tt.text)
+		}
+	}
+}
+
+func TestBadRequests(t *testing.T) {
+	_, client, _ := serve(t)
+	for _, tt := range []struct{ claim, method, path, body, want string }{
+		{"unknown parameter", http.MethodGet, "/v1/flows?colour=red", "", `unknown parameter "colour"`},
+		{"unknown form", http.MethodGet, "/v1/flows?format=xml", "", `unknown format "xml"`},
+		{"unknown event", http.MethodGet, "/v1/events?events=OLD", "", `unknown event "OLD"`},
+		{"unknown member", http.MethodPost, "/v1/reload", `{"confg":"x"}`, `unknown field "confg"`},
+		{"interface without area", http.MethodPost, "/v1/interfaces", `{"name":"veth7"}`, "needs a name and an area"},
+	} {
+		_, err := client.do(t.Context(), tt.method, tt.path, strings.NewReader(tt.body))
+		var remote remoteError
+		if !errors.As(err, &remote) || remote.status != http.StatusBadRequest || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want a bad request that says %s", tt.claim, err, tt.want)
+		}
+	}
+}
+
+func TestReloadPassesTheFile(t *testing.T) {
+	g, client, _ := serve(t)
+	g.reload = func(path string) (ReloadResult, error) {
+		if path != "/etc/culvert/new.toml" {
+			return ReloadResult{}, fmt.Errorf("asked for %q", path)
+		}
+		return ReloadResult{Generation: 4, Rules: 2, Interfaces: 3}, nil
+	}
+	got, err := client.Reload(t.Context(), ReloadRequest{Config: "/etc/culvert/new.toml"})
+	if want := (ReloadResult{Generation: 4, Rules: 2, Interfaces: 3}); got != want || err != nil {
+		t.Errorf("reload: %+v, %v; want %+v", got, err, want)
+	}
+}
+
+func TestNoGatewayIsSaidWithItsSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "none.sock")
+	_, err := NewClient(path).Status(t.Context())
+	if !errors.Is(err, ErrNotRunning) || !strings.Contains(err.Error(), path) {
+		t.Errorf("status of nothing: %v, want %v with %s", err, ErrNotRunning, path)
+	}
+}
