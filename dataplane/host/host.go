@@ -27,7 +27,6 @@ var (
 	ErrClosed   = errors.New("host is closed")
 	ErrPort     = errors.New("no such port")
 	ErrPortUsed = errors.New("port is known already")
-	ErrLink     = errors.New("not an Ethernet port")
 	ErrAddress  = errors.New("not an address of the gateway")
 )
 
@@ -80,6 +79,7 @@ type Host struct {
 	mu    sync.Mutex                // guards what follows and changes of byID
 	onNIC map[netip.Addr]struct{}   // addresses of host0
 	owned map[uint16][]netip.Prefix // of each port, without link-local ones
+	bare  map[uint16]struct{}       // ports without ARP and ND
 
 	services services
 }
@@ -106,6 +106,7 @@ func New(cfg Config) (*Host, error) {
 		wake:   make(chan struct{}, 1),
 		onNIC:  make(map[netip.Addr]struct{}),
 		owned:  make(map[uint16][]netip.Prefix),
+		bare:   make(map[uint16]struct{}),
 	}
 	h.byID.Store(&map[uint16]*link{})
 	h.services.init(h)
@@ -194,23 +195,25 @@ func (h *Host) Close() error {
 }
 
 // AddPort gives the stack a link: an Ethernet port (or VLAN sub-interface, see Tag) with
-// the engine's index id. send belongs to the host until RemovePort.
+// the engine's index id. send belongs to the host until RemovePort. A port that
+// carries IP packets without frames has no neighbours: only its addresses count.
 //
 // onNeighbour is called with news about neighbours, from several goroutines but
 // one call at a time for a port. It must not block, nor call AddPort, RemovePort,
 // SetAddresses or Close. A port whose MAC has changed must be removed and added again.
 func (h *Host) AddPort(id uint16, info port.Info, send port.Sender, onNeighbour func(Neighbour)) error {
-	if info.Link != packet.LinkEthernet {
-		return fmt.Errorf("host: port %d (%s): %w", id, info.Name, ErrLink)
-	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed.Load() {
 		return ErrClosed
 	}
 	old := *h.byID.Load()
-	if old[id] != nil {
+	if _, bare := h.bare[id]; bare || old[id] != nil {
 		return fmt.Errorf("host: port %d (%s): %w", id, info.Name, ErrPortUsed)
+	}
+	if info.Link == packet.LinkIP {
+		h.bare[id] = struct{}{}
+		return nil
 	}
 	l := newLink(h, id, info, send, onNeighbour)
 	if err := h.stack.CreateNICWithOptions(l.nic, l, stack.NICOptions{}); err != nil {
@@ -246,6 +249,11 @@ func (h *Host) RemovePort(id uint16) {
 func (h *Host) removeLocked(id uint16) {
 	old := *h.byID.Load()
 	l := old[id]
+	if _, bare := h.bare[id]; bare {
+		delete(h.bare, id)
+		h.disownLocked(id)
+		return
+	}
 	if l == nil {
 		return
 	}
@@ -258,6 +266,11 @@ func (h *Host) removeLocked(id uint16) {
 	h.publishLinksLocked(next)
 	l.close()
 	h.stack.RemoveNIC(l.nic)
+	h.disownLocked(id)
+}
+
+// disownLocked takes the addresses of a port from host0.
+func (h *Host) disownLocked(id uint16) {
 	delete(h.owned, id)
 	if err := h.syncLocalLocked(); err != nil {
 		h.cfg.Log.Error("addresses of the own stack", "error", err) // removing only, cannot fail
@@ -284,12 +297,15 @@ func (h *Host) SetAddresses(id uint16, local []netip.Prefix, proxied []netip.Add
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l := (*h.byID.Load())[id]
-	if l == nil {
-		return fmt.Errorf("host: port %d: %w", id, ErrPort)
-	}
-	fresh, err := l.setAddresses(local, proxied)
-	if err != nil {
-		return err
+	var fresh []netip.Addr
+	if _, bare := h.bare[id]; !bare {
+		if l == nil {
+			return fmt.Errorf("host: port %d: %w", id, ErrPort)
+		}
+		var err error
+		if fresh, err = l.setAddresses(local, proxied); err != nil {
+			return err
+		}
 	}
 	h.owned[id] = nil
 	for _, p := range local {
@@ -300,7 +316,9 @@ func (h *Host) SetAddresses(id uint16, local []netip.Prefix, proxied []netip.Add
 	if err := h.syncLocalLocked(); err != nil {
 		return err
 	}
-	l.announce(fresh)
+	if l != nil {
+		l.announce(fresh)
+	}
 	return nil
 }
 

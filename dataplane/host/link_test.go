@@ -10,7 +10,6 @@ import (
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 
-	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
 )
@@ -185,14 +184,38 @@ func TestLinkNICLetsNothingElseOut(t *testing.T) {
 	}
 }
 
+// A TUN has no neighbours, but its addresses are the gateway's.
+func TestPortWithoutFramesHasOnlyAddresses(t *testing.T) {
+	b := newBench(t, Config{})
+	const tun = 9
+	info := port.Info{Name: "tun0", Link: packet.LinkIP}
+	if err := b.AddPort(tun, info, &b.wire, b.news.add); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.AddPort(tun, info, &b.wire, b.news.add); !errors.Is(err, ErrPortUsed) {
+		t.Errorf("second AddPort: %v, want %v", err, ErrPortUsed)
+	}
+	own := netip.MustParsePrefix("10.9.9.1/24")
+	if err := b.SetAddresses(tun, []netip.Prefix{own}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !b.isOwn(own.Addr()) {
+		t.Errorf("%v is not the gateway's", own.Addr())
+	}
+	b.RemovePort(tun)
+	if b.isOwn(own.Addr()) {
+		t.Errorf("%v is still the gateway's after its port went", own.Addr())
+	}
+	if err := b.SetAddresses(tun, nil, nil); !errors.Is(err, ErrPort) {
+		t.Errorf("SetAddresses of a removed port: %v, want %v", err, ErrPort)
+	}
+}
+
 func TestPortsComeAndGo(t *testing.T) {
 	b := newBench(t, Config{})
 	info := port.Info{Name: "lan0", MAC: ourMAC, MTU: 1500}
 	if err := b.AddPort(lan, info, &b.wire, b.news.add); !errors.Is(err, ErrPortUsed) {
 		t.Errorf("second AddPort: %v, want %v", err, ErrPortUsed)
-	}
-	if err := b.AddPort(9, port.Info{Link: packet.LinkIP}, &b.wire, b.news.add); !errors.Is(err, ErrLink) {
-		t.Errorf("AddPort of a TUN: %v, want %v", err, ErrLink)
 	}
 	b.Resolve(lan, client4)
 	b.RemovePort(lan)
@@ -242,30 +265,6 @@ func TestRefusedFramesAreCounted(t *testing.T) {
 	b.hear(arpFrame(t, layers.ARPRequest, broadcastMAC, theirMAC, client4, gateway4.Addr()))
 	if got := b.Stats().LinkRefused; got != 1 {
 		t.Errorf("LinkRefused = %d, want 1", got)
-	}
-}
-
-func TestIsLinkControl(t *testing.T) {
-	icmp6 := func(typ, ttl uint8, flags packet.Flags) packet.Packet {
-		return packet.Packet{Mem: []byte{typ, 0}, End: 2, EtherType: 0x86dd, TTL: ttl, Flags: flags,
-			Tuple: tuple.Tuple{Proto: tuple.ICMPv6, Family: tuple.IPv6}}
-	}
-	for _, tt := range []struct {
-		name string
-		p    packet.Packet
-		want bool
-	}{
-		{"arp", packet.Packet{EtherType: 0x0806}, true},
-		{"router solicitation", icmp6(133, 255, 0), true},
-		{"redirect", icmp6(137, 255, 0), true},
-		{"forwarded solicitation is not", icmp6(135, 64, 0), false},
-		{"echo request is not", icmp6(128, 255, 0), false},
-		{"fragmented solicitation is not (RFC 6980)", icmp6(135, 255, packet.FragmentFirst), false},
-		{"type 135 of another protocol is not", packet.Packet{Mem: []byte{135, 0}, End: 2, TTL: 255, Tuple: tuple.Tuple{Proto: tuple.UDP, Family: tuple.IPv6}}, false},
-	} {
-		if got := IsLinkControl(&tt.p); got != tt.want {
-			t.Errorf("%s: IsLinkControl = %v, want %v", tt.name, got, tt.want)
-		}
 	}
 }
 
