@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"example.com/culvert/cmd/culvert/demo"
 	"example.com/culvert/control/api"
 	"example.com/culvert/rules/config"
 )
@@ -100,6 +101,7 @@ func newRoot() *cobra.Command {
 		rulesCommand(),
 		countersCommand(),
 		interfaceCommand(),
+		demo.Command(),
 		versionCommand(),
 	} {
 		root.AddCommand(c)

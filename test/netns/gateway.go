@@ -90,7 +90,7 @@ func (g *Gateway) startCulvert(ctx context.Context) error {
 	}
 	if g.binary == "" {
 		var err error
-		if g.binary, err = binary(ctx, g.lab.dir); err != nil {
+		if g.binary, err = Binary(ctx, g.lab.dir); err != nil {
 			return err
 		}
 	}
@@ -133,8 +133,8 @@ func (g *Gateway) waitReady(ctx context.Context, proc *Process) error {
 	}
 }
 
-// binary finds or builds culvert.
-func binary(ctx context.Context, dir string) (string, error) {
+// Binary finds culvert by BinaryEnv, or else builds it into dir.
+func Binary(ctx context.Context, dir string) (string, error) {
 	if path := os.Getenv(BinaryEnv); path != "" {
 		return path, nil
 	}

@@ -47,7 +47,7 @@ name = "wan0"
 area = "wan"
 
 [[snat]]
-out = "wan"
+out_area = "wan"
 family = "ipv4"
 action = "masquerade"
 `,
@@ -105,54 +105,119 @@ func exchange(t *testing.T, lab *netns.Lab, address, text string) string {
 	return string(answer)
 }
 
-func TestKernelGatewayForwards(t *testing.T) {
-	lab := netns.ForTest(t, routed(netns.Kernel))
-	capture, err := lab.Host("server").Capture("eth0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, address := range []string{"203.0.113.9:7777", "[2001:db8:9::9]:7777"} {
-		if got := exchange(t, lab, address, "through the wall"); got != "through the wall" {
-			t.Errorf("answer from %s = %q", address, got)
-		}
-	}
-	flow, err := lab.Gateway().WaitFlow(t.Context(), func(f netns.Flow) bool {
-		return f.Proto == "tcp" && f.Reply.Dst.Addr().String() == "203.0.113.1"
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := flow.Orig.Src.Addr().String(); got != "10.9.1.2" {
-		t.Errorf("the masqueraded flow comes from %s, want 10.9.1.2", got)
-	}
-	syn, err := capture.Wait(t.Context(), func(f netns.Frame) bool { return f.TCP() != nil && f.TCP().SYN && !f.Outgoing })
-	if err != nil {
-		t.Fatal(err)
-	}
-	if ip := syn.NetworkLayer().(*layers.IPv4); ip.SrcIP.String() != "203.0.113.1" {
-		t.Errorf("the server sees %s, want the gateway", ip.SrcIP)
-	}
-	if err := capture.Close(); err != nil {
-		t.Error(err)
+// eachKind runs a test with the kernel as the gateway and then with culvert.
+func eachKind(t *testing.T, test func(t *testing.T, lab *netns.Lab)) {
+	for _, kind := range netns.Kinds() {
+		t.Run("gateway="+kind.String(), func(t *testing.T) { test(t, netns.ForTest(t, routed(kind))) })
 	}
 }
 
-func TestReloadReplacesTheKernelsRules(t *testing.T) {
-	lab := netns.ForTest(t, routed(netns.Kernel))
-	err := lab.Gateway().Reload(t.Context(), `
-table ip filter {
+func TestGatewayForwards(t *testing.T) {
+	eachKind(t, func(t *testing.T, lab *netns.Lab) {
+		capture, err := lab.Host("server").Capture("eth0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, address := range []string{"203.0.113.9:7777", "[2001:db8:9::9]:7777"} {
+			if got := exchange(t, lab, address, "through the wall"); got != "through the wall" {
+				t.Errorf("answer from %s = %q", address, got)
+			}
+		}
+		flow, err := lab.Gateway().WaitFlow(t.Context(), func(f netns.Flow) bool {
+			return f.Proto == "tcp" && f.Reply.Dst.Addr().String() == "203.0.113.1"
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := flow.Orig.Src.Addr().String(); got != "10.9.1.2" {
+			t.Errorf("the masqueraded flow comes from %s, want 10.9.1.2", got)
+		}
+		syn, err := capture.Wait(t.Context(), func(f netns.Frame) bool { return f.TCP() != nil && f.TCP().SYN && !f.Outgoing })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ip := syn.NetworkLayer().(*layers.IPv4); ip.SrcIP.String() != "203.0.113.1" {
+			t.Errorf("the server sees %s, want the gateway", ip.SrcIP)
+		}
+		if err := capture.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestEventsAreSeen(t *testing.T) {
+	eachKind(t, func(t *testing.T, lab *netns.Lab) {
+		events, err := lab.Gateway().Events("-p", "tcp")
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The listener needs a moment to listen: connect until it has heard one.
+		const new = "[NEW] tcp      6 120 SYN_SENT src=10.9.1.2"
+		for range 1000 {
+			exchange(t, lab, "203.0.113.9:7777", "hello")
+			if strings.Contains(events.Output(), new) {
+				break
+			}
+		}
+		if err := events.WaitOutput(t.Context(), new); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Other rules for routed: nobody comes in or out.
+const (
+	closedRuleset = `
+table inet filter {
 	chain forward {
 		type filter hook forward priority filter
-		reject with icmp admin-prohibited
+		reject with icmpx admin-prohibited
 	}
-}`)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if c, err := lab.Host("client").Dial(t.Context(), "tcp", "203.0.113.9:7"); err == nil {
-		c.Close()
-		t.Error("a connection passed a gateway that rejects everything")
-	}
+}`
+	closedConfig = `
+[[interface]]
+name = "lan0"
+area = "lan"
+
+[[interface]]
+name = "wan0"
+area = "wan"
+
+[[filter]]
+action = "reject"
+`
+)
+
+func TestReloadReplacesTheRules(t *testing.T) {
+	eachKind(t, func(t *testing.T, lab *netns.Lab) {
+		text := closedConfig
+		if lab.Gateway().Kind() == netns.Kernel {
+			text = closedRuleset
+		}
+		if err := lab.Gateway().Reload(t.Context(), text); err != nil {
+			t.Fatal(err)
+		}
+		for _, address := range []string{"203.0.113.9:7", "[2001:db8:9::9]:7"} {
+			if c, err := lab.Host("client").Dial(t.Context(), "tcp", address); err == nil {
+				c.Close()
+				t.Errorf("a connection to %s passed a gateway that rejects everything", address)
+			}
+		}
+	})
+}
+
+func TestGatewayStopsAndStarts(t *testing.T) {
+	eachKind(t, func(t *testing.T, lab *netns.Lab) {
+		if err := lab.Gateway().Stop(); err != nil {
+			t.Fatal(err)
+		}
+		if err := lab.Gateway().Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := exchange(t, lab, "203.0.113.9:7777", "again"); got != "again" {
+			t.Errorf("answer after a restart = %q", got)
+		}
+	})
 }
 
 func TestSwitchJoinsMoreThanTwoHosts(t *testing.T) {

@@ -57,7 +57,17 @@ func ownerOf(name, prefix string) (pid int, ok bool) {
 	return pid, err == nil
 }
 
-func isAlive(pid int) bool { return !errors.Is(unix.Kill(pid, 0), unix.ESRCH) }
+// isAlive reports whether a process runs. One that was killed and waits for its
+// parent to notice does not.
+func isAlive(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	// pid (comm) state ...; comm may hold anything, parentheses too.
+	_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
+	return !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
+}
 
 // removeNamespace ends what still runs in a named namespace, deletes its
 // interfaces (a socket that somebody forgot would keep both alive) and removes it.

@@ -85,10 +85,11 @@ func run(ctx context.Context, o options, stdout io.Writer) error {
 		return errRoot
 	}
 	// A closed terminal or pipe ends the demo like Ctrl-C does: tidily.
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGHUP, unix.SIGPIPE)
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGHUP)
 	defer stop()
+	signal.Ignore(unix.SIGPIPE)
 
-	out := &printer{w: stdout}
+	out := &printer{w: stdout, lost: stop}
 	out.heading(fmt.Sprintf("A client, a gateway and a server in three network namespaces (gateway %s, driver %s)", o.gateway, o.driver))
 	lab, err := netns.Build(ctx, topology)
 	if err != nil {
