@@ -19,7 +19,7 @@ type draft struct {
 	list   rules.List
 	pos    int
 	node   *node
-	acted  bool // action is given and known
+	family uint8 // the one that conditions and translation leave, 0: both
 	to     []nat.AddrRange
 	toPort nat.PortRange // of to
 	ports  nat.PortRange
@@ -236,7 +236,7 @@ func (r *draft) readAction(d *decoder, n *node) {
 			d.errorf(n.at, "%q does not belong in [[%s]], which takes %s%s", s, r.list, quoted(actionWords(r.list)), otherList(a))
 			return
 		}
-		r.Then, r.acted = a, true
+		r.Then = a
 		return
 	}
 	d.errorf(n.at, "unknown action %q; %s", s, suggest(s, actionWords(r.list)))

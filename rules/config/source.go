@@ -140,11 +140,15 @@ type scanner struct {
 	text  string
 	i     int // next byte
 	line  int
-	begin int // first byte of line
+	begin int // a byte of the line, at its beginning or behind it
+	col   int // characters of the line before begin
 }
 
+// pos moves begin along, so that a long line is counted once.
 func (s *scanner) pos() Pos {
-	return Pos{s.line, utf8.RuneCountInString(s.text[s.begin:s.i]) + 1}
+	s.col += utf8.RuneCountInString(s.text[s.begin:s.i])
+	s.begin = s.i
+	return Pos{s.line, s.col + 1}
 }
 
 func (s *scanner) end() bool { return s.i >= len(s.text) }
@@ -156,7 +160,7 @@ func (s *scanner) skip(n int) {
 	for ; n > 0 && !s.end(); n-- {
 		if s.text[s.i] == '\n' {
 			s.line++
-			s.begin = s.i + 1
+			s.begin, s.col = s.i+1, 0
 		}
 		s.i++
 	}

@@ -17,8 +17,9 @@ import (
 
 // match reads the values of a condition: a value or a list of values, where all
 // begin with "!" (none of these) or none does.
-func match[T any](d *decoder, n *node, m *rules.Match[T], parse func(string) (T, error), compare func(a, b T) int) {
+func match[T comparable](d *decoder, n *node, m *rules.Match[T], parse func(string) (T, error), compare func(a, b T) int) {
 	var out rules.Match[T]
+	seen := map[T]bool{}
 	for i, item := range d.items(n) {
 		s, ok := d.scalarText(item)
 		if !ok {
@@ -38,10 +39,11 @@ func match[T any](d *decoder, n *node, m *rules.Match[T], parse func(string) (T,
 			d.errorf(item.at, "%v", err)
 			continue
 		}
-		if slices.ContainsFunc(out.Values, func(w T) bool { return compare(v, w) == 0 }) {
+		if seen[v] {
 			d.errorf(item.at, "%s is listed twice: delete one", s)
 			continue
 		}
+		seen[v] = true
 		out.Values = append(out.Values, v)
 	}
 	slices.SortFunc(out.Values, compare)
