@@ -147,10 +147,10 @@ func (w *Worker) Confirm(r Ref, now Tick) {
 
 // Abort takes back a claimed flow whose first packet did not leave. Nothing is
 // reported. It has no effect on a confirmed entry.
-func (w *Worker) Abort(r Ref) { w.kill(r.Slot, ifUnconfirmed, Tick(w.now)) }
+func (w *Worker) Abort(r Ref) { w.kill(r.Slot, ifUnconfirmed, w.now) }
 
 // Kill ends a confirmed flow at once.
-func (w *Worker) Kill(r Ref) { w.kill(r.Slot, always, Tick(w.now)) }
+func (w *Worker) Kill(r Ref) { w.kill(r.Slot, always, w.now) }
 
 // killing says under which condition an entry may be ended.
 type killing uint8

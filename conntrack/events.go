@@ -72,10 +72,14 @@ func (a *actor) emit(typ EventType, change Change, slot uint32, now Tick) {
 	}
 	n := &notes[head&uint64(len(notes)-1)]
 	n.tick, n.slot, n.typ, n.change = now, slot, typ, change
-	e := &a.t.entries[slot]
-	e.copyTo(&n.entry)
-	if typ == EventNew {
+	a.t.entries[slot].copyTo(&n.entry)
+	switch typ {
+	case EventNew:
 		n.entry.status |= uint32(Confirmed)
+	case EventUpdate:
+		if Status(n.entry.status)&Dying != 0 {
+			return // its end was reported
+		}
 	}
 	a.t.copyExt(&n.ext, n.entry.ext)
 	n.seq = p.seq.Add(1)

@@ -116,7 +116,7 @@ func (x *index) find(entries []Entry, k *tuple.Tuple, h uint64) uint32 {
 			}
 			for ; m != 0; m &= m - 1 {
 				id := word.Load32(&b.ids[w*perWord+bits.TrailingZeros64(m)/laneBits])
-				if entries[id>>1].half[id&1].tuple == *k {
+				if same(&entries[id>>1].half[id&1].tuple, k) {
 					return id
 				}
 			}

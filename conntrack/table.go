@@ -37,6 +37,7 @@ type Table struct {
 	scan atomic.Uint64 // chunks of slots looked at for expiry, ever
 	_    [56]byte
 
+	clock    atomic.Uint64 // latest tick of any worker, and clockValid
 	scanBase atomic.Uint32 // tick of the first Begin, which the sweep counts from
 	events   pump
 	closed   sync.Once
@@ -156,13 +157,18 @@ func (t *Table) Len() int { return int(t.live.Load()) }
 // Max returns the number of flows the table can hold.
 func (t *Table) Max() int { return t.cfg.Max }
 
-// Now returns the latest tick at which a worker began a batch.
-func (t *Table) Now() Tick {
-	now := Tick(word.Load32(&t.workers[0].now))
-	for _, w := range t.workers[1:] {
-		now = later(now, Tick(word.Load32(&w.now)))
+// Now returns the latest tick at which a worker began a batch; 0 before the
+// first did.
+func (t *Table) Now() Tick { return Tick(t.clock.Load()) }
+
+// clockValid is set in Table.clock once it holds a tick.
+const clockValid = 1 << 32
+
+// advance takes note of a worker's time.
+func (t *Table) advance(now Tick) {
+	if c := t.clock.Load(); c&clockValid == 0 || now.Sub(Tick(c)) > 0 {
+		t.clock.Store(clockValid | uint64(now))
 	}
-	return now
 }
 
 // Time converts a tick near the present to wall-clock time.

@@ -47,7 +47,7 @@ func (w *Worker) Admissible(k *tuple.Tuple, s *Segment) Verdict {
 // Track takes a packet through the tracker of its flow: state, timer,
 // counters, status, events. Of the verdicts only Accept has an effect on
 // them. After Restart the entry is gone and the packet has to be looked up
-// again.
+// again, once: what it meets then is a newer entry.
 func (w *Worker) Track(r Ref, s *Segment, now Tick) Verdict {
 	e := &w.t.entries[r.Slot]
 	status := e.Status()
@@ -61,7 +61,10 @@ func (w *Worker) Track(r Ref, s *Segment, now Tick) Verdict {
 		if status&SeenReply == 0 {
 			return w.pass(r, e, status, s, now, idle.gre)
 		}
-		return w.pass(r, e, status|w.assure(e), s, now, idle.greStream)
+		if status&Assured == 0 {
+			status |= w.assure(e)
+		}
+		return w.pass(r, e, status, s, now, idle.greStream)
 	case tuple.ICMP:
 		return w.pass(r, e, status, s, now, idle.icmp)
 	case tuple.ICMPv6:

@@ -45,8 +45,8 @@ func (a *actor) init(t *Table, i int) {
 // table. Its calls come in batches: Begin, then any of the others, again
 // Begin; Park when there is nothing to do for a while.
 type Worker struct {
-	now  uint32 // Tick of the batch; read by others
-	seat int    // in epochs
+	now  Tick // of the batch
+	seat int  // in epochs
 	actor
 
 	hash  [MaxBatch]uint64
@@ -59,7 +59,8 @@ type Worker struct {
 // that nobody can hold any more return to the pool, and a bounded number of
 // entries is looked at for expiry. An idle worker calls it every 100 ms.
 func (w *Worker) Begin(now Tick) {
-	word.Store32(&w.now, uint32(now))
+	w.now = now
+	w.t.advance(now)
 	w.retired.close(w.t.epochs)
 	w.t.epochs.enter(w.seat)
 	w.reclaim()
@@ -126,7 +127,7 @@ func (w *Worker) Lookup(keys []tuple.Tuple, refs []Ref) {
 	found := uint64(0)
 	for i := range keys {
 		id := w.ids[i]
-		if id == 0 || w.t.entries[id>>1].half[id&1].tuple != keys[i] {
+		if id == 0 || !same(&w.t.entries[id>>1].half[id&1].tuple, &keys[i]) {
 			id = x.find(w.t.entries, &keys[i], w.hash[i])
 		}
 		refs[i] = w.alive(id)
@@ -158,9 +159,8 @@ func (w *Worker) alive(id uint32) Ref {
 	}
 	r := refOf(id)
 	e := &w.t.entries[r.Slot]
-	now := Tick(w.now)
-	if e.expired(r.Dir, now) {
-		w.kill(r.Slot, ifExpired, now)
+	if e.expired(r.Dir, w.now) {
+		w.kill(r.Slot, ifExpired, w.now)
 		return Ref{}
 	}
 	if e.Status()&Dying != 0 {

@@ -1,0 +1,73 @@
+// Package conntrack tracks the flows that pass the gateway.
+//
+// # Entries
+//
+// An Entry owns two tuples. A packet in direction d leaves looking like the
+// inverse of Tuple(d.Other()); when that equals the packet's own tuple, no
+// translation happens. The package never learns why the two differ: nat
+// proposes, Claim decides.
+//
+// Entries are records of 192 bytes, three cache lines without pointers, in
+// memory that the collector does not scan: a line for each direction (tuple,
+// counters, time of the last packet) and one for what both share (state,
+// status, timeout, mark). A flow costs about 220 bytes all in: the record, four
+// bytes for expiry, four for the free list, two places in the index.
+//
+// # Life
+//
+//	Claim     both tuples are taken under the locks of their shards; lookups
+//	          find the entry, but it is not listed, does not expire, makes no
+//	          event. May: Track, Confirm, Abort.
+//	Confirm   the first packet has left: listed, NEW event, the timer runs.
+//	          May: Track, Kill, and end by expiry, early drop or command.
+//	ended     out of the index, DESTROY event. Whoever found it before may still
+//	          look at it until his batch is over; then the slot is used again.
+//
+// # The index
+//
+// A sharded hash of 64-byte buckets with ten places, each a tag of 16 bits and
+// a value slot<<1 | direction. A value that finds its bucket full goes to one of
+// the next few; every bucket it passed counts that, so a search ends at the
+// first bucket nothing passed. The hash is keyed.
+//
+// Inserts and deletes take the shard's lock (two shards by ascending index).
+// Lookups take none and need no sequence count either, because three things
+// hold: a value never moves while it is in the index; a record's tuples never
+// change while anybody may look at it (below); and what a lookup finds, it
+// compares with the tuple in the record. So a hit is a hit, and a miss was one
+// at some moment of the search.
+//
+// # Epochs
+//
+// A slot returns to the pool only when every worker has begun a new batch, or is
+// parked, since the entry left the index; dumps and commands take part through
+// seats of their own. See type epochs for the argument.
+//
+// # Who writes what
+//
+// A packet stores the time in its direction's line and adds to its counters.
+// TCP state is changed under a lock that is one bit of its own word; UDP, ICMP
+// and the rest take no lock, and status bits are set by atomic or. Words that
+// others read are accessed through internal/word.
+//
+// # Time
+//
+// Time is counted in ticks of 10 ms and comes in as an argument. The deadline
+// of an entry is the time of its last packet plus its timeout, computed when
+// somebody asks. An array of four bytes a flow holds a tick that is not later;
+// workers walk it once a second in small pieces, and only what looks due there
+// is looked at. A lookup never finds an expired entry, however late the walk.
+//
+// # Events
+//
+// Each worker notes events in a ring of its own and never waits. One goroutine
+// puts them in order and hands them to the subscribers, each of whom is told
+// exactly how many it missed. Without subscribers events cost one load.
+//
+// # What it does not do
+//
+// It reads no packets (Segment has what trackers need), chooses no addresses or
+// ports, and knows no rules or interfaces. ICMP errors don't come here: the
+// engine looks up the packet they carry, and they neither create nor refresh a
+// flow.
+package conntrack
