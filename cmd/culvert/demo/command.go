@@ -92,20 +92,19 @@ func run(ctx context.Context, o options, stdout io.Writer) error {
 	out := &printer{w: stdout, lost: stop}
 	out.heading(fmt.Sprintf("A client, a gateway and a server in three network namespaces (gateway %s, driver %s)", o.gateway, o.driver))
 	lab, err := netns.Build(ctx, topology)
-	if err != nil {
-		return interrupted(ctx, err)
+	if err == nil {
+		err = tour(ctx, o, lab, out)
 	}
-	err = errors.Join(tour(ctx, o, lab, out), lab.Close())
-	return interrupted(ctx, err)
-}
-
-// interrupted replaces the many errors that an interrupt causes.
-func interrupted(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
-		return errors.New("interrupted; everything is removed")
+		err = errInterrupted // and not the many errors that it causes
+	}
+	if lab != nil {
+		err = errors.Join(err, lab.Close())
 	}
 	return err
 }
+
+var errInterrupted = errors.New("interrupted")
 
 // tour runs the steps in a lab.
 func tour(ctx context.Context, o options, lab *netns.Lab, out *printer) error {
