@@ -4,8 +4,10 @@ package afpacket
 
 import (
 	"net"
-	"os/exec"
+	"os"
+	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -341,6 +343,71 @@ func TestLongFramesWaitForRelease(t *testing.T) {
 	}
 }
 
+func TestLongFramesWithoutRoomAreCounted(t *testing.T) {
+	n := newNetwork(t, 1)
+	n.mtu(t, 9000)
+	p := open(t, n.g0, Config{})
+	if err := unix.SetsockoptInt(p.queues[0].rx.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1); err != nil {
+		t.Fatal(err)
+	}
+	host := newRaw(t, n.c0)
+	const total = 8
+	for range total {
+		host.send(t, frame(n.g0.MAC(t), 5000))
+	}
+	host.send(t, frame(n.g0.MAC(t), 60))
+	q := p.Queue(0)
+	pkts := make([]packet.Packet, 64)
+	whole := 0
+	for last := 0; last != 60; {
+		for _, in := range recv(t, q, pkts) {
+			if last = len(in.Frame()); last == 5000 {
+				whole++
+			}
+		}
+		q.Release()
+	}
+	if cut := int(q.Stats().RxTruncated); cut == 0 || whole == 0 || cut+whole != total {
+		t.Errorf("%d whole and %d truncated of %d frames; want some of each", whole, cut, total)
+	}
+}
+
+func TestJoinedGroupsAreLetIn(t *testing.T) {
+	n := newNetwork(t, 1)
+	p := open(t, n.g0, Config{})
+	group := net.HardwareAddr{0x33, 0x33, 0xff, 1, 2, 3}
+	if err := p.JoinMulticast(group); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.JoinMulticast(n.g0.MAC(t)); err == nil {
+		t.Error("a unicast address was joined")
+	}
+	var groups []byte
+	nstest.Do(t, n.g0.Netns, func() (err error) {
+		groups, err = os.ReadFile("/proc/thread-self/net/dev_mcast")
+		return err
+	})
+	if !strings.Contains(string(groups), "3333ff010203") {
+		t.Errorf("the interface does not listen to %v:\n%s", group, groups)
+	}
+}
+
+func TestClosedPortStillCounts(t *testing.T) {
+	n := newNetwork(t, 1)
+	p := open(t, n.g0, Config{})
+	newRaw(t, n.c0).send(t, frame(n.g0.MAC(t), 60))
+	q := p.Queue(0)
+	recv(t, q, make([]packet.Packet, 1))
+	for range 2 {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := p.Queue(0).Stats().RxFrames; got != 1 {
+		t.Errorf("%d frames counted, want 1", got)
+	}
+}
+
 func TestReinjectedFramesAreIgnored(t *testing.T) {
 	g := nstest.Namespace(t, "g") // one namespace: between two, a veth clears marks
 	x, y := nstest.End{Netns: g, Name: "x"}, nstest.End{Netns: g, Name: "y"}
@@ -487,13 +554,28 @@ func (n network) gso(t testing.TB, size int) packet.Packet {
 		Flags: packet.NeedsCsum, GSOType: packet.GSOTCPv4, GSOSize: 1000, HdrLen: 54, CsumStart: 34, CsumOffset: 16}}
 }
 
-// features switches the segmentation offloads of e.
-func features(t testing.TB, e nstest.End, to string) {
+// withoutTSO switches e's TCP segmentation off, as ethtool -K tso off does.
+func withoutTSO(t testing.TB, e nstest.End) {
 	t.Helper()
-	out, err := exec.Command("ip", "netns", "exec", e.Netns, "ethtool", "-K", e.Name, "tso", to).CombinedOutput()
-	if err != nil {
-		t.Fatalf("ethtool: %v: %s", err, out)
-	}
+	const setTSO = 0x1f // ETHTOOL_STSO
+	value := struct{ cmd, data uint32 }{cmd: setTSO}
+	request := struct {
+		name [unix.IFNAMSIZ]byte
+		data unsafe.Pointer
+		_    [16]byte
+	}{data: unsafe.Pointer(&value)}
+	copy(request.name[:], e.Name)
+	nstest.Do(t, e.Netns, func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request))); e != 0 {
+			return e
+		}
+		return nil
+	})
 }
 
 func TestDeviceWithoutSegmentationGetsSegments(t *testing.T) {
@@ -501,8 +583,8 @@ func TestDeviceWithoutSegmentationGetsSegments(t *testing.T) {
 	p := open(t, n.g0, Config{})
 	host := newRaw(t, n.c0)
 	q := p.Queue(0)
-	features(t, n.g0, "off")
-	for round := range 2 {
+	withoutTSO(t, n.g0)
+	for round := range enoughStrikes + 2 {
 		out := n.gso(t, 54+3000)
 		q.Send(&out)
 		if r := q.Flush(); r != [port.NumStatuses]uint32{} {
@@ -513,6 +595,9 @@ func TestDeviceWithoutSegmentationGetsSegments(t *testing.T) {
 				t.Errorf("round %d: %d bytes, want a segment of 1054", round, len(got))
 			}
 		}
+	}
+	if !q.(*queue).bulk.soft(0) {
+		t.Error("frames still try the device first")
 	}
 }
 

@@ -14,6 +14,10 @@ import (
 // bulkBatch is how many frames one sendmmsg takes: as many as one Recv returns of that kind.
 const bulkBatch = bigFrames
 
+// enoughStrikes is how often a device must refuse a GSO type before frames of that type
+// no longer try it first. One refusal may be a full backlog.
+const enoughStrikes = 8
+
 // mmsghdr is struct mmsghdr of recvmmsg(2).
 type mmsghdr struct {
 	hdr unix.Msghdr
@@ -32,7 +36,7 @@ type bulk struct {
 	head    [bulkBatch][headLen]byte
 	bytes   [bulkBatch]int
 	gso     [bulkBatch]uint8 // GSO type
-	soft    [256]bool        // by GSO type: the device refused it
+	strikes [256]uint8       // by GSO type: refused in a row by the device, then taken by segment
 }
 
 func (b *bulk) open(ifindex int, q Qdisc) (err error) {
@@ -81,11 +85,14 @@ func (b *bulk) add(p *packet.Packet, tag int) {
 	b.gso[i] = p.Offload.GSOType
 }
 
+// soft reports whether the device does not segment frames such as message i.
+func (b *bulk) soft(i int) bool { return b.strikes[b.gso[i]] >= enoughStrikes }
+
 // run returns the socket for message i and how many messages from there on take the same one.
 func (b *bulk) run(i int) (*socket, int) {
-	soft := b.soft[b.gso[i]]
+	soft := b.soft(i)
 	k := 1
-	for i+k < b.n && b.soft[b.gso[i+k]] == soft {
+	for i+k < b.n && b.soft(i+k) == soft {
 		k++
 	}
 	if soft {
@@ -103,6 +110,9 @@ func (s *sender) flushBulk() {
 		n, e := b.sendmmsg(sock, i, k)
 		if e == 0 {
 			for range n {
+				if sock == b.direct {
+					b.strikes[b.gso[i]] = 0
+				}
 				s.count(1, b.bytes[i])
 				i++
 			}
@@ -116,7 +126,7 @@ func (s *sender) flushBulk() {
 			continue
 		case cause == port.Full && sock == b.direct && b.gso[i] != packet.GSONone:
 			if n, e = b.sendmmsg(b.segment, i, 1); e == 0 && n == 1 {
-				b.soft[b.gso[i]] = true
+				b.strikes[b.gso[i]]++
 				s.count(1, b.bytes[i])
 				i++
 				continue

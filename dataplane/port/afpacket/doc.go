@@ -30,8 +30,9 @@
 // twice). Whoever is used second waits until the first is flushed: order holds.
 //
 // All of these bypass the queueing discipline. There the kernel drops GSO frames that
-// the device cannot segment itself; after such a refusal frames of that GSO
-// type take a third socket, which does not bypass and lets the kernel segment.
+// the device cannot segment itself; a refused one takes a third socket, which does
+// not bypass and lets the kernel segment, and after a few refusals in a row
+// all frames of that GSO type do.
 //
 // # Failure
 //

@@ -157,6 +157,5 @@ func (p *Port) Close() error {
 	for _, q := range p.queues {
 		errs = append(errs, q.close())
 	}
-	p.queues = nil
 	return errors.Join(errs...)
 }

@@ -58,7 +58,7 @@ type queue struct {
 
 	frames, bytes, truncated, foreign atomic.Uint64
 
-	mu    sync.Mutex // guards drops: reading them from the kernel clears them there
+	mu    sync.Mutex // guards drops (reading them from the kernel clears them there) and closing rx
 	drops uint64
 }
 
@@ -77,6 +77,8 @@ func (q *queue) open(ifindex int, cfg Config) (err error) {
 
 func (q *queue) close() error {
 	errs := []error{q.sender.Close()}
+	q.mu.Lock() // Stats may still be called
+	defer q.mu.Unlock()
 	if q.rx != nil {
 		errs = append(errs, q.rx.close())
 	}

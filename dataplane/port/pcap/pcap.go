@@ -18,11 +18,7 @@ import (
 	"example.com/culvert/dataplane/port"
 )
 
-const (
-	defaultMTU = 65535
-
-	ngMagic = 0x0a0d0d0a // first four bytes of a pcapng file, in either byte order
-)
+const defaultMTU = 65535
 
 // Config describes a port.
 type Config struct {
@@ -34,10 +30,18 @@ type Config struct {
 	MTU  int         // bytes of IP packet, default 65535
 }
 
-// source is a reader of either format.
+// source is a reader of either format. Frames are valid until the next call.
 type source interface {
 	ZeroCopyReadPacketData() ([]byte, gopacket.CaptureInfo, error)
 	LinkType() layers.LinkType
+}
+
+// ngSource reads frames into memory of their own length: the reader's own buffer is
+// as long as the file says a frame can be.
+type ngSource struct{ *pcapgo.NgReader }
+
+func (s ngSource) ZeroCopyReadPacketData() ([]byte, gopacket.CaptureInfo, error) {
+	return s.ReadPacketData()
 }
 
 // Port is a capture file.
@@ -100,12 +104,7 @@ func (p *Port) openIn() error {
 	if err != nil {
 		return fmt.Errorf("%s: not a capture file: %w", p.cfg.In, err)
 	}
-	if binary.BigEndian.Uint32(magic) == ngMagic {
-		p.in, err = pcapgo.NewNgReader(r, pcapgo.DefaultNgReaderOptions)
-	} else {
-		p.in, err = pcapgo.NewReader(r)
-	}
-	if err != nil {
+	if p.in, err = newSource(f, r, binary.BigEndian.Uint32(magic)); err != nil {
 		return fmt.Errorf("%s: not a capture file: %w", p.cfg.In, err)
 	}
 	switch t := p.in.LinkType(); t {
@@ -119,6 +118,23 @@ func (p *Port) openIn() error {
 	p.err = nil
 	p.advance()
 	return nil
+}
+
+// newSource returns the reader of f, whose first bytes are in r.
+func newSource(f *os.File, r io.Reader, magic uint32) (source, error) {
+	if magic == blockSection {
+		if err := checkBlocks(f); err != nil {
+			return nil, err
+		}
+		ng, err := pcapgo.NewNgReader(r, pcapgo.DefaultNgReaderOptions)
+		return ngSource{ng}, err
+	}
+	old, err := pcapgo.NewReader(r)
+	if err != nil {
+		return nil, err
+	}
+	old.SetSnaplen(maxFrame) // some tools write frames longer than they declare
+	return old, nil
 }
 
 func (p *Port) openOut() error {

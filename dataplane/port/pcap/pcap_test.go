@@ -168,12 +168,17 @@ func TestOpenSaysWhatIsWrongWithAFile(t *testing.T) {
 	if err := os.WriteFile(text, []byte("no capture"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	huge := filepath.Join(t.TempDir(), "huge.pcapng")
+	if err := os.WriteFile(huge, hugeFrame(t), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		name string
 		cfg  Config
 	}{
 		{"missing file", Config{In: "/nowhere/x.pcap"}},
 		{"text", Config{In: text}},
+		{"pcapng that asks for gigabytes", Config{In: huge}},
 		{"other link type", Config{In: capture(t, layers.LinkTypeLinuxSLL, frame(60))}},
 		{"output in a missing directory", Config{Out: "/nowhere/x.pcapng"}},
 	} {
@@ -185,6 +190,25 @@ func TestOpenSaysWhatIsWrongWithAFile(t *testing.T) {
 	}
 }
 
+// hugeFrame returns a pcapng file whose only frame claims to have 4 GB.
+func hugeFrame(t testing.TB) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := pcapgo.NewNgWriter(&b, layers.LinkTypeEthernet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func() int { w.Flush(); return b.Len() }()
+	if err := w.WritePacket(gopacket.CaptureInfo{Timestamp: epoch, CaptureLength: 60, Length: 60}, frame(60)); err != nil {
+		t.Fatal(err)
+	}
+	w.Flush()
+	for i := range 8 { // captured and original length of the enhanced packet block
+		b.Bytes()[at+20+i] = 0xff
+	}
+	return b.Bytes()
+}
+
 func FuzzOpen(f *testing.F) {
 	seed, err := os.ReadFile(capture(f, layers.LinkTypeEthernet, frame(60, 2, 0, 0, 0, 0, 1)))
 	if err != nil {
@@ -192,6 +216,7 @@ func FuzzOpen(f *testing.F) {
 	}
 	f.Add(seed)
 	f.Add([]byte{0x0a, 0x0d, 0x0d, 0x0a})
+	f.Add(hugeFrame(f)) // the reader allocated what the length field said
 	path := filepath.Join(f.TempDir(), "fuzz.pcap")
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if err := os.WriteFile(path, data, 0o600); err != nil {

@@ -44,7 +44,12 @@ func newQueue(p *Port, fd int) (*queue, error) {
 }
 
 func (q *queue) close() error {
-	return errors.Join(q.sender.Close(), unix.Munmap(q.mem))
+	err := q.sender.Close()
+	if q.mem != nil {
+		err = errors.Join(err, unix.Munmap(q.mem))
+		q.mem = nil
+	}
+	return err
 }
 
 // FD implements port.Queue.
