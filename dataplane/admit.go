@@ -9,11 +9,12 @@ import (
 	"example.com/culvert/rules"
 )
 
-// perPacketFilter marks an entry whose filter verdict held for one packet only:
-// the rules looked at a field that differs from packet to packet.
+// perPacketFilter marks an entry whose filter verdict, in one direction at least,
+// held for one packet only: the rules looked at a field that differs from packet
+// to packet.
 const perPacketFilter = conntrack.UserStatus
 
-// claimTries bounds how often a new flow may lose races for its tuples.
+// claimTries bounds how often a new flow may meet an entry that is just ending.
 const claimTries = 8
 
 // admit takes the first packet of a flow through the rules and makes its entry:
@@ -29,17 +30,12 @@ func (w *Worker) admit(p *packet.Packet, r role) {
 		w.drop(why)
 		return
 	}
-	var d rules.Decision
+	d := &w.decision
 	k := w.key(p, r, rules.New)
-	d.Hits = w.v.hits[w.index]
-	if w.v.prog.Len(rules.Pre) > 0 {
-		w.v.prog.Pre(&k, &d)
-		k.Tuple.Zone = d.Zone
-	}
 	prop := conntrack.Proposal{Original: k.Tuple}
 
 	// Destination.
-	if dst := w.v.prog.Dnat(&k, &d); dst != nil {
+	if dst := w.v.prog.Dnat(&k, d); dst != nil {
 		local, ok := w.localFor(p, r)
 		if !ok && dst.Redirect == nat.ToLocal {
 			w.drop(SourceNeeded)
@@ -69,7 +65,7 @@ func (w *Worker) admit(p *packet.Packet, r role) {
 	k.Out, k.OutArea = hop.Port, eg.area
 
 	// Filter.
-	if !w.filter(p, &k, &d, r) {
+	if !w.filter(p, &k, d, r) {
 		return
 	}
 	if d.Scope == rules.PerPacket {
@@ -86,7 +82,7 @@ func (w *Worker) admit(p *packet.Packet, r role) {
 	// Source.
 	search := nat.NullSearch(k.Tuple, w.rnd.Uint64())
 	if hop.Port != HostPort {
-		if src := w.v.prog.Snat(&k, &d); src != nil {
+		if src := w.v.prog.Snat(&k, d); src != nil {
 			addr, ok := eg.primary(k.Tuple.Family)
 			if !ok && src.Masquerade() {
 				w.drop(SourceNeeded)
@@ -170,15 +166,10 @@ func (w *Worker) filter(p *packet.Packet, k *rules.Key, d *rules.Decision, r rol
 }
 
 // bind claims tuples for a new flow, candidate by candidate, and sends its
-// first packet. A lost race means joining the winner's entry.
+// first packet.
 func (w *Worker) bind(p *packet.Packet, prop *conntrack.Proposal, search *nat.Search, seg *conntrack.Segment, r role) {
 	fixed := prop.Status
-	for {
-		cand, why, ok := search.Next()
-		if !ok {
-			w.refuse(p, conntrack.Ref{}, PortsExhausted, r)
-			return
-		}
+	for cand, why, ok := search.Next(); ok; cand, why, ok = search.Next() {
 		cand.Zone = prop.Original.Zone
 		if prop.Reply, ok = cand.Inverse(); !ok {
 			w.drop(InvalidNew)
@@ -188,39 +179,70 @@ func (w *Worker) bind(p *packet.Packet, prop *conntrack.Proposal, search *nat.Se
 		if cand.Src != prop.Original.Src || cand.SrcPort != prop.Original.SrcPort {
 			prop.Status |= conntrack.SrcNAT
 		}
-		ref, claim := w.ct.Claim(prop, w.tick)
-		switch claim {
-		case conntrack.Claimed, conntrack.OriginalTaken:
-			if v := w.ct.Track(ref, seg, w.tick); v.Invalid() {
-				w.undo(ref)
-				w.drop(ofVerdict[v])
-				return
-			}
-			w.forward(p, w.e.table.Entry(ref.Slot), ref, r)
-			return
-		case conntrack.ReplyTaken:
-			continue
-		default:
-			w.refuse(p, conntrack.Ref{}, ofClaim[claim], r)
+		if w.claim(p, prop, seg, r) {
 			return
 		}
 	}
+	w.refuse(p, conntrack.Ref{}, PortsExhausted, r)
+}
+
+// claim makes the entry that prop asks for and sends p through it. When another
+// packet of the flow was faster, p joins the entry of that one. It reports false
+// when the reply tuple is taken.
+func (w *Worker) claim(p *packet.Packet, prop *conntrack.Proposal, seg *conntrack.Segment, r role) bool {
+	for range claimTries {
+		ref, claim := w.ct.Claim(prop, w.tick)
+		switch claim {
+		case conntrack.Claimed:
+			w.claimed = ref.Slot
+		case conntrack.OriginalTaken:
+		case conntrack.ReplyTaken:
+			return false
+		default:
+			w.refuse(p, conntrack.Ref{}, ofClaim[claim], r)
+			return true
+		}
+		v := w.ct.Track(ref, seg, w.tick)
+		switch {
+		case v == conntrack.Restart:
+			continue // the other entry was at its end: now its tuple is free
+		case v.Invalid():
+			w.undo(ref)
+			w.drop(ofVerdict[v])
+		default:
+			w.forward(p, w.e.table.Entry(ref.Slot), ref, r)
+		}
+		w.claimed = 0
+		return true
+	}
+	w.drop(CommitRace)
+	return true
+}
+
+// decide starts the decision about the packet in hand.
+func (w *Worker) decide() *rules.Decision {
+	w.decision = rules.Decision{Hits: w.v.hits[w.index]}
+	return &w.decision
 }
 
 // pre runs the pre list for a packet before its lookup counts: it may say
 // notrack, or give it a zone of its own. It reports true when it has dealt with
 // the packet.
 func (w *Worker) pre(p *packet.Packet, ref *conntrack.Ref, r role) bool {
-	var d rules.Decision
+	d := w.decide()
 	k := w.key(p, r, rules.New)
-	w.v.prog.Pre(&k, &d)
+	w.v.prog.Pre(&k, d)
 	switch {
 	case d.Tracking == rules.NoTrack:
 		w.untracked(p, r)
 		return true
 	case d.Zone != 0:
 		p.Tuple.Zone = d.Zone
-		*ref = w.ct.Find(&p.Tuple)
+		if p.Flags&packet.ICMPError != 0 {
+			*ref = w.findError(p)
+		} else {
+			*ref = w.ct.Find(&p.Tuple)
+		}
 	}
 	return false
 }
@@ -231,8 +253,6 @@ func (w *Worker) untracked(p *packet.Packet, r role) {
 		w.drop(why)
 		return
 	}
-	var d rules.Decision
-	d.Hits = w.v.hits[w.index]
 	k := w.key(p, r, rules.Untracked)
 	hop, why := w.route(&k)
 	if why != None {
@@ -245,21 +265,33 @@ func (w *Worker) untracked(p *packet.Packet, r role) {
 		return
 	}
 	k.Out, k.OutArea = hop.Port, eg.area
-	if !w.filter(p, &k, &d, r) {
+	if !w.filter(p, &k, &w.decision, r) {
 		return
 	}
 	w.forwardPlain(p, &hop, r)
 }
 
-// refilter runs the filter for a later packet of a flow whose verdict was for
-// one packet only. It reports whether the packet may go on.
+// mustFilter reports whether a later packet of a flow has to meet the filter:
+// its direction's last verdict was for one packet, or there is none under the
+// running rules. Of the latter the next hop tells, which Apply makes miss.
+func (w *Worker) mustFilter(e *conntrack.Entry, ref conntrack.Ref) bool {
+	if e.Status()&perPacketFilter != 0 {
+		return true
+	}
+	_, _, settled := w.e.neigh.Get(route.Hint(e.Hint(ref.Dir)))
+	return !settled
+}
+
+// refilter runs the filter for a later packet of a flow. It reports whether the
+// packet may go on. As in netfilter's forward hook, rules see its destination
+// translated and its source not yet.
 func (w *Worker) refilter(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref, r role) bool {
-	var d rules.Decision
-	d.Hits = w.v.hits[w.index]
+	d := rules.Decision{Hits: w.v.hits[w.index]}
 	k := w.key(p, r, ruleState(e, ref.Dir))
 	k.Mark = e.Mark()
 	other := e.Tuple(ref.Dir.Other())
-	k.Tuple, _ = other.Inverse()
+	to, _ := other.Inverse()
+	k.Tuple.Dst, k.Tuple.DstPort = to.Dst, to.DstPort
 	hop, why := w.route(&k)
 	if why != None {
 		w.refuse(p, ref, why, r)
@@ -269,8 +301,10 @@ func (w *Worker) refilter(p *packet.Packet, e *conntrack.Entry, ref conntrack.Re
 		k.Out, k.OutArea = hop.Port, eg.area
 	}
 	if !w.filter(p, &k, &d, r) {
-		w.undo(ref)
 		return false
+	}
+	if d.Scope == rules.PerPacket {
+		e.SetStatus(perPacketFilter)
 	}
 	return true
 }

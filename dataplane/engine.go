@@ -59,15 +59,17 @@ type Config struct {
 // Engine runs packets between ports. Create it with New, give it a State with
 // Apply, then Start it, or drive its workers by hand (Worker, Step) in tests.
 type Engine struct {
-	cfg     Config
-	clock   *clock
-	table   *conntrack.Table
-	host    Host
-	neigh   *route.Neighbours
-	frags   *frag.Table
-	view    atomic.Pointer[view]
-	workers []*Worker
-	icmp    rateLimit
+	cfg           Config
+	clock         *clock
+	table         *conntrack.Table
+	host          Host
+	neigh         *route.Neighbours
+	frags         *frag.Table
+	view          atomic.Pointer[view]
+	workers       []*Worker
+	icmp          rateLimit
+	fragmentsLost atomic.Uint64 // held, and ended by expireFragments
+
 	senders map[senderKey]port.Sender // guarded by mu
 
 	mu      sync.Mutex // serializes Apply, Start and Stop
@@ -112,6 +114,7 @@ func New(cfg Config) (*Engine, error) {
 	for i := range cfg.Workers {
 		w, err := newWorker(e, i)
 		if err != nil {
+			e.Close()
 			return nil, err
 		}
 		e.workers = append(e.workers, w)
@@ -172,9 +175,12 @@ func (e *Engine) Stop() {
 	e.running.Store(false)
 }
 
-// Close stops the engine and frees what New took. Ports stay open.
+// Close stops the engine and frees what it took. Ports stay open.
 func (e *Engine) Close() {
 	e.Stop()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.closeSenders(emptyView())
 	for _, w := range e.workers {
 		w.close()
 	}
@@ -192,19 +198,46 @@ func (e *Engine) Apply(st State) error {
 		return err
 	}
 	for id, p := range old.ports {
-		if p != nil && (id >= len(v.ports) || v.ports[id] == nil || v.ports[id].port != p.port) {
+		if p != nil && !p.sameLink(v.portOf(uint16(id))) {
 			e.neigh.Forget(uint16(id))
 		}
 	}
 	for id, p := range v.ports {
-		if p != nil && p.pointToPoint {
-			e.neigh.Static(uint16(id), tuple.Addr{}, [6]byte{})
+		if p != nil && p.pointToPoint && !e.neigh.Static(uint16(id), tuple.Addr{}, [6]byte{}) {
+			return portError(id, p.name, "no room in the neighbour table")
 		}
 	}
 	e.view.Store(v)
 	e.neigh.Invalidate() // every cached next hop is chosen anew
 	e.settle(v.gen)
+	// A worker in its last batch under the old view may have cached a next hop
+	// of the old routes after that, or asked for a neighbour on an old port.
+	for id, p := range old.ports {
+		if p != nil && v.portOf(uint16(id)) == nil {
+			e.neigh.Forget(uint16(id))
+		}
+	}
+	e.neigh.Invalidate()
+	for _, w := range e.workers {
+		w.pending.resolved() // packets for neighbours that were forgotten
+		w.wake()             // it sleeps on the old ports
+	}
+	e.closeSenders(v)
 	return nil
+}
+
+// closeSenders closes the extra senders of ports that are not in v. No worker
+// uses them any more.
+func (e *Engine) closeSenders(v *view) {
+	for key, s := range e.senders {
+		if v.has(key.port) {
+			continue
+		}
+		if c, ok := s.(port.Closer); ok {
+			_ = c.Close() // nothing was queued, and nobody could do anything about it
+		}
+		delete(e.senders, key)
+	}
 }
 
 // settle waits until no worker uses a view older than gen.
@@ -219,21 +252,21 @@ func (e *Engine) settle(gen uint32) {
 
 // NeighbourLearned records an answer of the host stack and lets waiting packets go.
 func (e *Engine) NeighbourLearned(id uint16, addr tuple.Addr, mac [6]byte) {
-	if slot, ok := e.neigh.Learn(id, addr, mac, e.cfg.Clock()); ok {
-		e.resolved(slot)
+	if _, ok := e.neigh.Learn(id, addr, mac, e.cfg.Clock()); ok {
+		e.resolved()
 	}
 }
 
 // NeighbourFailed records that nobody answered for addr.
 func (e *Engine) NeighbourFailed(id uint16, addr tuple.Addr) {
-	if slot, ok := e.neigh.Fail(id, addr); ok {
-		e.resolved(slot)
+	if _, ok := e.neigh.Fail(id, addr); ok {
+		e.resolved()
 	}
 }
 
-func (e *Engine) resolved(slot uint32) {
+func (e *Engine) resolved() {
 	for _, w := range e.workers {
-		w.pending.resolved(slot)
+		w.pending.resolved()
 		w.wake()
 	}
 }
@@ -267,6 +300,7 @@ func (e *Engine) expireFragments() {
 	for r, n := range e.frags.TakeLost() {
 		if n > 0 {
 			e.workers[0].drops[ofFragment[r]].Add(n)
+			e.fragmentsLost.Add(n)
 		}
 	}
 }

@@ -47,12 +47,15 @@ func (w *Worker) fragment(p *packet.Packet, r role) bool {
 func (w *Worker) learn(key frag.Key, t *tuple.Tuple, r role) {
 	ref := w.ct.Find(t)
 	if !ref.Found() {
-		w.drops[FragmentOrphan].Add(uint64(w.e.frags.Refuse(key)))
+		n := uint64(w.e.frags.Refuse(key))
+		w.drops[FragmentOrphan].Add(n)
+		count(&w.counter.resumed, n)
 		return
 	}
 	word := fragmentRef(ref, w.e.table.Entry(ref.Slot).Gen())
 	first := w.e.frags.Learn(key, word)
 	for h := first; h != nil; h = h.Next {
+		count(&w.counter.resumed, 1)
 		w.follow(&h.Packet, word, r)
 	}
 	if first != nil {
@@ -65,7 +68,7 @@ func (w *Worker) learn(key frag.Key, t *tuple.Tuple, r role) {
 func (w *Worker) follow(p *packet.Packet, word uint64, r role) {
 	ref, gen := refOfFragment(word)
 	e := w.e.table.Entry(ref.Slot)
-	if e.Gen()&fragmentGen != gen {
+	if e.Gen()&fragmentGen != gen || e.Status()&conntrack.Dying != 0 {
 		w.drop(FragmentOrphan) // the flow ended between two fragments
 		return
 	}

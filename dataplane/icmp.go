@@ -2,10 +2,12 @@ package dataplane
 
 import (
 	"sync/atomic"
+	"time"
 
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane/packet"
+	"example.com/culvert/dataplane/port"
 	"example.com/culvert/rules"
 )
 
@@ -101,11 +103,11 @@ func (w *Worker) errorAllowed(p *packet.Packet, to *tuple.Tuple, e *conntrack.En
 }
 
 // answer tells the sender of p why it was dropped, if that Reason is one to
-// tell, the area may know (outside learns only of flows that exist), and the
-// rate allows.
+// tell, the area may know (outside learns only of flows that exist, and what a
+// rule says), and the rate allows.
 func (w *Worker) answer(p *packet.Packet, ref conntrack.Ref, why Reason, r role) {
 	in := w.v.portOf(p.In)
-	if in == nil || why != TTLExceeded && !in.local && !ref.Found() {
+	if in == nil || why != TTLExceeded && why != RuleRejected && !in.local && !ref.Found() {
 		return
 	}
 	var code packet.Unreachable
@@ -162,6 +164,9 @@ func (w *Worker) reset(p *packet.Packet, r role) {
 // may be sent.
 func (w *Worker) mayAnswer(p *packet.Packet, in *portEntry) (tuple.Addr, bool) {
 	src, ok := in.primary(p.Tuple.Family)
+	if in.id == HostPort {
+		src, ok = p.Tuple.Dst, true // the own stack has to hear it from somebody
+	}
 	if !ok || !packet.MayAnswer(p) {
 		return src, false
 	}
@@ -186,47 +191,45 @@ func (w *Worker) sendBack(p *packet.Packet, in *portEntry, r role) {
 		mac = [6]byte(p.Mem[p.Off+6 : p.Off+12])
 	}
 	packet.SetLink(q, p.Link, mac, in.mac)
-	if s == nil {
-		w.drop(EgressDown)
-		return
+	if s != nil && w.send(s, q) == port.Sent { // else the answer is lost; p has its own Reason
+		count(&w.counter.originated, 1)
 	}
-	if why := ofStatus[w.send(s, q)]; why != None {
-		w.drop(why)
-		return
-	}
-	count(&w.counter.originated, 1)
 }
 
-// rateLimit is a token bucket shared by the workers: own ICMP errors and resets
-// a second. It is not on the path of packets that are forwarded.
+// rateLimit bounds own ICMP errors and resets of all workers together. It is not
+// on the path of packets that are forwarded.
+//
+// It is a token bucket of one second's worth kept as one number, the time at
+// which the bucket will be full again: a token costs interval of it.
 type rateLimit struct {
-	perSecond int64 // negative: no limit
-	filled    atomic.Int64
-	tokens    atomic.Int64
+	interval int64        // ns between two answers in the long run; 0: no limit
+	full     atomic.Int64 // ns
 }
+
+const rateBurst = int64(time.Second)
 
 func (l *rateLimit) init(perSecond int) {
-	l.perSecond = int64(perSecond)
-	l.tokens.Store(l.perSecond)
+	if perSecond > 0 {
+		l.interval = rateBurst / int64(perSecond)
+	}
 }
 
-// allow takes a token. The bucket holds one second's worth.
+// allow takes a token at time now (ns), if there is one.
 func (l *rateLimit) allow(now int64) bool {
-	if l.perSecond < 0 {
+	if l.interval == 0 {
 		return true
 	}
-	last := l.filled.Load()
-	if fresh := (now - last) * l.perSecond / 1e9; fresh > 0 || now < last {
-		if now-last > 1e9 || now < last {
-			fresh = l.perSecond
+	for {
+		full := l.full.Load()
+		next := max(full, now) + l.interval
+		if full-now > 2*rateBurst {
+			next = now + l.interval // the clock was set back
 		}
-		if l.filled.CompareAndSwap(last, now) {
-			l.tokens.Store(min(l.tokens.Load()+fresh, l.perSecond))
+		if next-now > rateBurst {
+			return false
+		}
+		if l.full.CompareAndSwap(full, next) {
+			return true
 		}
 	}
-	if l.tokens.Add(-1) >= 0 {
-		return true
-	}
-	l.tokens.Add(1)
-	return false
 }

@@ -38,7 +38,7 @@ func (w *Worker) linkControl(p *packet.Packet, in *portEntry, r role) {
 		w.drop(NotIP)
 	default:
 		if in.box != nil && forBox(p, nd) {
-			w.rawToBox(p, in)
+			_ = w.rawToBox(p, in) // a copy: the frame itself goes on to the own stack
 		}
 		if w.e.host == nil || !w.e.host.DeliverLink(in.id, p.Frame()) {
 			w.drop(HostQueueFull)
@@ -66,7 +66,10 @@ func (w *Worker) multicast(p *packet.Packet, in *portEntry, r role) {
 	case r == roleBox:
 		w.rawOut(p, in)
 	case r == roleWire && in.box != nil && (in.local || isDHCPAnswer(&p.Tuple)):
-		w.rawToBox(p, in)
+		if why := w.rawToBox(p, in); why != None {
+			w.drop(why)
+			return
+		}
 		count(&w.counter.delivered, 1)
 	default:
 		w.drop(Multicast)
@@ -81,27 +84,18 @@ func isDHCPAnswer(t *tuple.Tuple) bool {
 
 // rawOut sends a frame of the box's kernel as it is.
 func (w *Worker) rawOut(p *packet.Packet, eg *portEntry) {
-	p.HasVLAN, p.VLAN = eg.vlan != 0, eg.vlan
-	s := w.v.sinks[w.index].wire[eg.id]
-	if s == nil {
-		w.drop(EgressDown)
-		return
-	}
-	if why := ofStatus[w.send(s, p)]; why != None {
+	if why := w.put(w.v.sinks[w.index].wire[eg.id], p, eg); why != None {
 		w.drop(why)
 		return
 	}
-	count(&w.counter.originated, 1)
+	count(&w.counter.forwarded, 1)
 }
 
-// rawToBox gives the kernel a frame as it was received.
-func (w *Worker) rawToBox(p *packet.Packet, in *portEntry) {
+// rawToBox gives the kernel a frame as it was received. The frame may go to the
+// host's ring next: that copies, so the order of the two does not matter.
+func (w *Worker) rawToBox(p *packet.Packet, in *portEntry) Reason {
 	p.HasVLAN = false
-	if why := ofStatus[w.send(w.v.sinks[w.index].box[in.id], p)]; why != None {
-		w.drop(why)
-	}
-	// The frame may go to the host's ring next: it copies, so the order of the
-	// two does not matter.
+	return ofStatus[w.send(w.v.sinks[w.index].box[in.id], p)]
 }
 
 // toHost delivers a packet for the gateway itself: to an in-process service, or
@@ -141,7 +135,7 @@ func (w *Worker) hostOwns(p *packet.Packet) bool {
 	switch {
 	case tuple.IsICMP(t.Proto):
 		return t.DstPort>>8 == 8 || t.DstPort>>8 == 128
-	case tuple.HasPorts(t.Proto):
+	case tuple.HasPorts(t.Proto) && w.e.host != nil:
 		return w.e.host.Owns(t.Proto, local, portNumber)
 	}
 	return false

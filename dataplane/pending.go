@@ -26,6 +26,7 @@ type waiting struct {
 	p     packet.Packet
 	ref   conntrack.Ref // of its entry, if it is tracked
 	gen   uint32        // generation of the entry's slot
+	claim uint32        // its slot, if this packet claimed it: Worker.claimed
 	hint  route.Hint    // names the neighbour
 	role  role
 	since int64
@@ -69,7 +70,7 @@ func (q *pending) init(n int) (err error) {
 func (q *pending) close() { _ = unix.Munmap(q.mem) }
 
 // resolved says that the state of a neighbour has changed. Any goroutine.
-func (q *pending) resolved(uint32) { q.ready.Store(true) }
+func (q *pending) resolved() { q.ready.Store(true) }
 
 // due reports whether retry has work.
 func (q *pending) due() bool { return q.ready.Load() || len(q.queue) > 0 && q.next != 0 }
@@ -126,7 +127,10 @@ func (w *Worker) wait(p *packet.Packet, ref conntrack.Ref, hint route.Hint, r ro
 	if ref.Found() {
 		s.gen = w.e.table.Entry(ref.Slot).Gen()
 	}
-	w.pending.next = w.now + pendingTimeout
+	s.claim, w.claimed = w.claimed, 0
+	if len(w.pending.queue) == 1 {
+		w.pending.next = w.now + pendingTimeout
+	}
 	count(&w.counter.held, 1)
 	if _, st := w.e.neigh.Peek(hint.Slot()); st != route.Incomplete {
 		w.pending.ready.Store(true) // answered meanwhile
@@ -145,7 +149,7 @@ func (w *Worker) retry() {
 	for _, i := range work {
 		s := &q.slots[i]
 		_, st := w.e.neigh.Peek(s.hint.Slot())
-		late := w.now-s.since > pendingTimeout
+		late := w.now-s.since >= pendingTimeout
 		if st == route.Incomplete && !late {
 			q.queue = append(q.queue, i)
 			continue
@@ -163,17 +167,21 @@ func (w *Worker) retry() {
 
 // resume takes up a packet where wait left it.
 func (w *Worker) resume(s *waiting, reachable bool) {
+	count(&w.counter.resumed, 1)
 	w.held = s.p
 	p := &w.held
+	zone := p.Tuple.Zone
 	if w.v.portOf(p.In) == nil || packet.Parse(p) != packet.OK {
 		w.drop(EgressDown) // its ingress went away meanwhile
 		return
 	}
+	p.Tuple.Zone = zone
 	ref := s.ref
-	if ref.Found() && w.e.table.Entry(ref.Slot).Gen() != s.gen {
+	if ref.Found() && !alive(w.e.table.Entry(ref.Slot), s.gen) {
 		w.drop(NeighbourFailed) // its flow was deleted meanwhile
 		return
 	}
+	w.claimed = s.claim
 	switch {
 	case !reachable:
 		w.refuse(p, ref, NeighbourFailed, s.role)
@@ -182,6 +190,13 @@ func (w *Worker) resume(s *waiting, reachable bool) {
 	case p.Flags&packet.ICMPError != 0:
 		w.finish(p, w.findError(p), s.role)
 	default:
-		w.untracked(p, s.role)
+		w.finish(p, conntrack.Ref{}, s.role) // untracked
 	}
+	w.claimed = 0
+}
+
+// alive reports whether e is still the entry that had generation gen, and not
+// on its way out.
+func alive(e *conntrack.Entry, gen uint32) bool {
+	return e.Gen() == gen && e.Status()&conntrack.Dying == 0
 }

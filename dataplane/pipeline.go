@@ -104,17 +104,19 @@ const linkOtherHost = 3
 
 // finish is the walk of one packet from the answer of the lookup on.
 func (w *Worker) finish(p *packet.Packet, ref conntrack.Ref, r role) {
+	hasPre := w.v.prog.Len(rules.Pre) > 0
+	if hasPre && w.pre(p, &ref, r) {
+		return
+	}
 	if p.Flags&packet.ICMPError != 0 {
 		w.icmpError(p, ref, r)
 		return
 	}
-	if w.v.prog.Len(rules.Pre) > 0 {
-		if w.pre(p, &ref, r) {
-			return
-		}
-	}
 	for range 2 {
 		if !ref.Found() {
+			if !hasPre {
+				w.decide()
+			}
 			w.admit(p, r)
 			return
 		}
@@ -139,7 +141,7 @@ func (w *Worker) known(p *packet.Packet, ref conntrack.Ref, r role) bool {
 		w.drop(ofVerdict[v])
 		return true
 	}
-	if e.Status()&perPacketFilter != 0 && !w.refilter(p, e, ref, r) {
+	if w.v.prog.Follow() == rules.PerPacket && w.mustFilter(e, ref) && !w.refilter(p, e, ref, r) {
 		return true
 	}
 	w.forward(p, e, ref, r)
@@ -266,15 +268,8 @@ func (w *Worker) reversePath(p *packet.Packet, r role) Reason {
 // fits checks p against the egress MTU. It reports false when it has disposed
 // of p: by fragmenting it, or by telling the sender.
 func (w *Worker) fits(p *packet.Packet, eg *portEntry, ref conntrack.Ref, r role) bool {
-	size := p.End - p.L3
-	if p.Offload.GSOType != packet.GSONone && p.Offload.GSOSize != 0 {
-		size = p.Payload - p.L3 + int(p.Offload.GSOSize)
-	}
-	if size <= eg.mtu {
+	if p.WireLen() <= eg.mtu || eg.id == HostPort { // the stack takes what comes
 		return true
-	}
-	if eg.id == HostPort {
-		return true // the stack takes what comes
 	}
 	if p.Flags&packet.DontFragment != 0 {
 		w.tooBig(p, eg.mtu, r)
@@ -339,8 +334,11 @@ func (w *Worker) put(s port.Sender, p *packet.Packet, eg *portEntry) Reason {
 	if s == nil {
 		return EgressDown
 	}
-	if p.Offload.GSOType == packet.GSONone && p.End-p.L3 > eg.mtu {
+	switch long := p.WireLen() > eg.mtu; {
+	case long && p.Offload.GSOType == packet.GSONone:
 		return w.putFragments(s, p, eg)
+	case long: // the port may take more than it is configured for
+		return w.putSegments(s, p, eg)
 	}
 	switch st := w.send(s, p); st {
 	case port.Sent:
@@ -352,10 +350,12 @@ func (w *Worker) put(s port.Sender, p *packet.Packet, eg *portEntry) Reason {
 	}
 }
 
-// undo gives up an entry whose first packet does not leave.
+// undo gives up an entry whose first packet does not leave. Only the packet that
+// claimed the entry may: another one of the flow may be about to confirm it.
 func (w *Worker) undo(ref conntrack.Ref) {
-	if ref.Found() && w.e.table.Entry(ref.Slot).Status()&conntrack.Confirmed == 0 {
-		w.ct.Abort(ref)
+	if ref.Found() && ref.Slot == w.claimed {
+		w.ct.Abort(ref) // no effect if another one has confirmed it
+		w.claimed = 0
 	}
 }
 

@@ -25,10 +25,10 @@ func (w *Worker) putFragments(s port.Sender, p *packet.Packet, eg *portEntry) Re
 	if !packet.Fragmentable(p) {
 		return TooBigForEgress
 	}
-	var q packet.Packet
+	q := &w.pieces[1]
 	f := packet.MakeFragmenter(p, eg.mtu)
-	for f.Next(&q, w.arena(f.BufferLen())) {
-		if why := ofStatus[w.send(s, &q)]; why != None {
+	for f.Next(q, w.arena(f.BufferLen())) {
+		if why := ofStatus[w.send(s, q)]; why != None {
 			return why
 		}
 	}
@@ -38,16 +38,20 @@ func (w *Worker) putFragments(s port.Sender, p *packet.Packet, eg *portEntry) Re
 // putSegments does in software what the egress cannot: split a GSO frame,
 // complete a checksum.
 func (w *Worker) putSegments(s port.Sender, p *packet.Packet, eg *portEntry) Reason {
-	var q packet.Packet
+	if p.Offload.GSOType == packet.GSONone {
+		packet.CompleteChecksum(p)
+		return ofStatus[w.send(s, p)]
+	}
+	q := &w.pieces[0]
 	g := packet.MakeSegmenter(p)
-	for g.Next(&q, w.arena(g.BufferLen())) {
+	for g.Next(q, w.arena(g.BufferLen())) {
 		if q.End-q.L3 > eg.mtu {
-			if why := w.putFragments(s, &q, eg); why != None {
+			if why := w.putFragments(s, q, eg); why != None {
 				return why
 			}
 			continue
 		}
-		if why := ofStatus[w.send(s, &q)]; why != None {
+		if why := ofStatus[w.send(s, q)]; why != None {
 			return why
 		}
 	}

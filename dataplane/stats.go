@@ -8,10 +8,11 @@ import (
 // Stats are the counters of an engine since New.
 type Stats struct {
 	Received   uint64 // packets taken from ports, the own stack's and kernel's included
-	Forwarded  uint64 // sent out of a port
+	Forwarded  uint64 // sent out of a port; what the kernel refuses later is in Dropped, too
 	Delivered  uint64 // given to the own stack or kernel
-	Originated uint64 // made or passed on unrouted: ICMP errors, resets, the kernel's ARP
-	Held       uint64 // had to wait for a neighbour's address
+	Originated uint64 // made here: ICMP errors, resets
+	Held       uint64 // had to wait for a neighbour's address, or as fragments for their first one
+	Waiting    uint64 // of these, still do
 	Bytes      uint64 // of IP packets forwarded or delivered
 	Batches    uint64
 	Dropped    [numReasons]uint64 // by Reason
@@ -25,14 +26,17 @@ func (s *Stats) Drops() (n uint64) {
 	return n
 }
 
-// Stats returns the sum over all workers. Any goroutine may call it.
+// Stats returns the sum over all workers. Any goroutine may call it. When no
+// packet is in hand, Received is Forwarded, Delivered, Dropped and Waiting together.
 func (e *Engine) Stats() (s Stats) {
+	resumed := e.fragmentsLost.Load()
 	for _, w := range e.workers {
 		c := &w.counter
 		s.Received += c.received.Load()
 		s.Forwarded += c.forwarded.Load()
 		s.Delivered += c.delivered.Load()
 		s.Originated += c.originated.Load()
+		resumed += c.resumed.Load() // before held, which is ahead of it
 		s.Held += c.held.Load()
 		s.Bytes += c.bytes.Load()
 		s.Batches += c.batches.Load()
@@ -40,6 +44,7 @@ func (e *Engine) Stats() (s Stats) {
 			s.Dropped[r] += w.drops[r].Load()
 		}
 	}
+	s.Waiting = s.Held - min(resumed, s.Held)
 	return s
 }
 
@@ -67,6 +72,7 @@ func (e *Engine) PortStats() []PortStats {
 			s.TxBytes += q.TxBytes
 			s.RxRingDrops += q.RxRingDrops
 			s.RxTruncated += q.RxTruncated
+			s.RxForeignTag += q.RxForeignTag
 			s.TxRefused += q.TxRefused
 		}
 		all = append(all, s)

@@ -85,6 +85,12 @@ func (p *portEntry) primary(family uint8) (tuple.Addr, bool) {
 	return p.primary6, p.has6
 }
 
+// sameLink reports whether q is the same link as p, under the same number:
+// neighbours of one are neighbours of the other.
+func (p *portEntry) sameLink(q *portEntry) bool {
+	return q != nil && p.port == q.port && p.carrier == q.carrier && p.vlan == q.vlan
+}
+
 // source is one receive queue of a worker.
 type source struct {
 	q    port.Queue
@@ -126,12 +132,22 @@ func emptyView() *view {
 	return &view{prog: noRules(), routes: &route.Table{}, sources: nil}
 }
 
-// port returns port id, nil if there is none.
+// portOf returns port id, nil if there is none.
 func (v *view) portOf(id uint16) *portEntry {
 	if int(id) >= len(v.ports) {
 		return nil
 	}
 	return v.ports[id]
+}
+
+// has reports whether d is among the ports of v.
+func (v *view) has(d port.Port) bool {
+	for _, p := range v.ports {
+		if p != nil && (p.port == d || p.box == d) {
+			return true
+		}
+	}
+	return false
 }
 
 // newView checks st and prepares what workers need of it.
@@ -171,6 +187,9 @@ func (e *Engine) newView(st State, gen uint32) (*view, error) {
 	for id, p := range v.ports {
 		if p != nil {
 			p.area = v.prog.AreaOf(uint16(id))
+			if p.area == rules.AreaHost && uint16(id) != HostPort {
+				return nil, portError(id, p.name, "the rules give it no area")
+			}
 			p.local = v.prog.Area(p.area).Services == rules.Answered
 		}
 	}
@@ -180,6 +199,9 @@ func (e *Engine) newView(st State, gen uint32) (*view, error) {
 	}
 	return v, e.openQueues(v)
 }
+
+// maxVLAN is the highest VLAN identifier (IEEE 802.1Q; 4095 is reserved).
+const maxVLAN = 4094
 
 func (v *view) addPort(c *PortConfig) error {
 	if c.ID == HostPort {
@@ -191,6 +213,9 @@ func (v *view) addPort(c *PortConfig) error {
 	p := &portEntry{id: c.ID, name: c.Name, port: c.Port, rpf: c.RPF,
 		clamp: c.ClampMSS, mtu: c.MTU, carrier: c.ID, vlan: c.VLAN, box: c.Box}
 	if c.VLAN != 0 {
+		if c.VLAN > maxVLAN {
+			return portError(int(c.ID), c.Name, "VLAN %d: must be 1 to %d", c.VLAN, maxVLAN)
+		}
 		p.carrier = c.Parent
 	} else {
 		if c.Port == nil {

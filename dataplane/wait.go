@@ -35,8 +35,7 @@ type waiter struct {
 	looks    uint32
 	yield    bool // somebody else wants this CPU: do not spin
 
-	sleeping atomic.Bool
-	woken    atomic.Bool
+	woken atomic.Bool // event is readable
 }
 
 func (s *waiter) init(mode Waiting) (err error) {
@@ -122,9 +121,12 @@ func (s *waiter) poll(w *Worker) {
 	_, _, errno := unix.Syscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&s.fds[0])), uintptr(len(s.fds)),
 		uintptr(unsafe.Pointer(&ts)), 0, 0, 0)
 	if errno == 0 && s.fds[0].Revents != 0 {
-		s.woken.Store(false)
+		// Read before the store: a wake between the two writes nothing, and the
+		// worker is awake. The other way round the flag could stay set with
+		// nothing to read, and no wake would ever write again.
 		var b [8]byte
 		_, _ = unix.Read(s.event, b[:])
+		s.woken.Store(false)
 	}
 	s.hangups()
 }

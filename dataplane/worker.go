@@ -12,6 +12,7 @@ import (
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
+	"example.com/culvert/rules"
 )
 
 // Batch is how many packets a worker takes from a queue at once. 64 was the
@@ -35,14 +36,17 @@ type Worker struct {
 	refs [Batch]conntrack.Ref
 	live [Batch]uint8 // indexes into pkts of keys and refs
 
-	pending pending
-	scratch packet.Packet // ICMP errors, resets, fragments and segments are built here
-	out     []byte        // memory of frames made here, see arena
-	used    int           // of out, since the last flush
-	held    packet.Packet // a packet that waited, on its way again
-	rnd     *rand.PCG
-	dirty   []port.Sender // senders with queued frames
-	sleep   waiter
+	pending  pending
+	scratch  packet.Packet    // ICMP errors, resets, fragments and segments are built here
+	out      []byte           // memory of frames made here, see arena
+	used     int              // of out, since the last flush
+	held     packet.Packet    // a packet that waited, on its way again
+	pieces   [2]packet.Packet // segment, and fragment of one, being sent
+	decision rules.Decision   // about the packet in hand, from the pre list on
+	claimed  uint32           // slot of the entry that the packet in hand has made: undo may take it back
+	rnd      *rand.PCG
+	dirty    []port.Sender // senders with queued frames
+	sleep    waiter
 
 	seen    atomic.Uint32 // generation of the view of the last batch
 	asleep  atomic.Bool   // not in a batch: counts as past every generation
@@ -52,8 +56,9 @@ type Worker struct {
 
 // counters of a worker. Only the worker writes them.
 type counters struct {
-	received, forwarded, delivered, originated, held atomic.Uint64
-	bytes, batches                                   atomic.Uint64
+	received, forwarded, delivered, originated atomic.Uint64
+	held, resumed                              atomic.Uint64
+	bytes, batches                             atomic.Uint64
 }
 
 // count adds to a counter that has one writer: no locked instruction.
