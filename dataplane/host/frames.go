@@ -6,9 +6,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-
-	"example.com/culvert/conntrack/tuple"
-	"example.com/culvert/dataplane/packet"
 )
 
 // maxLinkFrame is the longest frame that the builders below append.
@@ -17,19 +14,6 @@ const maxLinkFrame = header.EthernetMinimumSize + header.IPv6MinimumSize + 32
 // hopLimit is that of all neighbour discovery: a higher one cannot exist, so
 // such a packet was never forwarded (RFC 4861 section 7.1.1).
 const hopLimit = 255
-
-// IsLinkControl reports whether p, already parsed, is for DeliverLink: ARP, and the
-// messages of IPv6 neighbour discovery that were not forwarded (RFC 4861
-// section 4). They never leave their link.
-func IsLinkControl(p *packet.Packet) bool {
-	if p.EtherType == uint16(header.ARPProtocolNumber) {
-		return true
-	}
-	if p.Tuple.Proto != tuple.ICMPv6 || p.Tuple.Family != tuple.IPv6 || p.TTL != hopLimit || p.Flags.Fragment() {
-		return false
-	}
-	return p.L4 < p.End && isNDP(header.ICMPv6Type(p.Mem[p.L4]))
-}
 
 // isNDP reports whether t is a message of neighbour discovery.
 func isNDP(t header.ICMPv6Type) bool {

@@ -6,8 +6,8 @@ import (
 	"example.com/culvert/dataplane/packet"
 )
 
-// DeliverLink hands over a frame for which IsLinkControl holds, Ethernet header first and
-// without VLAN tag, as received on port id. It copies frame and reports false when the ring is full.
+// DeliverLink hands over a frame of ARP or IPv6 neighbour discovery, Ethernet header first
+// and without VLAN tag, as received on port id. It copies frame and reports false when the ring is full.
 func (h *Host) DeliverLink(id uint16, frame []byte) bool {
 	return h.put(h.links, kindLink, id, frame, packet.Offload{})
 }

@@ -1,0 +1,256 @@
+package vnet
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/faketime"
+
+	"example.com/culvert/conntrack"
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/dataplane"
+	"example.com/culvert/dataplane/host"
+	"example.com/culvert/dataplane/port/mem"
+	"example.com/culvert/dataplane/route"
+	"example.com/culvert/rules"
+	"example.com/culvert/rules/config"
+)
+
+// epoch is the boot clock at the start of every net: not zero, as on a machine.
+const epoch = int64(1000 * time.Second)
+
+// Net is a gateway with its links.
+type Net struct {
+	Engine *dataplane.Engine
+	Table  *conntrack.Table
+	Stack  *host.Host // the gateway's own
+
+	t     testing.TB
+	cfg   *config.Config
+	clock *faketime.ManualClock
+	start tcpip.MonotonicTime
+	links []*Link
+	hosts []*Host
+	gen   uint32
+
+	drive  sync.Mutex // held by whoever moves packets
+	wakeFD int        // eventfd: a host has sent something
+	driver *driver    // of Start
+}
+
+// New makes a gateway from a configuration in TOML. It ends with the test.
+func New(t testing.TB, toml string) *Net {
+	t.Helper()
+	cfg, err := config.Parse("test.toml", []byte(toml))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return NewConfig(t, cfg)
+}
+
+// NewConfig makes a gateway from a checked configuration, whose interfaces must
+// have static addresses. It has one worker. It ends with the test.
+func NewConfig(t testing.TB, cfg *config.Config) *Net {
+	t.Helper()
+	n := &Net{t: t, cfg: cfg, clock: faketime.NewManualClock(), wakeFD: -1}
+	n.start = n.clock.NowMonotonic()
+	t.Cleanup(n.close)
+	if err := n.build(); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func (n *Net) build() (err error) {
+	if n.wakeFD, err = newEventFD(); err != nil {
+		return err
+	}
+	if n.Table, err = conntrack.New(tableConfig(n.cfg)); err != nil {
+		return err
+	}
+	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	if n.Stack, err = host.New(host.Config{Pump: host.PumpManual, Clock: n.clock, Log: quiet}); err != nil {
+		return err
+	}
+	rate := n.cfg.Gateway.ICMPRate
+	if rate == 0 {
+		rate = -1 // the configuration's way to say "no limit"
+	}
+	n.Engine, err = dataplane.New(dataplane.Config{
+		Workers: 1, Table: n.Table, Host: n.Stack, ICMPRate: rate, Clock: n.Now, Seed: 1,
+	})
+	if err != nil {
+		return err
+	}
+	for i, conf := range n.cfg.Interfaces {
+		if err := n.addLink(uint16(i+1), conf); err != nil {
+			return fmt.Errorf("interface %s: %w", conf.Name, err)
+		}
+	}
+	return n.apply()
+}
+
+func tableConfig(cfg *config.Config) conntrack.Config {
+	c := conntrack.Config{
+		Max: min(cfg.Conntrack.Max, 1<<14), Workers: 1,
+		Key:  [16]byte{1}, // the same order in every run
+		Base: time.Unix(1e9, 0).UTC(),
+	}
+	if cfg.Conntrack.Profile == config.ProfileRFC {
+		c.Profile = conntrack.RFC
+	}
+	if !cfg.Conntrack.TCPLoose {
+		c.Pickup = conntrack.Strict
+	}
+	return c
+}
+
+func (n *Net) addLink(id uint16, conf config.Interface) error {
+	if conf.AddressFrom != config.Static || conf.VLAN != 0 || conf.Driver != config.AFPacket || conf.Pattern() {
+		return fmt.Errorf("only plain Ethernet interfaces with static addresses exist in memory")
+	}
+	p, err := mem.New(conf.Name, mem.Options{MTU: conf.MTU})
+	if err != nil {
+		return err
+	}
+	l := &Link{net: n, id: id, conf: conf, port: p, silent: make(map[netip.Addr]struct{})}
+	n.links = append(n.links, l)
+	send, err := p.NewSender()
+	if err != nil {
+		return err
+	}
+	return n.Stack.AddPort(id, p.Info(), send, n.neighbour)
+}
+
+// neighbour carries what the own stack learned to the engine.
+func (n *Net) neighbour(e host.Neighbour) {
+	switch addr := tuple.AddrFrom(e.Addr); e.State {
+	case host.Reachable, host.Stale:
+		n.Engine.NeighbourLearned(e.Port, addr, e.MAC)
+	case host.Failed:
+		n.Engine.NeighbourFailed(e.Port, addr)
+	}
+}
+
+// Reload puts the rules of another configuration in force. Its interfaces must
+// be those of the present one.
+func (n *Net) Reload(toml string) {
+	n.t.Helper()
+	cfg, err := config.Parse("test.toml", []byte(toml))
+	if err == nil {
+		err = n.reload(cfg)
+	}
+	if err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+func (n *Net) reload(cfg *config.Config) error {
+	n.drive.Lock()
+	defer n.drive.Unlock()
+	n.cfg = cfg
+	return n.apply()
+}
+
+func (n *Net) apply() error {
+	var binding rules.Binding
+	var routes []route.Route
+	var st dataplane.State
+	for _, l := range n.links {
+		binding.Ports = append(binding.Ports, rules.BoundPort{Index: l.id, Name: l.conf.Name, Area: l.conf.Area})
+		for _, a := range l.conf.Addresses {
+			routes = append(routes, route.Route{Prefix: a.Masked(), Port: l.id})
+		}
+		for _, hop := range l.conf.NextHops {
+			routes = append(routes, route.Route{Prefix: defaultOf(hop), Port: l.id, Gateway: hop})
+		}
+		st.Ports = append(st.Ports, dataplane.PortConfig{
+			ID: l.id, Name: l.conf.Name, Port: l.port, Addresses: l.conf.Addresses, MTU: l.conf.MTU, RPF: rpfs[l.conf.RPF],
+		})
+	}
+	n.gen++
+	var err error
+	if st.Program, err = rules.Compile(&n.cfg.Rules, &binding, n.gen); err != nil {
+		return err
+	}
+	if st.Routes, err = route.NewTable(routes); err != nil {
+		return err
+	}
+	if err := n.Engine.Apply(st); err != nil {
+		return err
+	}
+	for _, l := range n.links {
+		if err := n.Stack.SetAddresses(l.id, l.conf.Addresses, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var rpfs = map[config.RPF]dataplane.RPF{
+	config.RPFStrict: dataplane.RPFStrict,
+	config.RPFLoose:  dataplane.RPFLoose,
+	config.RPFOff:    dataplane.RPFOff,
+}
+
+func defaultOf(hop netip.Addr) netip.Prefix {
+	if hop.Is4() {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+}
+
+// Now returns the boot clock of the net in nanoseconds.
+func (n *Net) Now() int64 { return epoch + int64(n.clock.NowMonotonic().Sub(n.start)) }
+
+// Link returns the link of an interface, by its name or that of its area (the
+// first one in it).
+func (n *Net) Link(name string) *Link {
+	n.t.Helper()
+	for _, l := range n.links {
+		if l.conf.Name == name {
+			return l
+		}
+	}
+	for _, l := range n.links {
+		if l.conf.Area == name {
+			return l
+		}
+	}
+	n.t.Fatalf("vnet: no interface or area %q", name)
+	return nil
+}
+
+// close ends the net and checks what must hold after every test.
+func (n *Net) close() {
+	n.stopDriver()
+	for _, h := range n.hosts {
+		h.stack.Destroy()
+	}
+	if n.Table != nil && n.Engine != nil {
+		for _, err := range n.Table.Check(n.Table.Now()) {
+			n.t.Errorf("connection table: %v", err)
+		}
+		stats := n.Engine.Stats()
+		if k := stats.Dropped[dataplane.Internal]; k != 0 {
+			n.t.Errorf("%d packets met an internal defect", k)
+		}
+		n.Engine.Close()
+	}
+	if n.Stack != nil {
+		n.Stack.Close()
+	}
+	for _, l := range n.links {
+		l.port.Close()
+	}
+	if n.Table != nil {
+		n.Table.Close()
+	}
+	closeEventFD(n.wakeFD)
+}
