@@ -20,6 +20,7 @@ import (
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
 	"example.com/culvert/dataplane/port/mem"
+	"example.com/culvert/rules/config"
 )
 
 const masquerading = `
@@ -355,7 +356,7 @@ func TestOwnStackListensAndIsGoneAfterClose(t *testing.T) {
 }
 
 func TestGatewayWithoutInterfacesIsRefused(t *testing.T) {
-	if _, err := New(parse(t, ""), Options{}); !errors.Is(err, ErrRefused) {
+	if _, err := New(config.Defaults(), Options{}); !errors.Is(err, ErrRefused) {
 		t.Errorf("gateway without interfaces: %v, want %v", err, ErrRefused)
 	}
 }

@@ -28,9 +28,10 @@ type Options struct {
 
 // Errors that the methods of a Gateway wrap, by what the caller can do.
 var (
-	ErrRefused    = api.ErrRefused  // what was asked for cannot be; nothing has changed
-	ErrNotFound   = api.ErrNotFound // there is no such interface
-	ErrExists     = api.ErrExists   // there is such an interface already
+	ErrRefused    = api.ErrRefused                           // what was asked for cannot be; nothing has changed
+	ErrNotFound   = api.ErrNotFound                          // there is no such interface
+	ErrExists     = api.ErrExists                            // there is such an interface already
+	ErrAbsent     = errors.New("there is no such interface") // in the kernel
 	ErrNotRunning = errors.New("gateway is not running")
 )
 

@@ -133,6 +133,6 @@ func (g *Gateway) checkPrivileges() error {
 
 // absentError says that interfaces are not there.
 func absentError(names []string) error {
-	return fmt.Errorf("interface %s: there is no such interface; correct the name (ip link lists them), or end it with * to wait for it",
-		strings.Join(names, ", "))
+	return fmt.Errorf("interface %s: %w; correct the name (ip link lists them), or end it with * to wait for it",
+		strings.Join(names, ", "), ErrAbsent)
 }

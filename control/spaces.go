@@ -16,11 +16,9 @@ const retryAfter = time.Second
 
 // space is a network namespace that interfaces of the gateway are in.
 type space struct {
-	thread   *nsthread.Thread
-	watcher  *kernel.Watcher
-	snapshot kernel.Snapshot
-	quit     chan struct{}
-	followed bool // a goroutine waits for changes
+	thread  *nsthread.Thread
+	watcher *kernel.Watcher
+	quit    chan struct{} // ends the goroutine that follows it
 }
 
 // openSpaces opens the namespaces that cfg and the interfaces added at run time

@@ -95,13 +95,13 @@ func newRoot() *cobra.Command {
 	for _, c := range []*cobra.Command{
 		runCommand(),
 		checkCommand(),
+		demo.Command(),
 		statusCommand(),
 		reloadCommand(),
 		conntrackCommand(),
 		rulesCommand(),
 		countersCommand(),
 		interfaceCommand(),
-		demo.Command(),
 		versionCommand(),
 	} {
 		root.AddCommand(c)

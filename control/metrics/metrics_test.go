@@ -1,0 +1,99 @@
+package metrics
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+
+	"example.com/culvert/control/api"
+)
+
+// source is a gateway with one of everything.
+type source struct{}
+
+func (source) Status() api.Status {
+	return api.Status{Version: "v1", Ready: true, Generation: 2, Flows: 3, FlowLimit: 100, Forwarded: 7,
+		Interfaces: []api.Interface{
+			{Name: "eth0", Netns: "blue", State: api.StateUp, Counters: api.Traffic{RxPackets: 9}},
+			{Name: "eth1", State: api.StateAbsent},
+		}}
+}
+func (source) Rules() []api.Rule {
+	return []api.Rule{{List: "snat", Name: "home", Hits: 4}, {List: "dnat", ID: 0xbeef, Hits: 5}}
+}
+func (source) Counters() []api.Counter { return []api.Counter{{Reason: "no-route", Count: 6}} }
+func (source) LostFlows() uint64       { return 1 }
+
+func gather(t *testing.T) map[string]*dto.MetricFamily {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry() // holds Collect against Describe
+	registry.MustRegister(NewCollector(source{}))
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	byName := make(map[string]*dto.MetricFamily)
+	for _, f := range families {
+		byName[f.GetName()] = f
+	}
+	return byName
+}
+
+func TestNamesFollowTheConventions(t *testing.T) {
+	labels := map[string]bool{"version": true, "reason": true, "list": true, "rule": true, "interface": true}
+	for name, f := range gather(t) {
+		counter := f.GetType() == dto.MetricType_COUNTER
+		if counter != strings.HasSuffix(name, "_total") {
+			t.Errorf("%s is a %v: counters, and only they, end in _total", name, f.GetType())
+		}
+		if !strings.HasPrefix(name, "culvert_") || f.GetHelp() == "" {
+			t.Errorf("%s: want the prefix culvert_ and a help text", name)
+		}
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if !labels[l.GetName()] {
+					t.Errorf("%s has label %s, which is in no closed set", name, l.GetName())
+				}
+			}
+		}
+	}
+}
+
+func TestValues(t *testing.T) {
+	all := gather(t)
+	for _, tt := range []struct {
+		name, label string
+		want        float64
+	}{
+		{"culvert_ready", "", 1},
+		{"culvert_flows", "", 3},
+		{"culvert_forwarded_packets_total", "", 7},
+		{"culvert_dropped_packets_total", "no-route", 6},
+		{"culvert_rule_hits_total", "home", 4},
+		{"culvert_rule_hits_total", "0000beef", 5},
+		{"culvert_interface_received_packets_total", "blue/eth0", 9},
+	} {
+		if got, ok := value(all[tt.name], tt.label); !ok || got != tt.want {
+			t.Errorf("%s{%s} = %v, %v; want %v", tt.name, tt.label, got, ok, tt.want)
+		}
+	}
+	if _, ok := value(all["culvert_interface_received_packets_total"], "eth1"); ok {
+		t.Error("an absent interface is exported")
+	}
+}
+
+// value returns the metric of f that has label among its label values.
+func value(f *dto.MetricFamily, label string) (float64, bool) {
+	for _, m := range f.GetMetric() {
+		found := label == ""
+		for _, l := range m.GetLabel() {
+			found = found || l.GetValue() == label
+		}
+		if found {
+			return m.GetCounter().GetValue() + m.GetGauge().GetValue(), true
+		}
+	}
+	return 0, false
+}
