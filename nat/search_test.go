@@ -102,7 +102,7 @@ func TestEveryAllowedPortIsOfferedOnceBestGroupFirst(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	protos := []uint8{tuple.TCP, tuple.UDP, tuple.UDPLite, tuple.SCTP, tuple.DCCP, tuple.ICMP, tuple.ICMPv6}
 	owns := []uint16{0, 1, 80, 511, 512, 599, 600, 1023, 1024, 1025, 40000, 65535}
-	for i := range 120 {
+	for i := range 60 {
 		proto, own := protos[rnd.IntN(len(protos))], owns[rnd.IntN(len(owns))]
 		var r PortRange
 		if i%2 == 0 {

@@ -77,7 +77,7 @@ type Flags uint8
 
 const (
 	Random      Flags = 1 << iota // do not try to keep the port
-	FullyRandom                   // the same: netfilter has not told them apart since Linux 5.0
+	FullyRandom                   // the same: netfilter no longer tells them apart
 	Persistent                    // choose from a pool by the client alone, not by its destination
 	Shift                         // Destination: new port = Ports.First + (old port - Base)
 	RFC                           // Source: classes and parity of profile rfc
