@@ -17,7 +17,8 @@ import (
 	"example.com/culvert/dataplane/port/internal/nstest"
 )
 
-// network is client c0 - g0 gateway g1 - s0 server; the gateway has no addresses.
+// network is client c0 - g0 gateway g1 - s0 server. Without addresses no kernel sends
+// anything of its own, not even MLD reports; the gateway never has any.
 type network struct {
 	c0, g0, g1, s0 nstest.End
 }
@@ -36,13 +37,18 @@ func newNetwork(t testing.TB, queues int) network {
 	}
 	nstest.Veth(t, n.c0, n.g0)
 	nstest.Veth(t, n.g1, n.s0)
+	return n
+}
+
+// address gives client and server addresses, and routes by the gateway.
+func (n network) address(t testing.TB) {
+	t.Helper()
 	n.c0.Address(t, client4+"/24", client6+"/64")
 	n.s0.Address(t, server4+"/24", server6+"/64")
 	n.c0.Via(t, "10.77.1.1", n.g0.MAC(t))
 	n.c0.Via(t, "2001:db8:1::1", n.g0.MAC(t))
 	n.s0.Via(t, "10.77.2.1", n.g1.MAC(t))
 	n.s0.Via(t, "2001:db8:2::1", n.g1.MAC(t))
-	return n
 }
 
 // open opens e as a port that ends with the test.
@@ -80,6 +86,7 @@ func TestBulkTCPPassesWholeWithOffloadsOn(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			n := newNetwork(t, tt.cfg.Queues)
+			n.address(t)
 			a, b := n.forward(t, tt.cfg)
 			const size = 200 << 20
 			t.Logf("IPv4 up   %5.1f Gbit/s", nstest.Transfer(t, n.c0.Netns, n.s0.Netns, server4, size))
@@ -277,6 +284,7 @@ func (n network) mtu(t testing.TB, mtu int) {
 
 func TestTaggedBulkTCPIsSegmentedRight(t *testing.T) {
 	n := newNetwork(t, 1)
+	n.address(t)
 	a, b := open(t, n.g0, Config{}), open(t, n.g1, Config{})
 	// The server's end sees VLAN 5 frames as its own: no VLAN device is needed to
 	// check what left, a second forwarder takes the tag off again.

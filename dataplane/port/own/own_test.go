@@ -224,8 +224,8 @@ func TestKernelIsSilentOnAnOwnedInterface(t *testing.T) {
 		t.Errorf("the packet socket saw %d frames of the questions, want all 9", n)
 	}
 	st, err := o.Stats()
-	if err != nil || st.IngressDropped < 9 || st.EgressDropped != 2 || st.IngressPassed != 0 {
-		t.Errorf("counters %+v (%v); want at least 9 dropped at ingress and 2 at egress", st, err)
+	if err != nil || st.IngressDropped < 9 || st.EgressDropped < 2 || st.IngressPassed != 0 {
+		t.Errorf("counters %+v (%v); want at least 9 dropped at ingress and 2 (and MLD reports) at egress", st, err)
 	}
 	if err := o.Release(); err != nil {
 		t.Error(err)
