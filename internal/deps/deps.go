@@ -1,3 +1,4 @@
+// Package deps keeps required modules in go.mod until other packages import them.
 package deps
 
 import (
