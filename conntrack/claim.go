@@ -206,23 +206,36 @@ func (a *actor) unlink(slot uint32, how killing, now Tick, ho, hr uint64) bool {
 	return true
 }
 
-// makeRoom evicts an entry that nobody would miss much, near where the new one
-// goes: not assured, or a TCP flow about to end (net.netfilter looks at eight
-// buckets too). The rfc profile refuses instead (RFC 6888 REQ-11).
+// makeRoom ends an entry near where a new one wants to go, and reports whether
+// it did: one whose time is over that the sweep has not met yet, else, unless
+// the profile is RFC (RFC 6888 REQ-11), one that nobody would miss much. The
+// kernel looks at eight buckets too.
 func (w *Worker) makeRoom(h uint64, now Tick) bool {
-	if w.t.cfg.Profile == RFC {
+	if w.evict(h, now, ifExpired) {
+		return true
+	}
+	if w.t.cfg.Profile == RFC || !w.evict(h, now, always) {
 		return false
 	}
+	word.Add64(&w.stats.EarlyDrop, 1)
+	return true
+}
+
+// evict ends the first entry near h that is expired or, with always, expendable.
+func (w *Worker) evict(h uint64, now Tick, how killing) bool {
 	x := &w.t.index
 	for i := range min(x.perShard, earlyDropBuckets) {
 		b := x.bucketAt(h, i)
 		for place := range places {
 			id := word.Load32(&b.ids[place])
-			if b.tag(place) == 0 || !w.t.entries[id>>1].expendable() {
+			if b.tag(place) == 0 {
 				continue
 			}
-			if w.kill(id>>1, always, now) {
-				word.Add64(&w.stats.EarlyDrop, 1)
+			e := &w.t.entries[id>>1]
+			if how == ifExpired && !e.expired(tuple.Original, now) || how == always && !e.expendable() {
+				continue
+			}
+			if w.kill(id>>1, how, now) {
 				return true
 			}
 		}

@@ -54,7 +54,9 @@ const (
 	icmpIdle      = 1 * time.Minute // RFC 5508 REQ-2: at least 60 s
 )
 
-// RFCTimeouts meet the documents the profile is named after.
+// RFCTimeouts meet the documents the profile is named after. TCPRetrans and
+// TCPUnacked stay short: a live host retransmits or probes well within them, so
+// they end only what RFC 5382 REQ-5 exempts, connections whose end is gone.
 var RFCTimeouts = Timeouts{
 	TCP: [numTCPStates]time.Duration{
 		SynSent:     tcpTransitory,

@@ -15,7 +15,7 @@ const (
 	sweepTicks = 100  // the sweep passes every slot once in this time
 	chunkSlots = 1024 // claimed by a worker at a time
 	maxChunks  = 1024 // looked at in one Begin: a million slots, under half a millisecond
-	maxExamine = 512  // entries examined in one Begin
+	maxExamine = 512  // entries examined in one Begin, four times that after a pause
 )
 
 // dueAt returns the value for Table.due of a deadline: 0 means something else.
@@ -25,6 +25,11 @@ func dueAt(deadline Tick) uint32 { return max(uint32(deadline), 1) }
 // some, within bounds.
 func (w *Worker) sweep(now Tick) {
 	t := w.t
+	bound := maxExamine
+	if now.Sub(w.swept) > 1 { // idle
+		bound *= 4
+	}
+	w.swept = now
 	if t.scanBase.Load() == 0 {
 		t.scanBase.CompareAndSwap(0, max(uint32(now), 1))
 	}
@@ -39,7 +44,7 @@ func (w *Worker) sweep(now Tick) {
 	examined := 0
 	for range maxChunks {
 		at := t.scan.Load()
-		if at >= goal || examined >= maxExamine {
+		if at >= goal || examined >= bound {
 			return
 		}
 		if goal-at > chunks { // more than a pass behind: one is enough

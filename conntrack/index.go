@@ -82,6 +82,11 @@ func (x *index) bucketAt(h, i uint64) *bucket {
 	return &x.buckets[uint64(x.shardOf(h))*x.perShard+b]
 }
 
+// firstBucket returns the number of the bucket that a search for h begins with.
+func (x *index) firstBucket(h uint64) uint64 {
+	return uint64(x.shardOf(h))*x.perShard + x.homeOf(h)
+}
+
 // tagOf returns the tag of a hash, from its lower bits: never 0.
 func tagOf(h uint64) uint64 { return max(h&laneMask, 1) }
 

@@ -296,6 +296,20 @@ func TestFullTable(t *testing.T) {
 	}
 }
 
+func TestFullTableTakesTheSlotOfAnExpiredFlow(t *testing.T) {
+	w := newWorker(t, Config{Max: 4, Profile: RFC})
+	for i := range 4 {
+		mustAdmit(t, w, proposal(flowTuple(tuple.UDP, i)), data, start)
+	}
+	late := start + Ticks(udpIdle)
+	if _, got := w.Claim(proposal(flowTuple(tuple.UDP, 99)), late); got != Claimed {
+		t.Errorf("claim beside expired flows that were not swept: %v, want %v", got, Claimed)
+	}
+	if s := w.t.Stats(); s.EarlyDrop != 0 || s.Expired != 1 {
+		t.Errorf("%d early drops and %d expired, want 0 and 1", s.EarlyDrop, s.Expired)
+	}
+}
+
 func TestCommands(t *testing.T) {
 	w := newWorker(t, Config{Max: 100})
 	p := proposal(flowTuple(tuple.UDP, 1))

@@ -45,11 +45,13 @@ func (a *actor) init(t *Table, i int) {
 // table. Its calls come in batches: Begin, then any of the others, again
 // Begin; Park when there is nothing to do for a while.
 type Worker struct {
-	now  Tick // of the batch
-	seat int  // in epochs
+	now   Tick // of the batch
+	swept Tick // of the batch before, see sweep
+	seat  int  // in epochs
 	actor
 
 	hash  [MaxBatch]uint64
+	home  [MaxBatch]uint64 // first bucket
 	ids   [MaxBatch]uint32
 	lines [2 * MaxBatch]uintptr
 	_     [64]byte
@@ -110,13 +112,14 @@ func (w *Worker) Lookup(keys []tuple.Tuple, refs []Ref) {
 	refs = refs[:len(keys)]
 	for i := range keys {
 		h := x.key.tuple(&keys[i])
-		w.hash[i] = h
-		w.lines[i] = uintptr(unsafe.Pointer(x.bucketAt(h, 0)))
+		at := x.firstBucket(h)
+		w.hash[i], w.home[i] = h, at
+		w.lines[i] = uintptr(unsafe.Pointer(&x.buckets[at]))
 	}
 	prefetch.Lines(w.lines[:len(keys)])
 
 	for i := range keys {
-		id := x.bucketAt(w.hash[i], 0).first(tagOf(w.hash[i]))
+		id := x.buckets[w.home[i]].first(tagOf(w.hash[i]))
 		w.ids[i] = id
 		e := &w.t.entries[id>>1]
 		w.lines[2*i] = uintptr(unsafe.Pointer(&e.half[id&1]))
@@ -127,7 +130,9 @@ func (w *Worker) Lookup(keys []tuple.Tuple, refs []Ref) {
 	found := uint64(0)
 	for i := range keys {
 		id := w.ids[i]
-		if id == 0 || !same(&w.t.entries[id>>1].half[id&1].tuple, &keys[i]) {
+		switch {
+		case id == 0 && x.buckets[w.home[i]].overflow() == 0: // new
+		case id == 0 || !same(&w.t.entries[id>>1].half[id&1].tuple, &keys[i]):
 			id = x.find(w.t.entries, &keys[i], w.hash[i])
 		}
 		refs[i] = w.alive(id)
