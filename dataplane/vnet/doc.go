@@ -22,8 +22,9 @@
 //
 // The parts are driven, they do not run. Run takes every packet as far as it
 // goes and returns when the net is quiet; Advance lets time pass in between.
-// Both belong to the test's goroutine. Services on hosts need a goroutine that
-// drives while the test waits for them: Start makes one, and Advance then waits its turn.
+// Both belong to the test's goroutine. Connections of hosts need a goroutine that
+// drives while the test waits for them, and timers: Start makes one, with which time passes by
+// itself and Advance adds to it.
 //
 // # Links
 //

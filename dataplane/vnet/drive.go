@@ -1,6 +1,7 @@
 package vnet
 
 import (
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,19 +40,30 @@ func (n *Net) Advance(d time.Duration) {
 	step := max(time.Second, d/1000)
 	for d > 0 {
 		k := min(step, d)
-		n.clock.Advance(k)
-		n.Run()
+		n.pass(k)
 		d -= k
 	}
+}
+
+func (n *Net) pass(d time.Duration) {
+	n.drive.Lock()
+	defer n.drive.Unlock()
+	n.clock.Advance(d)
+	n.runLocked()
 }
 
 // driver is the goroutine of Start.
 type driver struct {
 	quit int // eventfd
+	stop atomic.Bool
 	done chan struct{}
 }
 
-// Start drives the net from a goroutine of its own until the end of the test.
+// idle is how long the driver sleeps at most when there is nothing to move.
+const idle = 10 * time.Millisecond
+
+// Start drives the net from a goroutine of its own until the end of the test. Time passes
+// as it really does then, for what the stacks of hosts retransmit and acknowledge by timers.
 func (n *Net) Start() {
 	n.t.Helper()
 	quit, err := newEventFD()
@@ -69,12 +81,14 @@ func (d *driver) run(n *Net) {
 		{Fd: int32(n.wakeFD), Events: unix.POLLIN},
 		{Fd: int32(n.Stack.Port().Queue(0).FD()), Events: unix.POLLIN},
 	}
-	for {
-		n.Run()
-		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
-			return
+	for last := time.Now(); !d.stop.Load(); {
+		now := time.Now()
+		worked := n.turn(now.Sub(last))
+		last = now
+		if worked {
+			continue
 		}
-		if fds[0].Revents != 0 {
+		if _, err := unix.Poll(fds, int(idle.Milliseconds())); err != nil && err != unix.EINTR {
 			return
 		}
 		if fds[1].Revents != 0 {
@@ -83,10 +97,20 @@ func (d *driver) run(n *Net) {
 	}
 }
 
+// turn lets d pass and gives every part one turn. Time must pass between turns: what
+// netstack limits by time would go on for ever without.
+func (n *Net) turn(d time.Duration) (worked bool) {
+	n.drive.Lock()
+	defer n.drive.Unlock()
+	n.clock.Advance(d)
+	return n.round()
+}
+
 func (n *Net) stopDriver() {
 	if n.driver == nil {
 		return
 	}
+	n.driver.stop.Store(true)
 	signalEventFD(n.driver.quit)
 	<-n.driver.done
 	closeEventFD(n.driver.quit)

@@ -9,6 +9,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"example.com/culvert/dataplane/packet"
+	"example.com/culvert/dataplane/port"
 	"example.com/culvert/dataplane/port/mem"
 	"example.com/culvert/rules/config"
 )
@@ -78,11 +79,22 @@ func (l *Link) carry() bool {
 	fromHosts := l.queue
 	l.queue = nil
 	l.mu.Unlock()
-	for _, f := range fromHosts {
-		l.port.Inject(f, packet.Offload{})
+	for i, f := range fromHosts {
+		if l.port.Inject(f, packet.Offload{}) == port.Full {
+			l.putBack(fromHosts[i:])
+			break
+		}
 		l.toStations(f, f)
 	}
 	return len(fromGateway)+len(fromHosts) > 0
+}
+
+// putBack returns frames that found no room: a link makes its senders wait
+// rather than lose.
+func (l *Link) putBack(frames [][]byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.queue = append(frames, l.queue...)
 }
 
 // toStations delivers a frame to the hosts it is addressed to, but not back to the one that sent it.
