@@ -182,3 +182,39 @@ func TestCommitRace(t *testing.T) {
 		}
 	}
 }
+
+// TestBothDirectionsOnTwoWorkers: no packet of a TCP flow is lost from the
+// counts, and its state stays whole, wherever the packets are handled.
+func TestBothDirectionsOnTwoWorkers(t *testing.T) {
+	const packets = 20_000
+	table := newTable(t, Config{Max: 10, Workers: 2})
+	a := table.Worker(0)
+	a.Begin(start)
+	p := proposal(flowTuple(tuple.TCP, 1))
+	r := mustAdmit(t, a, p, syn, start)
+	a.Track(Ref{r.Slot, tuple.Reply}, &Segment{Flags: SYN | ACK, Seq: 5000, Ack: 1001, Window: 1000}, start)
+	a.Track(r, &Segment{Flags: ACK, Seq: 1001, Ack: 5001, Window: 1000}, start)
+	var running sync.WaitGroup
+	for i := range 2 {
+		running.Go(func() {
+			w := table.Worker(i)
+			w.Begin(start)
+			for n := range packets {
+				d := tuple.Direction(n & 1)
+				s := Segment{Bytes: 40, Flags: ACK, Seq: 1001, Ack: 5001, Window: 1000}
+				if d == tuple.Reply {
+					s.Seq, s.Ack = s.Ack, s.Seq
+				}
+				if v := w.Track(Ref{r.Slot, d}, &s, start); v != Accept {
+					t.Errorf("packet %d: %v", n, v)
+					return
+				}
+			}
+		})
+	}
+	running.Wait()
+	e := table.Entry(r.Slot)
+	if e.Packets(0) != packets+2 || e.Packets(1) != packets+1 || e.State() != Established {
+		t.Errorf("%d/%d packets in %v, want %d/%d in ESTABLISHED", e.Packets(0), e.Packets(1), e.State(), packets+2, packets+1)
+	}
+}

@@ -2,6 +2,7 @@ package conntrack
 
 import (
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
@@ -427,7 +428,8 @@ func TestSlowSubscriberIsToldWhatItMissed(t *testing.T) {
 	for i := range flows {
 		mustAdmit(t, w, proposal(flowTuple(tuple.UDP, i)), data, start)
 	}
-	for sub.Missed() < flows-buffer { // the pump is another goroutine
+	for sub.Missed() < flows-buffer {
+		runtime.Gosched() // the pump is another goroutine
 	}
 	sub.Close()
 	got := uint64(0)

@@ -129,9 +129,9 @@ func (w *Worker) replied(r Ref, e *Entry, status Status, change Change, now Tick
 const shared = ^uint32(0)
 
 // account counts a packet. While one worker alone sees a direction, its counts
-// are plain additions; from the second worker on they are atomic ones. In the
-// moment of change one packet can be lost from the count, once per direction
-// and flow.
+// are plain additions; from the second worker on they are atomic ones. Packets
+// that meet the moment of change, once per direction and flow, can be lost from
+// the count.
 func (w *Worker) account(d tuple.Direction, e *Entry, s *Segment) {
 	h := &e.half[d]
 	owner := &e.proto[areaOwner+int(d)]
