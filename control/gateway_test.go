@@ -56,10 +56,7 @@ func newBench(t *testing.T, text string, opts Options, names ...string) *bench {
 	b := &bench{ports: make(map[string]*mem.Port), socket: filepath.Join(t.TempDir(), "culvert.sock")}
 	opts.Ports = make(map[string]port.Port)
 	for _, name := range names {
-		p, err := mem.New(name, mem.Options{Link: packet.LinkIP})
-		if err != nil {
-			t.Fatal(err)
-		}
+		p := newPort(t, name)
 		b.ports[name], opts.Ports[name] = p, p
 	}
 	opts.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
@@ -248,6 +245,81 @@ func TestInterfacesComeAndGoAtRunTime(t *testing.T) {
 	}
 	b.send(t, 40004)
 	b.received(t)
+}
+
+func TestVLANAnswersARPWithItsTag(t *testing.T) {
+	trunk, err := mem.New("lan0", mem.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := New(parse(t, masquerading+`
+[[interface]]
+name = "lan0.7"
+parent = "lan0"
+vlan = 7
+area = "guest"
+addresses = ["10.7.0.1/24"]
+`), Options{Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Socket: NoSocket, Ports: map[string]port.Port{"lan0": trunk, "wan0": newPort(t, "wan0")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := g.Close(context.Background()); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	if err := g.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		claim  string
+		tag    uint16
+		target net.IP
+	}{
+		{"the parent answers without a tag", 0, net.IP{10, 0, 0, 1}},
+		{"the sub-interface answers with its tag", 7, net.IP{10, 7, 0, 1}},
+	} {
+		trunk.TakeFrames() // announcements
+		trunk.InjectFrame(arpRequest(t, tt.tag, tt.target))
+		eventually(t, tt.claim, func() bool {
+			for _, f := range trunk.TakeFrames() {
+				arp, ok := gopacket.NewPacket(f.Data, layers.LayerTypeEthernet, gopacket.Default).Layer(layers.LayerTypeARP).(*layers.ARP)
+				if ok && arp.Operation == layers.ARPReply && net.IP(arp.SourceProtAddress).Equal(tt.target) {
+					if f.HasVLAN != (tt.tag != 0) || f.VLAN&0xfff != tt.tag {
+						t.Errorf("%s: tag %v %d", tt.claim, f.HasVLAN, f.VLAN)
+					}
+					return true
+				}
+			}
+			return false
+		})
+	}
+}
+
+func arpRequest(t *testing.T, tag uint16, target net.IP) mem.Frame {
+	t.Helper()
+	mac := net.HardwareAddr{2, 0, 0, 0, 0, 9}
+	sender := net.IP{target[0], target[1], target[2], 9}
+	buf := gopacket.NewSerializeBuffer()
+	err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{},
+		&layers.Ethernet{SrcMAC: mac, DstMAC: layers.EthernetBroadcast, EthernetType: layers.EthernetTypeARP},
+		&layers.ARP{AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4, HwAddressSize: 6, ProtAddressSize: 4,
+			Operation: layers.ARPRequest, SourceHwAddress: mac, SourceProtAddress: sender,
+			DstHwAddress: make([]byte, 6), DstProtAddress: target})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mem.Frame{Data: buf.Bytes(), VLAN: tag, HasVLAN: tag != 0}
+}
+
+// newPort makes a point-to-point port in memory.
+func newPort(t *testing.T, name string) *mem.Port {
+	t.Helper()
+	p, err := mem.New(name, mem.Options{Link: packet.LinkIP})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 func TestGatewaysRunSideBySide(t *testing.T) {
