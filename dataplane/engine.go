@@ -76,7 +76,8 @@ type Engine struct {
 	running atomic.Bool
 	stop    atomic.Bool
 	quit    chan struct{} // ends upkeep
-	done    sync.WaitGroup
+
+	done sync.WaitGroup
 }
 
 // New makes an engine without ports. Nothing runs until Start.
@@ -197,6 +198,16 @@ func (e *Engine) Apply(st State) error {
 	if err != nil {
 		return err
 	}
+	if err := e.publish(old, v); err != nil {
+		return err
+	}
+	e.settle(v.gen)
+	e.retire(old, v)
+	return nil
+}
+
+// publish makes v the view of new batches.
+func (e *Engine) publish(old, v *view) error {
 	for id, p := range old.ports {
 		if p != nil && !p.sameLink(v.portOf(uint16(id))) {
 			e.neigh.Forget(uint16(id))
@@ -209,9 +220,13 @@ func (e *Engine) Apply(st State) error {
 	}
 	e.view.Store(v)
 	e.neigh.Invalidate() // every cached next hop is chosen anew
-	e.settle(v.gen)
-	// A worker in its last batch under the old view may have cached a next hop
-	// of the old routes after that, or asked for a neighbour on an old port.
+	return nil
+}
+
+// retire cleans up after the last batch under the old view. In it, after
+// publish, a worker may have cached a next hop of the old routes, or asked for a
+// neighbour on an old port.
+func (e *Engine) retire(old, v *view) {
 	for id, p := range old.ports {
 		if p != nil && v.portOf(uint16(id)) == nil {
 			e.neigh.Forget(uint16(id))
@@ -223,7 +238,6 @@ func (e *Engine) Apply(st State) error {
 		w.wake()             // it sleeps on the old ports
 	}
 	e.closeSenders(v)
-	return nil
 }
 
 // closeSenders closes the extra senders of ports that are not in v. No worker

@@ -39,13 +39,13 @@ type lab struct {
 
 // labConfig says how a lab differs from the usual one.
 type labConfig struct {
-	rules  func(s *rules.Spec)                                       // default: masquerade IPv4 to wan
-	ports  func(st *State, options map[string]mem.Options)           // changes before ports are made; nil Port means: make one
-	routes []route.Route                                             // default: connected ones and two default routes
-	engine func(c *Config)                                           //
-	table  func(c *conntrack.Config)                                 //
-	vlan   func(st *State, make func(string, mem.Options) port.Port) // after ports are made
-	cold   bool                                                      // neighbours are not known from the start
+	rules  func(s *rules.Spec)                             // default: masquerade IPv4 to wan
+	ports  func(st *State, options map[string]mem.Options) // changes before ports are made; nil Port means: make one
+	routes []route.Route                                   // default: connected ones and two default routes
+	engine func(c *Config)                                 //
+	table  func(c *conntrack.Config)                       //
+	more   func(st *State, make portMaker)                 // after ports are made
+	cold   bool                                            // neighbours are not known from the start
 }
 
 const (
@@ -132,8 +132,8 @@ func (l *lab) state() State {
 			p.Port = l.port(p.Name, options[p.Name])
 		}
 	}
-	if l.cfg.vlan != nil {
-		l.cfg.vlan(&st, func(name string, o mem.Options) port.Port { return l.port(name, o) })
+	if l.cfg.more != nil {
+		l.cfg.more(&st, func(name string, o mem.Options) port.Port { return l.port(name, o) })
 	}
 	st.Routes = l.routes(&st)
 	st.Program = l.program(&st, l.cfg.rules)
@@ -203,11 +203,10 @@ func (l *lab) apply(st State) {
 	}
 }
 
-// reload applies the lab's state with other rules.
-func (l *lab) reload(edit func(*rules.Spec)) {
-	l.Helper()
+// stateNow returns the state that is applied, to change and apply again.
+func (l *lab) stateNow() State {
 	v := l.e.view.Load()
-	st := State{Routes: v.routes}
+	st := State{Routes: v.routes, Program: v.prog}
 	for id, p := range v.ports {
 		if p == nil || id == int(HostPort) {
 			continue
@@ -227,7 +226,22 @@ func (l *lab) reload(edit func(*rules.Spec)) {
 		}
 		st.Ports = append(st.Ports, c)
 	}
+	return st
+}
+
+// reload applies the lab's state with other rules.
+func (l *lab) reload(edit func(*rules.Spec)) {
+	l.Helper()
+	st := l.stateNow()
 	st.Program = l.program(&st, edit)
+	l.apply(st)
+}
+
+// removePort applies the lab's state without a port; its routes stay.
+func (l *lab) removePort(id uint16) {
+	l.Helper()
+	st := l.stateNow()
+	st.Ports = slices.DeleteFunc(st.Ports, func(p PortConfig) bool { return p.ID == id })
 	l.apply(st)
 }
 

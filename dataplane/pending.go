@@ -170,19 +170,18 @@ func (w *Worker) resume(s *waiting, reachable bool) {
 	count(&w.counter.resumed, 1)
 	w.held = s.p
 	p := &w.held
-	zone := p.Tuple.Zone
-	if w.v.portOf(p.In) == nil || packet.Parse(p) != packet.OK {
-		w.drop(EgressDown) // its ingress went away meanwhile
-		return
-	}
-	p.Tuple.Zone = zone
-	ref := s.ref
+	ref, zone := s.ref, p.Tuple.Zone
 	if ref.Found() && !alive(w.e.table.Entry(ref.Slot), s.gen) {
 		w.drop(NeighbourFailed) // its flow was deleted meanwhile
 		return
 	}
 	w.claimed = s.claim
+	lost := w.v.portOf(p.In) == nil || packet.Parse(p) != packet.OK
+	p.Tuple.Zone = zone
 	switch {
+	case lost: // its ingress went away meanwhile
+		w.undo(ref)
+		w.drop(EgressDown)
 	case !reachable:
 		w.refuse(p, ref, NeighbourFailed, s.role)
 	case ref.Found():
