@@ -41,7 +41,7 @@ const (
 // Config sizes a Host. The zero value is usable.
 type Config struct {
 	QueueLen   int         // 2 KB slots of each ring between workers and netstack; default 1024, at least 64
-	Neighbours int         // neighbours kept for each port; default 8192
+	Neighbours int         // neighbours kept for each port; default 16384
 	Pump       Pump        //
 	Clock      tcpip.Clock // of every timer; default: the system's
 	Log        *slog.Logger
@@ -90,7 +90,7 @@ func New(cfg Config) (*Host, error) {
 		cfg.QueueLen = 1024
 	}
 	if cfg.Neighbours <= 0 {
-		cfg.Neighbours = 8192
+		cfg.Neighbours = 16384
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = tcpip.NewStdClock()

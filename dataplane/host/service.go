@@ -168,8 +168,9 @@ func (h *Host) ListenPacket(network, addr string) (net.PacketConn, error) {
 }
 
 // Dial connects from the gateway to a numeric address; network is tcp, udp, or one of these
-// with a 4 or 6. Its packets pass the engine as area host. The
-// source address is that of Config.Source.
+// with a 4 or 6. Its packets pass the engine as area host. The source address is
+// that of Config.Source, the port one of 61000 to 65535. At most so many
+// connections are possible at a time, those in TIME-WAIT (60 s) included.
 func (h *Host) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	c, err := h.dial(ctx, network, addr)
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Run moves every packet as far as it goes at the present time, and returns when the net is
-// quiet. With Start, hosts may send again at any moment.
+// Run moves every packet as far as it goes at the present time, and returns when
+// the net is quiet. It is not for nets with Start.
 func (n *Net) Run() {
 	n.drive.Lock()
 	defer n.drive.Unlock()
@@ -49,7 +49,9 @@ func (n *Net) pass(d time.Duration) {
 	n.drive.Lock()
 	defer n.drive.Unlock()
 	n.clock.Advance(d)
-	n.runLocked()
+	if n.driver == nil {
+		n.runLocked()
+	}
 }
 
 // driver is the goroutine of Start.

@@ -22,6 +22,10 @@ import (
 	"example.com/culvert/rules/config"
 )
 
+// maxFlows bounds the table whatever the configuration says: its memory is
+// allocated at once.
+const maxFlows = 1 << 14
+
 // epoch is the boot clock at the start of every net: not zero, as on a machine.
 const epoch = int64(1000 * time.Second)
 
@@ -97,18 +101,33 @@ func (n *Net) build() (err error) {
 }
 
 func tableConfig(cfg *config.Config) conntrack.Config {
-	c := conntrack.Config{
-		Max: min(cfg.Conntrack.Max, 1<<14), Workers: 1,
+	c, t := &cfg.Conntrack, &cfg.Conntrack.Timeouts
+	out := conntrack.Config{
+		Max: min(c.Max, maxFlows), Workers: 1,
 		Key:  [16]byte{1}, // the same order in every run
 		Base: time.Unix(1e9, 0).UTC(),
+		Timeouts: conntrack.Timeouts{
+			TCPRetrans: t.TCPRetrans, TCPUnacked: t.TCPUnacked, UDP: t.UDP, UDPStream: t.UDPStream,
+			GRE: t.GRE, GREStream: t.GREStream, ICMP: t.ICMP, ICMPv6: t.ICMPv6, Generic: t.Generic,
+		},
 	}
-	if cfg.Conntrack.Profile == config.ProfileRFC {
-		c.Profile = conntrack.RFC
+	for state, d := range map[conntrack.State]time.Duration{
+		conntrack.SynSent: t.TCPSynSent, conntrack.SynSent2: t.TCPSynSent, conntrack.SynRecv: t.TCPSynRecv,
+		conntrack.Established: t.TCPEstablished, conntrack.FinWait: t.TCPFinWait, conntrack.CloseWait: t.TCPCloseWait,
+		conntrack.LastAck: t.TCPLastAck, conntrack.TimeWait: t.TCPTimeWait, conntrack.Closed: t.TCPClose,
+	} {
+		out.Timeouts.TCP[state] = d
 	}
-	if !cfg.Conntrack.TCPLoose {
-		c.Pickup = conntrack.Strict
+	if c.Profile == config.ProfileRFC {
+		out.Profile = conntrack.RFC
 	}
-	return c
+	if !c.TCPLoose {
+		out.Pickup = conntrack.Strict
+	}
+	if c.TCPLiberal {
+		out.Window = conntrack.Liberal
+	}
+	return out
 }
 
 func (n *Net) addLink(id uint16, conf config.Interface) error {
