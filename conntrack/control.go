@@ -67,23 +67,33 @@ func (t *Table) snapshot(slot uint32, f *Flow, now Tick) bool {
 // Dump calls f with a copy of each confirmed flow until f returns false. Flows
 // that begin or end meanwhile may or may not be among them. Workers go on.
 // The Flow is reused for the next call.
-func (t *Table) Dump(f func(*Flow) bool) { t.each(func(_ uint32, flow *Flow) bool { return f(flow) }) }
+func (t *Table) Dump(f func(*Flow) bool) { t.DumpFrom(0, f) }
 
-// each is Dump with slots. It renews its epoch now and then, so that a long
+// DumpFrom is Dump in pieces: it begins at a position, 0 for the beginning, and
+// returns the one to go on from when f has returned false, 0 at the end. A caller
+// that may have to wait for somebody collects a piece, lets f return false, and
+// waits between the calls: slots that flows freed cannot be used again while f
+// runs, and only few walks can go on at once.
+func (t *Table) DumpFrom(position uint32, f func(*Flow) bool) (next uint32) {
+	return t.each(max(position, 1), func(_ uint32, flow *Flow) bool { return f(flow) })
+}
+
+// each is DumpFrom with slots. It renews its epoch now and then, so that a long
 // walk does not keep slots from being reused.
-func (t *Table) each(f func(uint32, *Flow) bool) {
+func (t *Table) each(from uint32, f func(uint32, *Flow) bool) (next uint32) {
 	seat := t.reader()
 	defer t.leave(seat)
 	var flow Flow
 	now := t.Now()
-	for slot := uint32(1); slot <= t.slots.high.Load(); slot++ {
+	for slot := from; slot <= t.slots.high.Load(); slot++ {
 		if slot%chunkSlots == 0 {
 			t.epochs.enter(seat)
 		}
 		if t.snapshot(slot, &flow, now) && !f(slot, &flow) {
-			return
+			return slot + 1
 		}
 	}
+	return 0
 }
 
 // lookup returns the confirmed entry that has tuple k in either direction. The
@@ -125,7 +135,7 @@ func (t *Table) Delete(k tuple.Tuple) error {
 // DeleteIf ends each flow for which f returns true and returns how many.
 func (t *Table) DeleteIf(f func(*Flow) bool) int {
 	n := 0
-	t.each(func(slot uint32, flow *Flow) bool {
+	t.each(1, func(slot uint32, flow *Flow) bool {
 		if f(flow) && t.end(slot) {
 			n++
 		}

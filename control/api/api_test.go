@@ -310,3 +310,41 @@ func TestNoGatewayIsSaidWithItsSocket(t *testing.T) {
 		t.Errorf("status of nothing: %v, want %v with %s", err, ErrNotRunning, path)
 	}
 }
+
+func TestManyFlowsComeWhole(t *testing.T) {
+	g, client, _ := serve(t)
+	for sport := range uint16(1000) { // more than one piece
+		g.flow(t, 1000+sport)
+	}
+	body, err := client.Flows(t.Context(), Format{Form: FormText})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := make(map[string]bool)
+	for _, line := range readLines(t, body) {
+		seen[strings.Fields(line)[5]] = true
+	}
+	if len(seen) != 1000 {
+		t.Errorf("%d different source ports are listed, want 1000", len(seen))
+	}
+}
+
+func TestStalledReadersDoNotHoldUpTheTable(t *testing.T) {
+	g, client, _ := serve(t)
+	for sport := range uint16(1000) {
+		g.flow(t, 1000+sport)
+	}
+	for range 64 { // none of these is read beyond its header
+		body, err := client.Flows(t.Context(), Format{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { body.Close() })
+	}
+	if n, err := client.FlushFlows(t.Context()); n != 1000 || err != nil {
+		t.Errorf("flush beside stalled readers: %d, %v; want 1000", n, err)
+	}
+	for sport := range uint16(1000) { // their slots can be used again: the table has 1024
+		g.flow(t, 10000+sport)
+	}
+}

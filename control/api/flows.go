@@ -1,7 +1,7 @@
 package api
 
 import (
-	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -11,21 +11,21 @@ import (
 )
 
 const (
-	writeBuffer = 64 << 10 // bytes collected before they go to the socket
+	pieceSize   = 64 << 10 // bytes collected before they go to the socket
 	eventBuffer = 8192     // events a reader may be behind before it misses some
 )
 
-// lines writes flows or events in one form.
+// lines collects flows or events in one form and sends them together.
 type lines struct {
 	view
-	w   *bufio.Writer
-	enc *json.Encoder
-	buf []byte
+	w   http.ResponseWriter
+	buf bytes.Buffer
+	enc *json.Encoder // into buf
 }
 
 func newLines(w http.ResponseWriter, v view) *lines {
-	l := &lines{view: v, w: bufio.NewWriterSize(w, writeBuffer)}
-	l.enc = json.NewEncoder(l.w)
+	l := &lines{view: v, w: w}
+	l.enc = json.NewEncoder(&l.buf)
 	l.enc.SetEscapeHTML(false)
 	kind := "application/x-ndjson"
 	if v.form == FormText {
@@ -35,32 +35,45 @@ func newLines(w http.ResponseWriter, v view) *lines {
 	return l
 }
 
-func (l *lines) flow(f *conntrack.Flow) error {
+func (l *lines) flow(f *conntrack.Flow) {
 	if l.form == FormJSON {
-		return l.enc.Encode(flowFrom(f))
+		l.encode(flowFrom(f))
+		return
 	}
-	l.buf = append(ctfmt.AppendList(l.buf[:0], f, l.options), '\n')
-	_, err := l.w.Write(l.buf)
-	return err
+	l.buf.Write(ctfmt.AppendList(l.buf.AvailableBuffer(), f, l.options))
+	l.buf.WriteByte('\n')
 }
 
-func (l *lines) event(e *conntrack.Event) error {
+func (l *lines) event(e *conntrack.Event) {
 	if l.form == FormJSON {
-		return l.enc.Encode(Event{Seq: e.Seq, Type: e.Type.String(), Time: e.Time, Flow: flowFrom(&e.Flow)})
+		l.encode(Event{Seq: e.Seq, Type: e.Type.String(), Time: e.Time, Flow: flowFrom(&e.Flow)})
+		return
 	}
-	l.buf = append(ctfmt.AppendEvent(l.buf[:0], e, l.options), '\n')
-	_, err := l.w.Write(l.buf)
+	l.buf.Write(ctfmt.AppendEvent(l.buf.AvailableBuffer(), e, l.options))
+	l.buf.WriteByte('\n')
+}
+
+// encode appends v as a line of JSON.
+func (l *lines) encode(v any) {
+	if err := l.enc.Encode(v); err != nil {
+		panic("api: " + err.Error()) // our own types always marshal
+	}
+}
+
+// send writes what was collected.
+func (l *lines) send() error {
+	_, err := l.buf.WriteTo(l.w)
 	return err
 }
 
 // missed tells the reader how many events it lost: in text as a line that
 // begins with MissedPrefix.
-func (l *lines) missed(n uint64) error {
+func (l *lines) missed(n uint64) {
 	if l.form == FormJSON {
-		return l.enc.Encode(Event{Type: EventMissed, Missed: n})
+		l.encode(Event{Type: EventMissed, Missed: n})
+		return
 	}
-	_, err := fmt.Fprintf(l.w, "%s%d\n", MissedPrefix, n)
-	return err
+	fmt.Fprintf(&l.buf, "%s%d\n", MissedPrefix, n)
 }
 
 // MissedPrefix begins the line of a text stream that says how many events were
@@ -80,13 +93,20 @@ func (s *Server) flows(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	out := newLines(w, v)
-	s.backend.Table().Dump(func(f *conntrack.Flow) bool {
-		if v.wants(f) {
-			err = out.flow(f)
+	table := s.backend.Table()
+	for at, more := uint32(0), true; more; more = at != 0 {
+		// Lines are collected while the table is walked, and written between
+		// two walks: a reader that does not read must not hold up the table.
+		at = table.DumpFrom(at, func(f *conntrack.Flow) bool {
+			if v.wants(f) {
+				out.flow(f)
+			}
+			return out.buf.Len() < pieceSize
+		})
+		if out.send() != nil {
+			return nil // the reader is gone
 		}
-		return err == nil && r.Context().Err() == nil
-	})
-	_ = out.w.Flush() // an error means that the reader is gone
+	}
 	return nil
 }
 
@@ -122,22 +142,20 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 				return nil
 			}
 			if missed := sub.Missed(); missed > told {
-				err, told = out.missed(missed-told), missed
+				out.missed(missed - told)
+				told = missed
 			}
-			if err == nil && v.wants(&e.Flow) {
-				err = out.event(&e)
+			if v.wants(&e.Flow) {
+				out.event(&e)
 			}
 		case <-r.Context().Done():
 			return nil
 		}
-		if err != nil {
+		if len(sub.Events()) > 0 && out.buf.Len() < pieceSize {
+			continue // more to collect before it goes out
+		}
+		if out.send() != nil || control.Flush() != nil {
 			return nil // the reader is gone
-		}
-		if len(sub.Events()) > 0 {
-			continue // more to write before it goes out
-		}
-		if out.w.Flush() != nil || control.Flush() != nil {
-			return nil
 		}
 	}
 }
