@@ -3,14 +3,19 @@
 package box
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -115,4 +120,104 @@ func exec(t *testing.T, h *netns.Host, args ...string) string {
 	out, err := h.Exec(t.Context(), args...)
 	must(t, err)
 	return strings.TrimSpace(out)
+}
+
+// silence is how long a test waits for what must not come. Whatever answers at
+// all answers within microseconds here.
+const silence = 300 * time.Millisecond
+
+// unheard checks that a connection to an address gets no answer at all.
+func unheard(t *testing.T, h *netns.Host, address string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), silence)
+	defer cancel()
+	c, err := h.Dial(ctx, "tcp", address)
+	if err == nil {
+		c.Close()
+	}
+	if !os.IsTimeout(err) {
+		t.Errorf("%s: connecting to %s: %v, want silence", h.Name(), address, err)
+	}
+}
+
+// refused checks that a connection to an address is reset.
+func refused(t *testing.T, h *netns.Host, address string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	c, err := h.Dial(ctx, "tcp", address)
+	if err == nil {
+		c.Close()
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("%s: connecting to %s: %v, want %v", h.Name(), address, err, syscall.ECONNREFUSED)
+	}
+}
+
+// echo lets every connection to an address of a host have back what it sends,
+// until the test ends.
+func echo(t *testing.T, h *netns.Host, address string) {
+	t.Helper()
+	ln, err := h.Listen("tcp", address)
+	must(t, err)
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				_, _ = io.Copy(c, c)
+			}()
+		}
+	}()
+}
+
+// dial connects from inside a host until the test ends.
+func dial(t *testing.T, h *netns.Host, from, to string) net.Conn {
+	t.Helper()
+	var local net.Addr
+	if from != "" {
+		local = net.TCPAddrFromAddrPort(netip.MustParseAddrPort(from))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	c, err := h.DialFrom(ctx, local, "tcp", to)
+	must(t, err)
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// alive checks that what is said on a connection to echo comes back.
+func alive(t *testing.T, c net.Conn) {
+	t.Helper()
+	const word = "still there?"
+	must(t, c.SetDeadline(time.Now().Add(patience)))
+	_, err := io.WriteString(c, word)
+	must(t, err)
+	answer := make([]byte, len(word))
+	if _, err := io.ReadFull(c, answer); err != nil || string(answer) != word {
+		t.Errorf("%v to %v: the answer to %q is %q, %v", c.LocalAddr(), c.RemoteAddr(), word, answer, err)
+	}
+}
+
+// bulk sends n bytes to an echo service and compares what comes back, so that both
+// directions are busy.
+func bulk(t *testing.T, c net.Conn, n int64) {
+	t.Helper()
+	must(t, c.SetDeadline(time.Now().Add(2*patience)))
+	sent, got := sha256.New(), sha256.New()
+	failed := make(chan error, 1)
+	go func() {
+		_, err := io.CopyN(io.MultiWriter(c, sent), rand.NewChaCha8([32]byte{1}), n)
+		failed <- err
+	}()
+	_, err := io.CopyN(got, c, n)
+	must(t, err)
+	must(t, <-failed)
+	if !bytes.Equal(sent.Sum(nil), got.Sum(nil)) {
+		t.Errorf("%v to %v: %d bytes came back changed", c.LocalAddr(), c.RemoteAddr(), n)
+	}
 }

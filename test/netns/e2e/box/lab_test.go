@@ -3,7 +3,7 @@
 package box
 
 import (
-	"context"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -126,9 +126,8 @@ func reloaded(t *testing.T, lab *netns.Lab, config string) {
 	must(t, lab.Gateway().Reload(t.Context(), config))
 }
 
-// short is a context for what must fail by silence.
-func short(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), silence)
-	t.Cleanup(cancel)
-	return ctx
+// addrPort returns the address of a TCP connection's end.
+func addrPort(a net.Addr) netip.AddrPort {
+	p := a.(*net.TCPAddr).AddrPort()
+	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
 }
