@@ -1,0 +1,256 @@
+package dataplane
+
+import (
+	"encoding/binary"
+	"testing"
+
+	"example.com/culvert/conntrack"
+	"example.com/culvert/dataplane/packet"
+	"example.com/culvert/dataplane/port"
+	"example.com/culvert/dataplane/port/mem"
+)
+
+// bulk is a port that gives the same frames again and again and forgets what is
+// sent, so that a measurement sees the engine alone.
+type bulk struct {
+	info   port.Info
+	memory []byte
+	frames [][]byte // the frames of a batch, in memory behind packet.Headroom bytes each
+	fresh  [][]byte // what they are before each Recv
+	mutate func(frames [][]byte)
+	idle   bool
+	sent   int
+}
+
+const bulkSlot = 2112 // 33 cache lines, as the ring of the packet socket
+
+func newBulk(name string, link packet.Link) *bulk {
+	return &bulk{
+		info:   port.Info{Name: name, Link: link, MAC: [6]byte{2, 0, 0, 0, 0, 1}, MTU: 1500, Up: true, NumQueues: 1},
+		memory: make([]byte, Batch*bulkSlot), idle: true,
+	}
+}
+
+// load makes frames what the port receives from now on, one batch a Step.
+func (b *bulk) load(frames [][]byte, mutate func([][]byte)) {
+	b.fresh, b.frames, b.mutate, b.idle = frames, b.frames[:0], mutate, false
+	for i, f := range frames {
+		at := i*bulkSlot + packet.Headroom
+		b.frames = append(b.frames, b.memory[at:at+len(f)])
+	}
+}
+
+func (b *bulk) Info() port.Info                     { return b.info }
+func (b *bulk) Refresh() (port.Info, error)         { return b.info, nil }
+func (b *bulk) Queue(int) port.Queue                { return b }
+func (b *bulk) NewSender() (port.Sender, error)     { return b, nil }
+func (b *bulk) Close() error                        { return nil }
+func (b *bulk) FD() int                             { return -1 }
+func (b *bulk) Stats() port.Stats                   { return port.Stats{} }
+func (b *bulk) Release()                            {}
+func (b *bulk) Flush() (n [port.NumStatuses]uint32) { return n }
+
+func (b *bulk) Send(p *packet.Packet) port.Status {
+	b.sent++
+	return port.Fit(p, b.info.Link, b.info.MTU, port.NoGSO)
+}
+
+func (b *bulk) Recv(pkts []packet.Packet) int {
+	if b.idle {
+		return 0
+	}
+	if b.mutate != nil {
+		b.mutate(b.fresh)
+	}
+	for i, f := range b.fresh {
+		copy(b.frames[i], f)
+		p := &pkts[i]
+		p.Mem, p.Off, p.End = b.memory[i*bulkSlot:(i+1)*bulkSlot], packet.Headroom, packet.Headroom+len(f)
+		p.Offload, p.HasVLAN, p.Link, p.LinkKind = packet.Offload{Flags: packet.DataValid}, false, b.info.Link, 0
+	}
+	return len(b.fresh)
+}
+
+// bulkLab is an engine between two bulk ports.
+func bulkLab(t testing.TB, max int) (e *Engine, lan, wan *bulk) {
+	t.Helper()
+	table, err := conntrack.New(conntrack.Config{Max: max})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &lab{T: testingT(t), ports: map[string]*mem.Port{}}
+	if e, err = New(Config{Table: table, Seed: 1}); err != nil {
+		t.Fatal(err)
+	}
+	lan, wan = newBulk("lan", packet.LinkEthernet), newBulk("wan", packet.LinkEthernet)
+	st := State{Ports: []PortConfig{
+		{ID: lanID, Name: "lan", Port: lan, Addresses: prefixes("10.0.0.1/8")},
+		{ID: wanID, Name: "wan", Port: wan, Addresses: prefixes("203.0.113.1/24")},
+	}}
+	st.Routes = l.routes(&st)
+	st.Program = l.program(&st, nil)
+	if err := e.Apply(st); err != nil {
+		t.Fatal(err)
+	}
+	e.neigh.Find(wanID, addr("203.0.113.254"), 0)
+	e.NeighbourLearned(wanID, addr("203.0.113.254"), [6]byte{2, 9})
+	t.Cleanup(func() {
+		e.Close()
+		if err := table.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return e, lan, wan
+}
+
+// testingT gives the helpers of lab, which want a *testing.T, one that never fails.
+func testingT(t testing.TB) *testing.T {
+	if tt, ok := t.(*testing.T); ok {
+		return tt
+	}
+	return &testing.T{}
+}
+
+// retarget makes frame i of a batch the packet of flow n: source address, port and
+// checksums follow. Frames are IPv4 with a transport checksum of zero (UDP) or none checked.
+func retarget(frame []byte, n uint32) {
+	ip := frame[14:]
+	port := uint16(1024 + n%60000)
+	client := 5 + n/60000
+	binary.BigEndian.PutUint32(ip[12:], 10<<24|client)
+	ip[10], ip[11] = 0, 0
+	binary.BigEndian.PutUint16(ip[10:], ^sum(0, ip[:20]))
+	binary.BigEndian.PutUint16(ip[20:], port)
+	binary.BigEndian.PutUint32(ip[16:], 0xc6336400|n%251) // many destinations: ports are kept
+	ip[10], ip[11] = 0, 0
+	binary.BigEndian.PutUint16(ip[10:], ^sum(0, ip[:20]))
+}
+
+// batchOf returns Batch frames like ip.
+func batchOf(ip []byte) [][]byte {
+	all := make([][]byte, Batch)
+	for i := range all {
+		all[i] = ethernet([6]byte{2, 0, 0, 0, 0, 1}, [6]byte{2, 5}, ip)
+	}
+	return all
+}
+
+func TestBatchesDoNotAllocate(t *testing.T) {
+	tests := []struct {
+		claim string
+		ip    []byte
+		flows uint32 // 0: every packet is a new flow
+		runs  int
+	}{
+		{"established udp", udp("10.0.0.5:1", "198.51.100.7:53", body("payload")), Batch, 200},
+		{"established tcp", tcp("10.0.0.5:1", "198.51.100.7:80", flags(packet.ACK), seq(1, 1)), Batch, 200},
+		{"new udp flows", udp("10.0.0.5:1", "198.51.100.7:53", body("payload")), 0, 200},
+		{"new tcp flows", tcp("10.0.0.5:1", "198.51.100.7:80", seq(1, 0)), 0, 200},
+	}
+	for _, tt := range tests {
+		t.Run(tt.claim, func(t *testing.T) {
+			e, lan, wan := bulkLab(t, 1<<16)
+			w, n, now := e.Worker(0), uint32(0), int64(1e12)
+			lan.load(batchOf(tt.ip), func(frames [][]byte) {
+				for _, f := range frames {
+					retarget(f, n)
+					if n++; n == tt.flows {
+						n = 0
+					}
+				}
+			})
+			w.Step(now)
+			w.Step(now)
+			if got := testing.AllocsPerRun(tt.runs, func() { now += 1e6; w.Step(now) }); got != 0 {
+				t.Errorf("%v allocations a batch, want 0", got)
+			}
+			if s := e.Stats(); s.Forwarded != s.Received || int(s.Forwarded) != wan.sent {
+				t.Errorf("received %d, forwarded %d, sent %d: the measurement is of something else; dropped %v", s.Received, s.Forwarded, wan.sent, s.Dropped)
+			}
+		})
+	}
+	t.Run("software segmentation", func(t *testing.T) {
+		l := newLab(t, labConfig{})
+		f := superTCP(l, "lan", "10.0.0.5:1", "198.51.100.7:80", 20000, 1400)
+		p := packet.Packet{Mem: make([]byte, 65536)}
+		out := newBulk("out", packet.LinkEthernet)
+		eg := l.e.view.Load().portOf(wanID)
+		l.w.begin(l.now)
+		if got := testing.AllocsPerRun(20, func() {
+			p.Off, p.End, p.Offload, p.Link = packet.Headroom, packet.Headroom+copy(p.Mem[packet.Headroom:], f.Data), f.Offload, packet.LinkEthernet
+			if fault := packet.Parse(&p); fault != packet.OK {
+				t.Fatal(fault)
+			}
+			if why := l.w.put(out, &p, eg); why != None {
+				t.Fatal(why)
+			}
+			l.w.flush()
+		}); got != 0 {
+			t.Errorf("%v allocations a super-frame, want 0", got)
+		}
+	})
+}
+
+func TestRetargetMakesSoundPackets(t *testing.T) {
+	f := batchOf(noSum(udp("10.0.0.5:1", "198.51.100.7:53")))[0]
+	retarget(f, 123456)
+	if got, want := describeIP(f[14:], false), "udp 10.0.0.7:4480 > 198.51.100.215:53 ttl 64 len 0"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// BenchmarkPipeline is the whole walk of established flows in memory: parse,
+// look up, track, translate, hand to a port that forgets. One op is one packet.
+func BenchmarkPipeline(b *testing.B) {
+	for _, bb := range []struct {
+		name  string
+		ip    []byte
+		flows uint32
+	}{
+		{"udp/flows=1k", udp("10.0.0.5:1", "198.51.100.7:53", body("payload")), 1 << 10},
+		{"udp/flows=64k", udp("10.0.0.5:1", "198.51.100.7:53", body("payload")), 1 << 16},
+		{"udp/flows=1M", udp("10.0.0.5:1", "198.51.100.7:53", body("payload")), 1 << 20},
+		{"tcp/flows=64k", tcp("10.0.0.5:1", "198.51.100.7:80", flags(packet.ACK), seq(1, 1), length(1000)), 1 << 16},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			e, lan, _ := bulkLab(b, int(bb.flows)*5/4)
+			w, now := e.Worker(0), int64(1e12)
+			// Frames of all flows, made beforehand; the order is a permutation, so
+			// that the next flow is never next in memory.
+			frames := make([][]byte, bb.flows)
+			size := len(bb.ip) + 14
+			memory := make([]byte, int(bb.flows)*size)
+			one := batchOf(bb.ip)[0]
+			for i := range frames {
+				f := memory[i*size : (i+1)*size]
+				copy(f, one)
+				retarget(f, uint32(i)*40503&(bb.flows-1))
+				frames[i] = f
+			}
+			at := 0
+			batch := func() {
+				lan.load(frames[at:at+Batch], nil)
+				if at += Batch; at == len(frames) {
+					at = 0
+				}
+				now += 20000
+				w.Step(now)
+			}
+			for range len(frames) / Batch {
+				batch()
+			}
+			if n := e.Table().Len(); n != int(bb.flows) {
+				b.Fatalf("%d flows, want %d: %v", n, bb.flows, e.Stats().Dropped)
+			}
+			b.ReportAllocs()
+			b.ResetTimer()
+			for range (b.N + Batch - 1) / Batch {
+				batch()
+			}
+			b.StopTimer()
+			if s := e.Stats(); s.Drops() != 0 {
+				b.Fatalf("dropped %v", s.Dropped)
+			}
+		})
+	}
+}
