@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"example.com/culvert/control"
 	"example.com/culvert/control/api"
 )
 
@@ -38,6 +39,20 @@ func reloadCommand() *cobra.Command {
 		return err
 	}
 	return cmd
+}
+
+func releaseCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "release",
+		Short:   "Give interfaces that a gateway with on_exit = \"hold\" left closed back to the kernel",
+		Example: "  culvert release",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			n, err := control.ReleaseHeld()
+			fmt.Fprintf(cmd.OutOrStdout(), "%d interfaces released\n", n)
+			return err
+		},
+	}
 }
 
 func interfaceCommand() *cobra.Command {

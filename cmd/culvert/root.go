@@ -102,6 +102,7 @@ func newRoot() *cobra.Command {
 		rulesCommand(),
 		countersCommand(),
 		interfaceCommand(),
+		releaseCommand(),
 		versionCommand(),
 	} {
 		root.AddCommand(c)
