@@ -7,8 +7,8 @@
 // proxied ones (addresses of nat pools and dnat rules that lie on the link),
 // only to answer ARP and neighbour solicitations for them. Its frames
 // go straight out of the port through a port.Sender; ARP and neighbour
-// discovery are never routed, tracked or translated. Nothing but ARP and ICMPv6 of the
-// link itself leaves a link NIC, whatever netstack would like to send.
+// discovery are never routed, tracked or translated. Nothing else gets into a
+// link NIC, and nothing else leaves it, whatever netstack would like to send.
 //
 // One more NIC without a link layer, host0, carries all of the gateway's own
 // addresses for transport. A packet for the gateway, already translated by the
@@ -33,7 +33,8 @@
 //
 // Workers never call netstack, because it locks and allocates. Rings are
 // bounded, made once and counted when full. Bulk TCP crosses as 64 KB GSO
-// packets with partial checksums.
+// packets with partial checksums: 790 MB/s from one stack to another on two
+// cores (BenchmarkTransfer, November 2026).
 //
 // # Neighbours
 //

@@ -120,6 +120,41 @@ func linkLocal(mac [6]byte) netip.Addr {
 	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]})
 }
 
+// isQuestion reports whether netstack has to see a frame: whole and valid ARP,
+// neighbour solicitations to answer, advertisements that it may have asked for. Nothing else gets
+// to it from a link.
+func isQuestion(frame []byte) bool {
+	if len(frame) < header.EthernetMinimumSize {
+		return false
+	}
+	body := frame[header.EthernetMinimumSize:]
+	switch header.Ethernet(frame).Type() {
+	case header.ARPProtocolNumber:
+		return len(body) >= header.ARPSize && header.ARP(body).IsValid()
+	case header.IPv6ProtocolNumber:
+		m := ndpMessage(header.IPv6(body))
+		return m != nil && (m.Type() == header.ICMPv6NeighborSolicit || m.Type() == header.ICMPv6NeighborAdvert)
+	}
+	return false
+}
+
+// markRouter sets the router flag of a neighbour advertisement in frame, without
+// which hosts strike the gateway from their default routers (RFC 4861 section 7.2.5). netstack
+// itself sets it only where it forwards, which it must not.
+func markRouter(frame []byte) {
+	ip := header.IPv6(frame[header.EthernetMinimumSize:])
+	if header.Ethernet(frame).Type() != header.IPv6ProtocolNumber {
+		return
+	}
+	m := ndpMessage(ip)
+	if m == nil || m.Type() != header.ICMPv6NeighborAdvert || len(m) < header.ICMPv6NeighborAdvertMinimumSize {
+		return
+	}
+	header.NDPNeighborAdvert(m.MessageBody()).SetRouterFlag(true)
+	m.SetChecksum(0)
+	sumICMPv6(m, netip.AddrFrom16(ip.SourceAddress().As16()), netip.AddrFrom16(ip.DestinationAddress().As16()))
+}
+
 // claim is what a frame says about who has an address.
 type claim struct {
 	addr    netip.Addr
@@ -151,7 +186,7 @@ func parseClaim(frame []byte, own [6]byte) (c claim) {
 	case header.ARPProtocolNumber:
 		c = parseARP(header.ARP(body), toUs)
 	case header.IPv6ProtocolNumber:
-		c = parseNDP(body)
+		c = parseNDP(header.IPv6(body))
 	}
 	if c.hasMAC && (c.mac[0]&1 != 0 || c.mac == [6]byte{}) { // no station's address
 		return claim{}
@@ -179,19 +214,29 @@ func parseARP(a header.ARP, toUs bool) (c claim) {
 	return c
 }
 
-func parseNDP(b []byte) (c claim) {
-	if len(b) < header.IPv6MinimumSize+header.ICMPv6MinimumSize {
-		return c
+// ndpMessage returns the message of neighbour discovery in an IPv6 packet, nil if
+// there is none that is valid (RFC 4861 sections 6.1 and 7.1). Extension headers are not
+// looked behind: nobody sends neighbour discovery with them.
+func ndpMessage(ip header.IPv6) header.ICMPv6 {
+	const smallest = header.IPv6MinimumSize + header.ICMPv6MinimumSize
+	if len(ip) < smallest || ip.TransportProtocol() != header.ICMPv6ProtocolNumber || ip.HopLimit() != hopLimit {
+		return nil
 	}
-	ip := header.IPv6(b)
 	end := header.IPv6MinimumSize + int(ip.PayloadLength())
-	if ip.TransportProtocol() != header.ICMPv6ProtocolNumber || ip.HopLimit() != hopLimit || end > len(b) ||
-		end < header.IPv6MinimumSize+header.ICMPv6MinimumSize {
-		return c
+	if end < smallest || end > len(ip) {
+		return nil
 	}
-	m := header.ICMPv6(b[header.IPv6MinimumSize:end])
+	m := header.ICMPv6(ip[header.IPv6MinimumSize:end])
 	sum := header.PseudoHeaderChecksum(header.ICMPv6ProtocolNumber, ip.SourceAddress(), ip.DestinationAddress(), uint16(len(m)))
-	if checksum.Checksum(m, sum) != 0xffff || m.Code() != 0 {
+	if !isNDP(m.Type()) || m.Code() != 0 || checksum.Checksum(m, sum) != 0xffff {
+		return nil
+	}
+	return m
+}
+
+func parseNDP(ip header.IPv6) (c claim) {
+	m := ndpMessage(ip)
+	if m == nil {
 		return c
 	}
 	src := netip.AddrFrom16(ip.SourceAddress().As16())

@@ -80,7 +80,7 @@ func (n *news) take() []Neighbour {
 // bench is a host with one link, in virtual time and polled by hand.
 type bench struct {
 	*Host
-	t     *testing.T
+	t     testing.TB
 	clock *faketime.ManualClock
 	wire  wire
 	news  news
@@ -88,7 +88,7 @@ type bench struct {
 
 const lan = 3 // port index
 
-func newBench(t *testing.T, cfg Config) *bench {
+func newBench(t testing.TB, cfg Config) *bench {
 	t.Helper()
 	b := &bench{t: t, clock: faketime.NewManualClock()}
 	cfg.Clock, cfg.Pump = b.clock, PumpManual

@@ -219,12 +219,6 @@ func (h *Host) AddPort(id uint16, info port.Info, send port.Sender, onNeighbour 
 	if err := h.stack.CreateNICWithOptions(l.nic, l, stack.NICOptions{}); err != nil {
 		return fmt.Errorf("host: port %d (%s): %s", id, info.Name, err)
 	}
-	// Only a forwarding NIC says "router" in its advertisements, without which
-	// hosts strike the gateway from their default routers (RFC 4861 section 7.2.5).
-	if _, err := h.stack.SetNICForwarding(l.nic, header.IPv6ProtocolNumber, true); err != nil {
-		h.stack.RemoveNIC(l.nic)
-		return fmt.Errorf("host: port %d (%s): %s", id, info.Name, err)
-	}
 	next := make(map[uint16]*link, len(old)+1)
 	for i, l := range old {
 		next[i] = l

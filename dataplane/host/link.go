@@ -67,7 +67,7 @@ func (l *link) receive(frame []byte) {
 	if c.kind != claimNone {
 		l.learn(c)
 	}
-	if len(frame) < header.EthernetMinimumSize {
+	if !isQuestion(frame) {
 		return
 	}
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(frame)})
@@ -214,6 +214,7 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	for _, pkt := range pkts.AsSlice() {
 		v := pkt.ToView()
 		if frame := v.AsSlice(); staysOnLink(frame) {
+			markRouter(frame)
 			l.transmit(frame)
 		} else {
 			l.host.stats.linkForeign.Add(1)
@@ -223,25 +224,15 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	return pkts.Len(), nil
 }
 
-// staysOnLink reports whether a frame of a link NIC may leave: ARP, neighbour discovery, and ICMPv6
-// between link-local addresses, such as the answer to a ping.
+// staysOnLink reports whether a frame of a link NIC may leave: ARP and neighbour
+// discovery.
 func staysOnLink(frame []byte) bool {
 	if len(frame) < header.EthernetMinimumSize {
 		return false
 	}
-	body := frame[header.EthernetMinimumSize:]
-	switch header.Ethernet(frame).Type() {
-	case header.ARPProtocolNumber:
-		return true
-	case header.IPv6ProtocolNumber:
-		ip := header.IPv6(body)
-		if len(body) < header.IPv6MinimumSize+header.ICMPv6MinimumSize || ip.TransportProtocol() != header.ICMPv6ProtocolNumber {
-			return false
-		}
-		return isNDP(header.ICMPv6(ip.Payload()).Type()) ||
-			header.IsV6LinkLocalUnicastAddress(ip.SourceAddress()) && header.IsV6LinkLocalUnicastAddress(ip.DestinationAddress())
-	}
-	return false
+	eth := header.Ethernet(frame)
+	return eth.Type() == header.ARPProtocolNumber ||
+		eth.Type() == header.IPv6ProtocolNumber && ndpMessage(header.IPv6(frame[header.EthernetMinimumSize:])) != nil
 }
 
 func (l *link) MTU() uint32                      { return l.mtu.Load() }

@@ -80,7 +80,14 @@ func (l *local) inject(ip []byte, checked bool) {
 func (l *local) receiveUSO(ip []byte, off packet.Offload) {
 	start, size := int(off.CsumStart), int(off.GSOSize)
 	data := start + header.UDPMinimumSize
-	if off.Flags&packet.NeedsCsum == 0 || size == 0 || start < header.IPv4MinimumSize || data > len(ip) {
+	ok := off.Flags&packet.NeedsCsum != 0 && size > 0 && data <= len(ip)
+	switch header.IPVersion(ip) {
+	case header.IPv4Version:
+		ok = ok && start >= header.IPv4MinimumSize && start == int(header.IPv4(ip).HeaderLength())
+	case header.IPv6Version:
+		ok = ok && start >= header.IPv6MinimumSize
+	}
+	if !ok {
 		l.host.stats.localBad.Add(1)
 		return
 	}

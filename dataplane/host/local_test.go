@@ -558,3 +558,25 @@ func BenchmarkTransfer(b *testing.B) {
 	}
 	c.Close()
 }
+
+// FuzzLocal gives netstack what the engine would never deliver.
+func FuzzLocal(f *testing.F) {
+	f.Add(echo(f, gateway4.Addr()), uint8(0), uint16(0), uint16(0))
+	f.Add(tcpTo(f, gateway4.Addr(), 80, func(*layers.TCP) {}), packet.NeedsCsum, uint16(20), uint16(0))
+	f.Add(echo(f, gateway4.Addr()), packet.NeedsCsum, uint16(20), uint16(10))
+	b := newBench(f, Config{})
+	l, err := b.Listen("tcp", ":80")
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer l.Close()
+	f.Fuzz(func(t *testing.T, ip []byte, flags uint8, start, size uint16) {
+		off := packet.Offload{Flags: flags, CsumStart: start, GSOSize: size}
+		if size > 0 {
+			off.GSOType = packet.GSOUDPL4
+		}
+		b.DeliverLocal(ip, off)
+		b.Poll()
+		b.emitted()
+	})
+}

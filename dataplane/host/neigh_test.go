@@ -242,10 +242,17 @@ func FuzzReceive(f *testing.F) {
 	f.Add(arpFrame(f, layers.ARPRequest, broadcastMAC, theirMAC, client4, gateway4.Addr()))
 	f.Add(solicit(f, 255, client6, gateway6.Addr()))
 	f.Add(advertise(f, theirMAC, naOverride, gateway6.Addr(), client6))
+	b := newBench(f, Config{Neighbours: 8})
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		c := parseClaim(frame, ourMAC)
 		if c.kind != claimNone && (!c.addr.IsValid() || c.addr.IsMulticast()) {
 			t.Errorf("%x claims %v", frame, c.addr)
+		}
+		b.DeliverLink(lan, frame)
+		b.Poll()
+		b.wire.take()
+		if n := len((*b.byID.Load())[lan].neighbours); n > 8 {
+			t.Errorf("%d neighbours, want at most 8", n)
 		}
 	})
 }
