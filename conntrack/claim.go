@@ -84,7 +84,6 @@ func (w *Worker) fill(slot uint32, p *Proposal, now Tick) bool {
 		e.proto[areaStream] = uint32(now + udpStreamAfter)
 	}
 	e.mark, e.rule = p.Mark, p.Rule
-	e.gen++
 	status := p.Status&^(Confirmed|Dying) | Status(p.Choice)<<choiceShift
 	timeout := t.idle.initial(p.Original.Proto)
 	if p.Timeout != 0 {

@@ -94,7 +94,8 @@ func (e *Entry) SetHint(d tuple.Direction, h uint32) { word.Store32(&e.half[d].h
 // Rule returns the id of the rule that admitted the flow.
 func (e *Entry) Rule() uint32 { return word.Load32(&e.rule) }
 
-// Gen tells entries apart that used the same slot after each other.
+// Gen tells entries apart that used the same slot after each other. It changes
+// when the slot is free again; between its end and that an entry is Dying.
 func (e *Entry) Gen() uint32 { return word.Load32(&e.gen) }
 
 // Timeout returns how long the flow may be idle.

@@ -94,7 +94,7 @@ func (w *Worker) assure(e *Entry) Status {
 
 // assuredNow marks, in a status that is passed on and never stored, that this
 // packet set Assured.
-const assuredNow Status = 1 << 21
+const assuredNow Status = 1 << 22
 
 // pass accepts a packet of a protocol that takes no lock.
 func (w *Worker) pass(r Ref, e *Entry, status Status, s *Segment, now, timeout Tick) Verdict {

@@ -93,8 +93,10 @@ func (a *actor) reclaim() {
 	}
 }
 
-// forget clears what must not outlive an entry nobody can see any more.
+// forget clears what must not outlive an entry nobody can see any more. Whoever
+// remembered the entry tells by its generation that it is gone.
 func (a *actor) forget(e *Entry) {
+	word.Store32(&e.gen, e.gen+1)
 	if e.ext != 0 {
 		one := chain{}
 		one.push(a.t.extPool.link, e.ext)

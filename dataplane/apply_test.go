@@ -328,3 +328,27 @@ func TestReasonsAreComplete(t *testing.T) {
 		t.Error("internal is not a reason")
 	}
 }
+
+// The mark of such flows shares a word with the table's own status bits.
+func TestPerPacketFlowsReportOnlyChanges(t *testing.T) {
+	l := newLab(t, labConfig{rules: deny(rules.Conditions{TTL: oneOf(rules.ByteRange{First: 0, Last: 9})})})
+	events := l.table.Subscribe(64, conntrack.AllEvents)
+	defer events.Close()
+	for range 6 {
+		l.send("lan", udp("10.0.0.5:1", "198.51.100.7:53"))
+		l.take("wan")
+		l.send("wan", udp("198.51.100.7:53", "203.0.113.1:1"))
+		l.take("lan")
+		l.advance(1e9)
+	}
+	l.table.Flush()
+	var got []string
+	for e := range events.Events() {
+		if got = append(got, e.Type.String()); e.Type == conntrack.EventDestroy {
+			break
+		}
+	}
+	if want := []string{"NEW", "UPDATE", "UPDATE", "DESTROY"}; !slices.Equal(got, want) { // answered, assured
+		t.Errorf("events %v, want %v", got, want)
+	}
+}

@@ -291,3 +291,24 @@ func TestPendingMemory(t *testing.T) {
 		q.queue = q.queue[:0]
 	}
 }
+
+// TestEntryThatEndedLongBeforeItsPacketGoesOn: another packet of the flow has
+// confirmed the entry, it was deleted, and its slot is free when the first packet
+// is taken up.
+func TestEntryThatEndedLongBeforeItsPacketGoesOn(t *testing.T) {
+	l := coldLab(t)
+	l.send("lan", udp("10.0.0.5:1", "203.0.113.99:53"))
+	l.wantWaiting(1)
+	s := &l.w.pending.slots[l.w.pending.queue[0]]
+	l.w.ct.Confirm(s.ref, tickAt(l.now))
+	if l.table.Flush() != 1 {
+		t.Fatal("no flow to delete")
+	}
+	for range 5 { // the slot comes back after a batch boundary or two
+		l.step()
+	}
+	l.e.NeighbourFailed(wanID, addr("203.0.113.99"))
+	l.step()
+	l.wantDrops(NeighbourFailed)
+	l.wantFlows()
+}
