@@ -166,6 +166,20 @@ func TestReloadIsInForceWhenItReturns(t *testing.T) {
 	}
 }
 
+func TestRulesGoOnCountingAcrossAReload(t *testing.T) {
+	b := start(t)
+	for sport := range uint16(3) {
+		b.send(t, 41000+sport)
+		b.received(t)
+		if err := b.Reload(parse(t, masquerading)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if rules := b.Rules(); len(rules) != 1 || rules[0].Hits != 3 {
+		t.Errorf("rules after three flows and reloads: %+v, want one with three hits", rules)
+	}
+}
+
 func TestRefusedReloadChangesNothing(t *testing.T) {
 	for _, tt := range []struct{ claim, old, new, want string }{
 		{"a setting that needs a restart", "workers = 1", "workers = 3", "gateway.workers changed, which needs a restart"},

@@ -218,6 +218,7 @@ func (e *Engine) publish(old, v *view) error {
 			return portError(id, p.name, "no room in the neighbour table")
 		}
 	}
+	v.carryHits(old)
 	e.view.Store(v)
 	e.neigh.Invalidate() // every cached next hop is chosen anew
 	return nil
@@ -227,6 +228,7 @@ func (e *Engine) publish(old, v *view) error {
 // publish, a worker may have cached a next hop of the old routes, or asked for a
 // neighbour on an old port.
 func (e *Engine) retire(old, v *view) {
+	v.carryHits(old) // with those of the last batch
 	for id, p := range old.ports {
 		if p != nil && v.portOf(uint16(id)) == nil {
 			e.neigh.Forget(uint16(id))

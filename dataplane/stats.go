@@ -80,7 +80,8 @@ func (e *Engine) PortStats() []PortStats {
 	return all
 }
 
-// RuleHits is how often a rule matched since it was loaded.
+// RuleHits is how often a rule matched since it was first loaded: a rule that a
+// new State has as well goes on counting.
 type RuleHits struct {
 	Rule *rules.Rule
 	Hits uint64
@@ -91,13 +92,26 @@ func (e *Engine) RuleHits() []RuleHits {
 	v := e.view.Load()
 	all := make([]RuleHits, 0, len(v.prog.Rules()))
 	for _, r := range v.prog.Rules() {
-		h := RuleHits{Rule: r}
-		for _, w := range v.hits {
-			h.Hits += w[r.Index].Load()
-		}
-		all = append(all, h)
+		all = append(all, RuleHits{Rule: r, Hits: v.hitsOf(r)})
 	}
 	return all
+}
+
+func (v *view) hitsOf(r *rules.Rule) uint64 {
+	n := v.carried[r.Index].Load()
+	for _, w := range v.hits {
+		n += w[r.Index].Load()
+	}
+	return n
+}
+
+// carryHits takes over the counters of the rules that v has in common with old.
+func (v *view) carryHits(old *view) {
+	for _, r := range v.prog.Rules() {
+		if before := old.prog.Rule(r.ID); before != nil {
+			v.carried[r.Index].Store(old.hitsOf(before))
+		}
+	}
 }
 
 // Generation counts the States applied so far.

@@ -117,6 +117,7 @@ type view struct {
 	sources [][]source              // by worker
 	sinks   []sinks                 // by worker
 	hits    []rules.Hits            // by worker
+	carried rules.Hits              // of the same rules under earlier views
 }
 
 // noRules is a program with the default policy only.
@@ -194,6 +195,7 @@ func (e *Engine) newView(st State, gen uint32) (*view, error) {
 		}
 	}
 	v.hits = make([]rules.Hits, e.cfg.Workers)
+	v.carried = v.prog.NewHits()
 	for w := range v.hits {
 		v.hits[w] = v.prog.NewHits()
 	}

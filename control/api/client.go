@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -42,21 +44,23 @@ func (c *Client) Status(ctx context.Context) (st Status, err error) {
 func (c *Client) WaitReady(ctx context.Context) (Status, error) {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
+	var why error // the gateway is not ready yet
 	for {
 		st, err := c.Status(ctx)
-		if err == nil && st.Ready {
+		switch {
+		case err == nil && st.Ready:
 			return st, nil
-		}
-		if err != nil && !errors.Is(err, ErrNotRunning) && ctx.Err() == nil {
+		case err == nil:
+			why = fmt.Errorf("not ready: %s", strings.Join(st.Waiting, "; "))
+		case errors.Is(err, ErrNotRunning):
+			why = err
+		case ctx.Err() == nil:
 			return st, err
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			if err == nil {
-				err = fmt.Errorf("not ready: %v", st.Waiting)
-			}
-			return st, err
+			return st, cmp.Or(why, err)
 		}
 	}
 }

@@ -31,7 +31,7 @@ func NewCollector(from Source) *Collector { return &Collector{from: from} }
 var (
 	info       = describe("culvert_build_info", "Always 1; the version is the label.", "version")
 	ready      = describe("culvert_ready", "1 when every configured interface is served.")
-	generation = describe("culvert_config_generation", "Generation of the rules in force; grows with each reload.")
+	generation = describe("culvert_config_generation", "Generation of the state in force; grows with each reload and each change of the kernel that was followed.")
 	flows      = describe("culvert_flows", "Tracked flows.")
 	flowLimit  = describe("culvert_flows_limit", "Most flows that can be tracked; raise conntrack.max when culvert_flows nears it.")
 	flowsLost  = describe("culvert_flows_ended_by_lost_address_total", "Flows ended because the gateway lost the address they were translated to.")
