@@ -4,12 +4,15 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
+	"example.com/culvert/control/api"
 	"example.com/culvert/test/netns"
 )
 
@@ -36,12 +39,12 @@ func run(m *testing.M) int {
 
 // family is the network as one address family sees it.
 type family struct {
-	name                            string // of subtests, and for conntrack -f
-	first, second, visitor          netip.Addr
-	inside, guest, outside          netip.Addr // the gateway's
-	up, down                        netip.Addr // the router's
-	server                          netip.Addr
-	bits                            int // prefix length of every link
+	name                   string // of subtests, and for conntrack -f
+	first, second, visitor netip.Addr
+	inside, guest, outside netip.Addr // the gateway's
+	up, down               netip.Addr // the router's
+	server                 netip.Addr
+	bits                   int // prefix length of every link
 }
 
 var ipv4 = family{
@@ -108,8 +111,18 @@ type setup struct {
 	input      string // statements of the kernel's chains
 	forward    string
 
+	outside reach
+
 	insideMTU, transitMTU, serverMTU int // 0 is 1500
 }
+
+// reach is where the gateway's routes lead.
+type reach uint8
+
+const (
+	everywhere reach = iota
+	onlyTheServer
+)
 
 // house is a running network with its gateway.
 type house struct {
@@ -130,6 +143,14 @@ func (s *setup) topology(kind netns.Kind) netns.Topology {
 		return netns.End{Host: name, If: "eth0", Addrs: bothOwn(pick), Via: both(via)}
 	}
 	inner := func(f *family) netip.Addr { return f.inside }
+	wan := netns.End{Host: "gateway", If: "wan0", Addrs: bothOwn(func(f *family) netip.Addr { return f.outside })}
+	if s.outside == onlyTheServer {
+		for _, f := range families {
+			wan.Routes = append(wan.Routes, netns.Route{To: f.net(f.server).String(), Via: f.up.String()})
+		}
+	} else {
+		wan.Via = both(func(f *family) netip.Addr { return f.up })
+	}
 	return netns.Topology{
 		Prefix: "cve2e",
 		Links: []netns.Link{
@@ -143,7 +164,7 @@ func (s *setup) topology(kind netns.Kind) netns.Topology {
 				{Host: "gateway", If: "guest0", Addrs: bothOwn(func(f *family) netip.Addr { return f.guest })},
 			}},
 			{MTU: s.transitMTU, Ends: []netns.End{
-				{Host: "gateway", If: "wan0", Addrs: bothOwn(func(f *family) netip.Addr { return f.outside }), Via: both(func(f *family) netip.Addr { return f.up })},
+				wan,
 				{Host: "router", If: "up0", Addrs: bothOwn(func(f *family) netip.Addr { return f.up }), Routes: inside},
 			}},
 			{MTU: s.serverMTU, Ends: []netns.End{
@@ -306,6 +327,30 @@ func eachFamily(t *testing.T, part func(t *testing.T, f *family)) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) { part(t, f) })
 	}
+}
+
+// until waits for a condition that costs a process to look at.
+func until(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for late := time.After(patience); !cond(); {
+		select {
+		case <-late:
+			t.Fatalf("waited in vain: %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+// status is what Culvert says about itself.
+func (h *house) status(t *testing.T) api.Status {
+	t.Helper()
+	out, err := h.gw.Ctl(t.Context(), "status", "-o", "json")
+	must(t, err)
+	var st api.Status
+	must(t, json.Unmarshal([]byte(out), &st))
+	return st
 }
 
 func must(t *testing.T, err error) {

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/net/icmp"
 	netipv4 "golang.org/x/net/ipv4"
 	netipv6 "golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
 
 	"example.com/culvert/test/netns"
 )
@@ -171,6 +172,33 @@ func (d datagrams) answer(t *testing.T, from netip.AddrPort, payload string) net
 	return seen
 }
 
+// hearEverything makes errors that may pass by themselves, like an unreachable
+// host, errors of the socket too.
+func (d datagrams) hearEverything(t *testing.T) {
+	t.Helper()
+	d.option(t, unix.IP_RECVERR, unix.IPV6_RECVERR, 1)
+}
+
+// option sets an option of the level of the socket's family.
+func (d datagrams) option(t *testing.T, v4, v6, value int) {
+	t.Helper()
+	level, name := unix.IPPROTO_IP, v4
+	if d.LocalAddr().(*net.UDPAddr).IP.To4() == nil {
+		level, name = unix.IPPROTO_IPV6, v6
+	}
+	raw, err := d.SyscallConn()
+	must(t, err)
+	var set error
+	must(t, raw.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), level, name, value) }))
+	must(t, set)
+}
+
+// ttl sets the hop limit of what is sent.
+func (d datagrams) ttl(t *testing.T, hops int) {
+	t.Helper()
+	d.option(t, unix.IP_TTL, unix.IPV6_UNICAST_HOPS, hops)
+}
+
 // readError waits for what an ICMP error makes of a connected socket.
 func (d datagrams) readError(t *testing.T) error {
 	t.Helper()
@@ -225,14 +253,21 @@ func (p pinger) send(t *testing.T, to netip.Addr, id, seq int) {
 func (p pinger) ping(t *testing.T, to netip.Addr, id, seq int) {
 	t.Helper()
 	p.send(t, to, id, seq)
-	p.wait(t, to, func(m *icmp.Message) bool {
+	p.wait(t, to, func(m *message) bool {
 		e, ok := m.Body.(*icmp.Echo)
 		return ok && (m.Type == netipv4.ICMPTypeEchoReply || m.Type == netipv6.ICMPTypeEchoReply) && e.ID == id && e.Seq == seq
 	})
 }
 
+// message is a received ICMP message.
+type message struct {
+	icmp.Message
+	mtu    int     // what frag-needed and packet-too-big say
+	quoted *quoted // what an error is about, else nil
+}
+
 // wait waits for a message from somebody.
-func (p pinger) wait(t *testing.T, from netip.Addr, match func(*icmp.Message) bool) *icmp.Message {
+func (p pinger) wait(t *testing.T, from netip.Addr, match func(*message) bool) *message {
 	t.Helper()
 	must(t, p.SetReadDeadline(time.Now().Add(patience)))
 	buf := make([]byte, 1<<16)
@@ -242,41 +277,50 @@ func (p pinger) wait(t *testing.T, from netip.Addr, match func(*icmp.Message) bo
 			t.Fatalf("no such ICMP message came from %v", from)
 		}
 		must(t, err)
-		m, err := icmp.ParseMessage(p.proto(), buf[:n])
+		m, err := p.parse(buf[:n])
 		if err == nil && sender.String() == from.String() && match(m) {
 			return m
 		}
 	}
 }
 
+func (p pinger) parse(b []byte) (*message, error) {
+	m, err := icmp.ParseMessage(p.proto(), b)
+	if err != nil {
+		return nil, err
+	}
+	out := &message{Message: *m}
+	switch body := m.Body.(type) {
+	case *icmp.TimeExceeded:
+		out.quoted = quote(body.Data)
+	case *icmp.DstUnreach:
+		out.quoted = quote(body.Data)
+		out.mtu = int(binary.BigEndian.Uint16(b[6:])) // RFC 1191 section 4; zero for other codes
+	case *icmp.PacketTooBig:
+		out.quoted = quote(body.Data)
+		out.mtu = body.MTU
+	}
+	return out, nil
+}
+
 // quoted is the beginning of a packet inside of an ICMP error.
 type quoted struct {
 	src, dst netip.AddrPort
-	proto    uint8
-	ttl      uint8
+	damaged  bool // the sum of the IPv4 header is wrong
 }
 
-// quote reads the packet that an ICMP error is about; nil if m is no error.
-func quote(m *icmp.Message) *quoted {
-	var b []byte
-	switch body := m.Body.(type) {
-	case *icmp.TimeExceeded:
-		b = body.Data
-	case *icmp.DstUnreach:
-		b = body.Data
-	case *icmp.PacketTooBig:
-		b = body.Data
-	}
+// quote reads the packet that an ICMP error is about.
+func quote(b []byte) *quoted {
 	q := &quoted{}
 	var src, dst netip.Addr
 	switch {
 	case len(b) >= 20 && b[0]>>4 == 4:
 		src, dst = netip.AddrFrom4([4]byte(b[12:])), netip.AddrFrom4([4]byte(b[16:]))
-		q.proto, q.ttl = b[9], b[8]
-		b = b[min(len(b), int(b[0]&15)*4):]
+		header := b[:min(len(b), int(b[0]&15)*4)]
+		q.damaged = checksum(header) != 0
+		b = b[len(header):]
 	case len(b) >= 40 && b[0]>>4 == 6:
 		src, dst = netip.AddrFrom16([16]byte(b[8:])), netip.AddrFrom16([16]byte(b[24:]))
-		q.proto, q.ttl = b[6], b[7]
 		b = b[40:]
 	}
 	if len(b) < 4 {
@@ -286,10 +330,24 @@ func quote(m *icmp.Message) *quoted {
 	return q
 }
 
+// checksum is the Internet checksum (RFC 1071).
+func checksum(b []byte) uint16 {
+	var sum uint32
+	for ; len(b) > 1; b = b[2:] {
+		sum += uint32(binary.BigEndian.Uint16(b))
+	}
+	if len(b) == 1 {
+		sum += uint32(b[0]) << 8
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return ^uint16(sum)
+}
+
 // about matches ICMP errors about packets from src to dst.
-func about(src, dst netip.AddrPort) func(*icmp.Message) bool {
-	return func(m *icmp.Message) bool {
-		q := quote(m)
-		return q != nil && q.src == src && q.dst == dst
+func about(src, dst netip.AddrPort) func(*message) bool {
+	return func(m *message) bool {
+		return m.quoted != nil && m.quoted.src == src && m.quoted.dst == dst
 	}
 }

@@ -4,6 +4,7 @@ package box
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/gopacket/layers"
@@ -176,4 +177,44 @@ func TestKernelIsSilentWithoutHost(t *testing.T) {
 	if n := inside.Count(reset); n != 2 {
 		t.Errorf("two refused connections got %d resets", n)
 	}
+}
+
+// Hosts are told link-local addresses of their resolver and router.
+func TestBoxAnswersOnItsLinkLocalAddress(t *testing.T) {
+	lab := netns.ForTest(t, boxTopology(boxConfig+withKernel))
+	box, client, server := lab.Host("gateway"), lab.Host("client"), lab.Host("server")
+	for _, h := range []*netns.Host{box, client, server} {
+		echo(t, h, "[::]:7")
+	}
+	for _, tt := range []struct {
+		name     string
+		from, to *netns.Host
+		out, in  string // interfaces
+	}{
+		{"inside to box", client, box, "eth0", "lan0"},
+		{"box to inside", box, client, "lan0", "eth0"},
+		{"box to outside", box, server, "wan0", "eth0"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			to := linkLocalOf(t, tt.to, tt.in) + "%" + tt.out
+			exec(t, tt.from, "ping", "-c", "1", "-W", "5", to)
+			c, err := tt.from.Dial(t.Context(), "tcp", "["+to+"]:7")
+			must(t, err)
+			defer c.Close()
+			alive(t, c)
+		})
+	}
+	unheard(t, server, "["+linkLocalOf(t, box, "wan0")+"%eth0]:7")
+}
+
+// linkLocalOf returns the link-local address of an interface.
+func linkLocalOf(t *testing.T, h *netns.Host, ifname string) string {
+	t.Helper()
+	for word := range strings.FieldsSeq(exec(t, h, "ip", "-6", "-o", "address", "show", "dev", ifname, "scope", "link")) {
+		if a, _, ok := strings.Cut(word, "/"); ok && strings.HasPrefix(a, "fe80:") {
+			return a
+		}
+	}
+	t.Fatalf("%s has no link-local address on %s", h.Name(), ifname)
+	return ""
 }
