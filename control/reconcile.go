@@ -210,8 +210,9 @@ func (g *Gateway) localAddresses() map[netip.Addr]struct{} {
 	return all
 }
 
-// endLost ends the flows whose source was translated to an address that the
-// gateway had before and no longer has: their replies cannot arrive.
+// endLost ends the flows that need an address that the gateway had before and no
+// longer has, because they are translated to it, come to it, or are the box's own:
+// their packets cannot arrive.
 func (g *Gateway) endLost(before, after map[netip.Addr]struct{}) {
 	lost := make(map[tuple.Addr]struct{})
 	for a := range before {
@@ -223,8 +224,9 @@ func (g *Gateway) endLost(before, after map[netip.Addr]struct{}) {
 		return
 	}
 	n := g.table.DeleteIf(func(f *conntrack.Flow) bool {
-		_, gone := lost[f.Tuple[tuple.Reply].Dst]
-		return gone && f.Status.Has(conntrack.SrcNAT)
+		_, replies := lost[f.Tuple[tuple.Reply].Dst]
+		_, comes := lost[f.Tuple[tuple.Original].Dst]
+		return replies || comes
 	})
 	g.lostFlows.Add(uint64(n))
 	g.log.Info("addresses lost", "addresses", len(lost), "flows_ended", n)

@@ -26,6 +26,9 @@ func (w *Worker) admit(p *packet.Packet, r role) {
 		w.drop(ofVerdict[v])
 		return
 	}
+	if w.dhcpToBox(p, r) {
+		return
+	}
 	if why := w.reversePath(p, r); why != None {
 		w.drop(why)
 		return
@@ -53,6 +56,10 @@ func (w *Worker) admit(p *packet.Packet, r role) {
 
 	// Route.
 	hop, why := w.route(&k)
+	onLink := r == roleBox && why == NoRoute && linkLocal(&k.Tuple.Dst)
+	if onLink {
+		hop, why = route.NextHop{Port: p.In}, None // the link that the box's kernel chose
+	}
 	if why != None {
 		w.refuse(p, conntrack.Ref{}, why, r)
 		return
@@ -80,15 +87,15 @@ func (w *Worker) admit(p *packet.Packet, r role) {
 	}
 
 	// Source.
-	search := nat.NullSearch(k.Tuple, w.rnd.Uint64())
-	if hop.Port != HostPort {
+	search, key := nat.NullSearch(k.Tuple, w.rnd.Uint64()), searchOf(k.Tuple, nil)
+	if hop.Port != HostPort && !onLink {
 		if src := w.v.prog.Snat(&k, d); src != nil {
 			addr, ok := eg.primary(k.Tuple.Family)
 			if !ok && src.Masquerade() {
 				w.drop(SourceNeeded)
 				return
 			}
-			search = src.Search(k.Tuple, addr, w.rnd.Uint64())
+			search, key = src.Search(k.Tuple, addr, w.rnd.Uint64()), searchOf(k.Tuple, d.SnatRule)
 			prop.Status |= conntrack.SrcNATDone
 			if d.SnatRule != nil {
 				prop.Rule = d.SnatRule.ID
@@ -96,7 +103,11 @@ func (w *Worker) admit(p *packet.Packet, r role) {
 		}
 	}
 	prop.Mark = d.ApplyMark(0)
-	w.bind(p, &prop, &search, &seg, r)
+	if w.exhausted.holds(&key, w.now) {
+		w.refuse(p, conntrack.Ref{}, PortsExhausted, r)
+		return
+	}
+	w.bind(p, &prop, &search, &key, &seg, r)
 }
 
 // key is what rules see of p.
@@ -134,7 +145,7 @@ func (w *Worker) route(k *rules.Key) (route.NextHop, Reason) {
 		return route.NextHop{Port: HostPort}, None
 	}
 	k.Local = rules.Forward
-	hop, ok := w.v.routes.Lookup(k.Tuple.Dst)
+	hop, ok := w.routeTo(&k.Tuple.Dst)
 	if !ok {
 		return hop, NoRoute
 	}
@@ -167,9 +178,10 @@ func (w *Worker) filter(p *packet.Packet, k *rules.Key, d *rules.Decision, r rol
 
 // bind claims tuples for a new flow, candidate by candidate, and sends its
 // first packet.
-func (w *Worker) bind(p *packet.Packet, prop *conntrack.Proposal, search *nat.Search, seg *conntrack.Segment, r role) {
-	fixed := prop.Status
+func (w *Worker) bind(p *packet.Packet, prop *conntrack.Proposal, search *nat.Search, key *searchKey, seg *conntrack.Segment, r role) {
+	fixed, tries := prop.Status, 0
 	for cand, why, ok := search.Next(); ok; cand, why, ok = search.Next() {
+		tries++
 		cand.Zone = prop.Original.Zone
 		if prop.Reply, ok = cand.Inverse(); !ok {
 			w.drop(InvalidNew)
@@ -182,6 +194,9 @@ func (w *Worker) bind(p *packet.Packet, prop *conntrack.Proposal, search *nat.Se
 		if w.claim(p, prop, seg, r) {
 			return
 		}
+	}
+	if tries > longSearch {
+		w.exhausted.add(key, w.now)
 	}
 	w.refuse(p, conntrack.Ref{}, PortsExhausted, r)
 }

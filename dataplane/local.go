@@ -82,6 +82,26 @@ func isDHCPAnswer(t *tuple.Tuple) bool {
 	return t.Proto == tuple.UDP && (t.DstPort == 68 && t.Family == tuple.IPv4 || t.DstPort == 546 && t.Family == tuple.IPv6)
 }
 
+// dhcpToBox gives the box's DHCP client an answer that no flow announced, and
+// reports whether p was one: offers come to an address that the box does not have
+// yet (RFC 2131 section 4.1), other answers after a request to everybody. As with a
+// kernel of its own, only a client that waits for one takes it.
+func (w *Worker) dhcpToBox(p *packet.Packet, r role) bool {
+	if r != roleWire || !isDHCPAnswer(&p.Tuple) {
+		return false
+	}
+	in := w.v.portOf(p.In)
+	if in == nil || in.box == nil {
+		return false
+	}
+	if why := w.rawToBox(p, in); why != None {
+		w.drop(why)
+		return true
+	}
+	count(&w.counter.delivered, 1)
+	return true
+}
+
 // rawOut sends a frame of the box's kernel as it is.
 func (w *Worker) rawOut(p *packet.Packet, eg *portEntry) {
 	if why := w.put(w.v.sinks[w.index].wire[eg.id], p, eg); why != None {
@@ -133,6 +153,8 @@ func (w *Worker) hostOwns(p *packet.Packet) bool {
 		t, local, portNumber = &p.Embedded, p.Embedded.Src, p.Embedded.SrcPort
 	}
 	switch {
+	case linkLocal(&local):
+		return false // host0 does not have it
 	case tuple.IsICMP(t.Proto):
 		return t.DstPort>>8 == 8 || t.DstPort>>8 == 128
 	case tuple.HasPorts(t.Proto) && w.e.host != nil:

@@ -198,13 +198,23 @@ func (w *Worker) forward(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref
 
 // onOwnLink reports whether a packet of the box's kernel leaves by the interface
 // that the kernel sent it on. Then the kernel has resolved the neighbour itself,
-// and knows clients that cannot answer yet (a DHCP offer).
+// and knows clients that cannot answer yet (a DHCP offer). Link-local destinations
+// are nowhere else.
 func (w *Worker) onOwnLink(p *packet.Packet, to *tuple.Tuple) bool {
 	if _, own := w.v.local[to.Dst]; own || p.Link != packet.LinkEthernet {
 		return false
 	}
-	hop, ok := w.v.routes.Lookup(to.Dst)
-	return ok && hop.Port == p.In
+	hop, ok := w.routeTo(&to.Dst)
+	return ok && hop.Port == p.In || linkLocal(&to.Dst)
+}
+
+// routeTo looks up where packets to dst go. No route leads to link-local
+// addresses, the default route neither (RFC 4291 section 2.5.6).
+func (w *Worker) routeTo(dst *tuple.Addr) (route.NextHop, bool) {
+	if linkLocal(dst) {
+		return route.NextHop{}, false
+	}
+	return w.v.routes.Lookup(*dst)
 }
 
 // nextHop finds the neighbour for a packet that will have tuple to, and checks
@@ -216,7 +226,7 @@ func (w *Worker) nextHop(p *packet.Packet, to *tuple.Tuple, r role) (route.Hint,
 	if _, own := w.v.local[to.Dst]; own {
 		return w.e.neigh.HostHint(), None
 	}
-	hop, ok := w.v.routes.Lookup(to.Dst)
+	hop, ok := w.routeTo(&to.Dst)
 	if !ok {
 		return 0, NoRoute
 	}
@@ -254,6 +264,12 @@ func (w *Worker) reversePath(p *packet.Packet, r role) Reason {
 	in := w.v.portOf(p.In)
 	if _, own := w.v.local[p.Tuple.Src]; own {
 		return SpoofedSource // nobody else may use our addresses
+	}
+	if linkLocal(&p.Tuple.Src) { // no farther than here (RFC 4291 section 2.5.6)
+		if _, own := w.v.local[p.Tuple.Dst]; !own {
+			return SpoofedSource
+		}
+		return None
 	}
 	if in.rpf == RPFOff {
 		return None
@@ -377,6 +393,10 @@ func (w *Worker) groupAddressed(a *tuple.Addr) bool {
 	}
 	return a[0] == 0xff
 }
+
+// linkLocal reports whether a is an IPv6 address of one link only (RFC 4291
+// section 2.5.6).
+func linkLocal(a *tuple.Addr) bool { return a[0] == 0xfe && a[1]&0xc0 == 0x80 }
 
 // martian refuses addresses that must not be on a wire (RFC 1812 section 5.3.7,
 // RFC 4291 section 2.5).
