@@ -36,17 +36,18 @@ type Worker struct {
 	refs [Batch]conntrack.Ref
 	live [Batch]uint8 // indexes into pkts of keys and refs
 
-	pending  pending
-	scratch  packet.Packet    // ICMP errors, resets, fragments and segments are built here
-	out      []byte           // memory of frames made here, see arena
-	used     int              // of out, since the last flush
-	held     packet.Packet    // a packet that waited, on its way again
-	pieces   [2]packet.Packet // segment, and fragment of one, being sent
-	decision rules.Decision   // about the packet in hand, from the pre list on
-	claimed  uint32           // slot of the entry that the packet in hand has made: undo may take it back
-	rnd      *rand.PCG
-	dirty    []port.Sender // senders with queued frames
-	sleep    waiter
+	pending   pending
+	scratch   packet.Packet    // ICMP errors, resets, fragments and segments are built here
+	out       []byte           // memory of frames made here, see arena
+	used      int              // of out, since the last flush
+	held      packet.Packet    // a packet that waited, on its way again
+	pieces    [2]packet.Packet // segment, and fragment of one, being sent
+	decision  rules.Decision   // about the packet in hand, from the pre list on
+	exhausted exhausted
+	claimed   uint32 // slot of the entry that the packet in hand has made: undo may take it back
+	rnd       *rand.PCG
+	dirty     []port.Sender // senders with queued frames
+	sleep     waiter
 
 	seen    atomic.Uint32 // generation of the view of the last batch
 	asleep  atomic.Bool   // not in a batch: counts as past every generation
