@@ -115,3 +115,15 @@ func TestKernelHearsAnswersToItsQuestions(t *testing.T) {
 		t.Errorf("delivered %d, forwarded %d, originated %d; want 3, 1, 0", s.Delivered, s.Forwarded, s.Originated)
 	}
 }
+
+func TestOffersReachTheBoxAndNobodyBehindIt(t *testing.T) {
+	l := boxLab(t)
+	l.send("wan", udp("203.0.113.7:67", "203.0.113.88:68")) // an address the box does not have yet
+	l.want("wan-box", "udp 203.0.113.7:67 > 203.0.113.88:68 ttl 64 len 0")
+	l.send("wan", udp("203.0.113.7:67", "10.0.0.5:68"))
+	l.wantDrops(PolicyDenied)
+	l.want("wan-box")
+	l.send("lan", udp("10.0.0.5:1", "198.51.100.7:68"))
+	l.want("wan", "udp 203.0.113.1:1 > 198.51.100.7:68 ttl 63 len 0")
+	l.want("lan-box")
+}

@@ -44,6 +44,7 @@ func TestPacketsThatMustNotBe(t *testing.T) {
 		{"an inside source outside", "wan", mem.Frame{Data: l.frame("wan", udp("10.0.0.5:1", "203.0.113.1:1"))}, SpoofedSource},
 		{"our own source", "lan", raw(lan, udp("10.0.0.1:1", "198.51.100.7:1")), SpoofedSource},
 		{"our own source of another port", "lan", raw(lan, udp("203.0.113.1:1", "10.0.0.1:1")), SpoofedSource},
+		{"from this link to beyond", "lan", raw(lan, udp("[fe80::5]:1", "[2001:db8:77::7]:1")), SpoofedSource},
 		{"a wrong checksum", "lan", raw(lan, damaged(udp("10.0.0.5:1", "198.51.100.7:1"), 27)), BadChecksum},
 		{"a wrong header checksum", "lan", raw(lan, damaged(udp("10.0.0.5:1", "198.51.100.7:1"), 8)), BadChecksum},
 		{"a length beyond the frame", "lan", raw(lan, udp("10.0.0.5:1", "198.51.100.7:1")[:24]), BadPacket},
@@ -152,4 +153,13 @@ func TestErrorsAreNeverAnsweredWithErrors(t *testing.T) {
 	if packet.AnswerLen < 1280 {
 		t.Error("buffers for answers are too short for IPv6")
 	}
+}
+
+func TestNoRouteLeadsToLinkLocalAddresses(t *testing.T) {
+	l := newLab(t, labConfig{})
+	l.send("lan", udp("[2001:db8:1::5]:1", "[fe80::99]:1"))
+	l.want("wan")
+	l.want("lan", "icmpv6 2001:db8:1::1 > 2001:db8:1::5 1/0 [udp [2001:db8:1::5]:1 > [fe80::99]:1 ttl 64 len 0]")
+	l.wantDrops(NoRoute)
+	l.wantFlows()
 }

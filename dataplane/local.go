@@ -94,6 +94,9 @@ func (w *Worker) dhcpToBox(p *packet.Packet, r role) bool {
 	if in == nil || in.box == nil {
 		return false
 	}
+	if hop, ok := w.routeTo(&p.Tuple.Dst); ok && hop.Port != p.In {
+		return false // for somebody behind another port: a kernel that forwards would send it on as the box's own
+	}
 	if why := w.rawToBox(p, in); why != None {
 		w.drop(why)
 		return true
