@@ -44,7 +44,7 @@ func (w *Worker) linkControl(p *packet.Packet, in *portEntry, r role) {
 			w.drop(HostQueueFull)
 			return
 		}
-		count(&w.counter.delivered, 1)
+		w.tally.delivered++
 	}
 }
 
@@ -70,7 +70,7 @@ func (w *Worker) multicast(p *packet.Packet, in *portEntry, r role) {
 			w.drop(why)
 			return
 		}
-		count(&w.counter.delivered, 1)
+		w.tally.delivered++
 	default:
 		w.drop(Multicast)
 	}
@@ -101,7 +101,7 @@ func (w *Worker) dhcpToBox(p *packet.Packet, r role) bool {
 		w.drop(why)
 		return true
 	}
-	count(&w.counter.delivered, 1)
+	w.tally.delivered++
 	return true
 }
 
@@ -111,7 +111,7 @@ func (w *Worker) rawOut(p *packet.Packet, eg *portEntry) {
 		w.drop(why)
 		return
 	}
-	count(&w.counter.forwarded, 1)
+	w.tally.forwarded++
 }
 
 // rawToBox gives the kernel a frame as it was received. The frame may go to the

@@ -323,11 +323,11 @@ func (w *Worker) transmit(p *packet.Packet, eg *portEntry, mac [6]byte, ref conn
 		w.ct.Confirm(ref, w.tick)
 	}
 	if eg.id == HostPort {
-		count(&w.counter.delivered, 1)
+		w.tally.delivered++
 	} else {
-		count(&w.counter.forwarded, 1)
+		w.tally.forwarded++
 	}
-	count(&w.counter.bytes, length)
+	w.tally.bytes += length
 }
 
 // emit puts p on its egress: to the gateway's own stack or kernel, or on a wire,
