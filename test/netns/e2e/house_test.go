@@ -112,6 +112,8 @@ type setup struct {
 	forward    string
 
 	outside reach
+	hosts   []string // more hosts, without links
+	command []string // starts Culvert
 
 	insideMTU, transitMTU, serverMTU int // 0 is 1500
 }
@@ -153,6 +155,7 @@ func (s *setup) topology(kind netns.Kind) netns.Topology {
 	}
 	return netns.Topology{
 		Prefix: "cve2e",
+		Hosts:  s.hosts,
 		Links: []netns.Link{
 			{MTU: s.insideMTU, Ends: []netns.End{
 				host("first", func(f *family) netip.Addr { return f.first }, inner),
@@ -172,7 +175,7 @@ func (s *setup) topology(kind netns.Kind) netns.Topology {
 				host("server", func(f *family) netip.Addr { return f.server }, func(f *family) netip.Addr { return f.down }),
 			}},
 		},
-		Gateway: &netns.GatewaySpec{Host: "gateway", Kind: kind, Config: s.toml(), Ruleset: s.ruleset(), Sysctls: kernelSysctls(kind)},
+		Gateway: &netns.GatewaySpec{Host: "gateway", Kind: kind, Config: s.toml(), Ruleset: s.ruleset(), Sysctls: kernelSysctls(kind), Command: s.command},
 	}
 }
 
@@ -180,6 +183,8 @@ func (s *setup) topology(kind netns.Kind) netns.Topology {
 var quiet = [][2]string{
 	{"net.ipv4.icmp_ratelimit", "0"},
 	{"net.ipv6.icmp.ratelimit", "0"},
+	{"net.ipv4.icmp_msgs_per_sec", "100000"}, // of both families
+	{"net.ipv4.icmp_msgs_burst", "100000"},
 }
 
 // kernelSysctls are the settings of a gateway that is the kernel. A Culvert
@@ -342,6 +347,8 @@ func until(t *testing.T, what string, cond func() bool) {
 		}
 	}
 }
+
+type ifStatus = api.Interface
 
 // status is what Culvert says about itself.
 func (h *house) status(t *testing.T) api.Status {

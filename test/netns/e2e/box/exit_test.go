@@ -1,0 +1,205 @@
+//go:build netns
+
+package box
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"example.com/culvert/test/netns"
+)
+
+// kill ends the gateway as a crash would.
+func kill(t *testing.T, gw *netns.Gateway) {
+	t.Helper()
+	p := gw.Process()
+	must(t, p.Signal(unix.SIGKILL))
+	<-p.Done()
+}
+
+// leaky makes the gateway's kernel forward and answer, so that whatever gets past
+// the gateway shows.
+func leaky(t *testing.T, gw *netns.Gateway) {
+	t.Helper()
+	for _, key := range []string{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"} {
+		must(t, gw.Sysctl(key, "1"))
+	}
+	echo(t, gw.Host, "[::]:2222")
+}
+
+// programs counts the TCX programs on an interface of a host, both directions.
+func programs(t *testing.T, h *netns.Host, ifname string) int {
+	t.Helper()
+	n := 0
+	must(t, h.Do(func() error {
+		l, err := h.Netlink().LinkByName(ifname)
+		if err != nil {
+			return err
+		}
+		for _, at := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
+			q, err := link.QueryPrograms(link.QueryOptions{Target: l.Attrs().Index, Attach: at})
+			if err != nil {
+				return err
+			}
+			n += len(q.Programs)
+		}
+		return nil
+	}))
+	return n
+}
+
+// taps returns the TAPs that a gateway has made on a host.
+func taps(t *testing.T, h *netns.Host) (names []string) {
+	t.Helper()
+	links, err := h.Netlink().LinkList()
+	must(t, err)
+	for _, l := range links {
+		if strings.HasPrefix(l.Attrs().Name, "culvert") {
+			names = append(names, l.Attrs().Name)
+		}
+	}
+	return names
+}
+
+// released checks that nothing of a gateway is left on its interfaces, and that
+// the kernel uses them again: on both sides and for both families.
+func released(t *testing.T, lab *netns.Lab) {
+	t.Helper()
+	gw := lab.Gateway()
+	// What a process had is freed a moment after its death is known.
+	eventually(t, "no program and no TAP is left", func() bool {
+		return programs(t, gw.Host, "lan0")+programs(t, gw.Host, "wan0") == 0 && len(taps(t, gw.Host)) == 0
+	})
+	for _, ifname := range []string{"lan0", "wan0"} {
+		l, err := gw.Netlink().LinkByName(ifname)
+		must(t, err)
+		if a := l.Attrs(); a.Promisc != 0 || a.Allmulti != 0 {
+			t.Errorf("%s: promiscuity %d, allmulticast %d after the end", ifname, a.Promisc, a.Allmulti)
+		}
+	}
+	for _, tt := range []struct{ host, address string }{
+		{"client", "10.0.0.1"}, {"client", "fd00:a::1"}, {"server", "203.0.113.1"}, {"server", "2001:db8::1"},
+	} {
+		h, a := lab.Host(tt.host), netip.MustParseAddr(tt.address)
+		exec(t, h, "ping", "-c", "1", "-W", "5", tt.address)
+		alive(t, dial(t, h, "", netip.AddrPortFrom(a, 2222).String()))
+		refused(t, h, netip.AddrPortFrom(a, 2223).String())
+	}
+}
+
+func TestKilledGatewayReleasesItsInterfaces(t *testing.T) {
+	for _, tt := range []struct{ name, config string }{
+		{"without host", boxConfig},
+		{"with host", boxConfig + withKernel},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			lab := netns.ForTest(t, boxTopology(tt.config))
+			gw := lab.Gateway()
+			leaky(t, gw)
+			if n := programs(t, gw.Host, "wan0"); n != 2 {
+				t.Errorf("wan0 has %d programs while it is owned, want 2", n)
+			}
+			kill(t, gw)
+			released(t, lab)
+		})
+	}
+}
+
+func TestHeldInterfacesLeakNothing(t *testing.T) {
+	for _, tt := range []struct{ name, config string }{
+		{"without host", boxConfig},
+		{"with host", boxConfig + withKernel},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			lab := netns.ForTest(t, boxTopology(strings.Replace(tt.config, "[gateway]", "[gateway]\non_exit = \"hold\"", 1)))
+			gw, client, server := lab.Gateway(), lab.Host("client"), lab.Host("server")
+			leaky(t, gw)
+			echo(t, server, "[::]:7")
+			four, six := dial(t, client, "", "203.0.113.9:7"), dial(t, client, "", "[2001:db8::9]:7")
+			alive(t, four)
+			alive(t, six)
+
+			inside, outside := capture(t, client, "eth0"), capture(t, server, "eth0")
+			kill(t, gw)
+			traffic := func() {
+				unheard(t, client, "203.0.113.9:7")
+				unheard(t, client, "[2001:db8::9]:7")
+				unheard(t, client, "10.0.0.1:2222")
+				unheard(t, client, "10.0.0.1:2223")
+				unheard(t, server, "203.0.113.1:2222")
+				unheard(t, server, "[2001:db8::1]:2223")
+				if !strings.Contains(tt.config, withKernel) { // else it waits for its neighbour, and goes on after the restart
+					unheard(t, gw.Host, "203.0.113.9:7")
+				}
+				for _, c := range []interface{ Write([]byte) (int, error) }{four, six} {
+					_, err := c.Write([]byte("x")) // segments of connections that the kernel knows nothing of
+					must(t, err)
+				}
+			}
+			traffic()
+			must(t, gw.Start(t.Context()))
+			none(t, inside, "a reset came inside", reset)
+			none(t, outside, "the outside got what the gateway did not send", func(f netns.Frame) bool {
+				a := source(f)
+				return reset(f) || received(f) && (netip.MustParsePrefix("10.0.0.0/24").Contains(a) || netip.MustParsePrefix("fd00:a::/64").Contains(a))
+			})
+			for _, ifname := range []string{"lan0", "wan0"} {
+				if n := programs(t, gw.Host, ifname); n != 2 {
+					t.Errorf("%s has %d programs after the restart, want 2: the held ones are adopted", ifname, n)
+				}
+			}
+			alive(t, dial(t, client, "", "203.0.113.9:7"))
+			alive(t, dial(t, client, "", "[2001:db8::9]:7"))
+			if strings.Contains(tt.config, withKernel) {
+				alive(t, dial(t, client, "", "10.0.0.1:2222"))
+			}
+
+			must(t, gw.Stop()) // hold is for every end
+			unheard(t, client, "10.0.0.1:2222")
+			if out := exec(t, gw.Host, gw.Binary(), "release"); !strings.Contains(out, "2") {
+				t.Errorf("culvert release says %q, want that it released 2 interfaces", out)
+			}
+			released(t, lab)
+		})
+	}
+}
+
+// The kernel of the gateway must not get at a single frame while the gateway
+// starts again: pings and connections go on all the time.
+func TestRestartAdoptsHeldInterfacesWithoutAGap(t *testing.T) {
+	lab := netns.ForTest(t, boxTopology(strings.Replace(boxConfig, "[gateway]", "[gateway]\non_exit = \"hold\"", 1)))
+	gw, client, server := lab.Gateway(), lab.Host("client"), lab.Host("server")
+	leaky(t, gw)
+	inside, outside := capture(t, client, "eth0"), capture(t, server, "eth0")
+	ctx, cancel := context.WithCancel(t.Context())
+	knocking := make(chan struct{})
+	go func() {
+		defer close(knocking)
+		for ctx.Err() == nil { // refused or accepted at once where the kernel is reachable
+			for _, at := range []string{"203.0.113.1:2222", "203.0.113.1:2223", "[2001:db8::1]:2222"} {
+				knock, done := context.WithTimeout(ctx, pollEvery)
+				if c, err := server.Dial(knock, "tcp", at); err == nil {
+					c.Close()
+				}
+				done()
+			}
+		}
+	}()
+	for range 3 {
+		kill(t, gw)
+		must(t, gw.Start(t.Context()))
+	}
+	cancel()
+	<-knocking
+	none(t, outside, "the outside got an answer", func(f netns.Frame) bool { return received(f) && f.TCP() != nil })
+	none(t, inside, "the inside got an answer", reset)
+	must(t, gw.Stop())
+	exec(t, gw.Host, gw.Binary(), "release")
+	released(t, lab)
+}
