@@ -218,3 +218,22 @@ func linkLocalOf(t *testing.T, h *netns.Host, ifname string) string {
 	t.Fatalf("%s has no link-local address on %s", h.Name(), ifname)
 	return ""
 }
+
+// The TAPs of the kernel path are interfaces, and the kernel greets the neighbours
+// on every interface.
+func TestFramesOfTheTAPItselfStayInTheBox(t *testing.T) {
+	lab := netns.ForTest(t, boxTopology(boxConfig+withKernel))
+	box, client := lab.Host("gateway"), lab.Host("client")
+	lan, err := box.Netlink().LinkByName("lan0")
+	must(t, err)
+	seen := capture(t, client, "eth0")
+	must(t, box.Sysctl("net.ipv6.conf.all.forwarding", "1")) // joins a group everywhere
+	for _, tap := range taps(t, box) {
+		exec(t, box, "sh", "-c", "ping -c 1 -W 1 -I "+tap+" 224.0.0.1 || true")
+	}
+	echo(t, client, "[::]:7")
+	alive(t, dial(t, box, "", "10.0.0.5:7")) // comes after what is looked for
+	none(t, seen, "the inside got a frame of a stranger", func(f netns.Frame) bool {
+		return received(f) && f.LinkLayer().LinkFlow().Src().String() != lan.Attrs().HardwareAddr.String()
+	})
+}
