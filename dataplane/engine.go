@@ -214,7 +214,7 @@ func (e *Engine) publish(old, v *view) error {
 		}
 	}
 	for id, p := range v.ports {
-		if p != nil && p.pointToPoint && !e.neigh.Static(uint16(id), tuple.Addr{}, [6]byte{}) {
+		if p != nil && p.pointToPoint && uint16(id) != HostPort && !e.neigh.Static(uint16(id), tuple.Addr{}, [6]byte{}) {
 			return portError(id, p.name, "no room in the neighbour table")
 		}
 	}

@@ -236,6 +236,9 @@ func (w *Worker) nextHop(p *packet.Packet, to *tuple.Tuple, r role) (route.Hint,
 // neighbour returns the hint for a next hop, asking for its address if that is
 // not known.
 func (w *Worker) neighbour(hop *route.NextHop, dst tuple.Addr) (route.Hint, Reason) {
+	if hop.Port == HostPort {
+		return w.e.neigh.HostHint(), None
+	}
 	eg := w.v.portOf(hop.Port)
 	if eg == nil {
 		return 0, EgressDown
