@@ -10,7 +10,9 @@
 //	interface, ingress     ReinjectMark  pass: the gateway gives it to the kernel
 //	                       other         drop
 //	interface, egress      OursMark      pass: the gateway sends it through the qdisc
-//	                       other         drop, or with a host path redirect to the TAP
+//	                       other         drop, or with a host path mark and redirect to the TAP
+//	TAP, egress            ReinjectMark  pass: the gateway reads it
+//	                       other         drop: the kernel speaks on the TAP itself
 //	TAP, ingress           all           mark ReinjectMark, redirect into the interface
 //
 // # Host path

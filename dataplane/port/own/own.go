@@ -50,7 +50,7 @@ type Owner struct {
 
 // owned is one attached program.
 type owned struct {
-	name string // "ingress", "egress", "host": also the name of the pin
+	name string // "ingress", "egress", "tap", "host": also the name of the pin
 	link link.Link
 }
 
@@ -79,6 +79,9 @@ func (o *Owner) take() (err error) {
 		return err
 	}
 	if o.cfg.Host != nil {
+		if err := o.attach("tap", o.cfg.Host.TAP, ebpf.AttachTCXEgress, ontoTAP(o.counters)); err != nil {
+			return err
+		}
 		if err := o.attach("host", o.cfg.Host.TAP, ebpf.AttachTCXIngress, intoKernel(o.counters, o.cfg.Ifindex)); err != nil {
 			return err
 		}

@@ -101,16 +101,26 @@ func egress(m *ebpf.Map, host *HostPath) asm.Instructions {
 	if host == nil {
 		return unlessMarked(m, port.OursMark, egressPassed, count(m, egressDropped), verdict(tcxDrop))
 	}
-	return unlessMarked(m, port.OursMark, egressPassed, count(m, egressRedirected), redirect(host.TAP, toEgress))
+	return unlessMarked(m, port.OursMark, egressPassed, setMark(), redirect(host.TAP, toEgress))
+}
+
+// setMark puts ReinjectMark on the frame: it is on the way between kernel and gateway.
+func setMark() asm.Instructions {
+	return asm.Instructions{
+		asm.Mov.Imm(asm.R2, int32(port.ReinjectMark)),
+		asm.StoreMem(asm.R1, markOffset, asm.R2, asm.Word),
+	}
+}
+
+// ontoTAP is the program of the TAP's other direction: only what egress redirected
+// leaves by it. The kernel has words of its own for every interface that it sees.
+func ontoTAP(m *ebpf.Map) asm.Instructions {
+	return unlessMarked(m, port.ReinjectMark, egressRedirected, count(m, egressDropped), verdict(tcxDrop))
 }
 
 // intoKernel is the program of the TAP: what the gateway wrote arrives on interface ifindex.
 func intoKernel(m *ebpf.Map, ifindex int) asm.Instructions {
-	prog := asm.Instructions{
-		asm.Mov.Imm(asm.R2, int32(port.ReinjectMark)),
-		asm.StoreMem(asm.R1, markOffset, asm.R2, asm.Word),
-	}
-	prog = append(prog, count(m, hostRedirected)...)
+	prog := append(setMark(), count(m, hostRedirected)...)
 	return append(prog, redirect(ifindex, toIngress)...)
 }
 
