@@ -35,6 +35,18 @@
 // spoofed packet that names a live flow's exact tuple can only end where that
 // flow's packets end.
 //
+// A filter verdict holds for the flow, unless the rules look at what differs from
+// packet to packet. Then the entry is marked and every packet of it meets the
+// filter; and under such rules the first packet of each direction does after any
+// change of the hint, so that flows older than the rules meet them, too.
+//
+// # Entries of packets that have not left
+//
+// A new entry is unconfirmed until a packet of its flow has left. Only the packet
+// that claimed it may take it back (Worker.claimed), and that right waits with
+// the packet when it waits for a neighbour. Whoever remembers an entry beyond a
+// batch keeps its generation, which changes when the slot is free.
+//
 // # Local traffic
 //
 // Port 0 is the gateway's own stack (package host). Packets to the gateway's

@@ -279,6 +279,12 @@ func TestNoRouteIsTold(t *testing.T) {
 	l.want("lan", "icmpv6 2001:db8:1::1 > 2001:db8:1::5 1/0 [udp [2001:db8:1::5]:1 > [2001:db8:77::7]:53 ttl 64 len 0]")
 	l.wantDrops(NoRoute, NoRoute)
 	l.wantFlows()
+	// Guests are inside, too: only the gateway's services are not for them.
+	l.send("guest", udp("10.9.0.5:1", "198.51.100.7:53"))
+	l.want("guest", "icmp 10.9.0.1 > 10.9.0.5 3/0 [udp 10.9.0.5:1 > 198.51.100.7:53 ttl 64 len 0]")
+	l.send("wan", udp("203.0.113.7:1", "198.51.100.7:53"))
+	l.want("wan")
+	l.wantDrops(NoRoute, NoRoute)
 }
 
 func TestMasqueradeWithoutAddress(t *testing.T) {
@@ -354,4 +360,34 @@ func TestExhaustionIsNotSearchedAgainAtOnce(t *testing.T) {
 	l.advance(time.Second)
 	l.send("lan", udp("10.0.0.6:3000", "198.51.100.7:53"))
 	l.want("wan", "udp 203.0.113.1:4321 > 198.51.100.7:53 ttl 63 len 0")
+}
+
+func TestEntryThatEndsWithinABatch(t *testing.T) {
+	l := newLab(t, labConfig{})
+	out := udp("10.0.0.5:1", "198.51.100.7:53")
+	l.send("lan", out)
+	l.take("wan")
+	// The batch has been looked up when the flow is deleted.
+	l.w.begin(l.now)
+	l.inject("lan", mem.Frame{Data: l.frame("lan", out)})
+	src := l.w.v.sources[0][1]
+	if n := src.q.Recv(l.w.pkts[:]); n != 1 || src.id != lanID {
+		t.Fatalf("%d packets of port %d, want 1 of lan", n, src.id)
+	}
+	p := &l.w.pkts[0]
+	p.In = src.id
+	if !l.w.receive(p, l.w.v.portOf(src.id), roleWire) {
+		t.Fatal("packet was refused")
+	}
+	count(&l.w.counter.received, 1)
+	ref := l.w.ct.Find(&p.Tuple)
+	if l.table.Flush() != 1 || !ref.Found() {
+		t.Fatal("no flow to delete")
+	}
+	l.w.finish(p, ref, roleWire)
+	l.w.flush()
+	src.q.Release()
+	l.want("wan", "udp 203.0.113.1:1 > 198.51.100.7:53 ttl 63 len 0")
+	l.wantFlows("udp 10.0.0.5:1 > 198.51.100.7:53 / udp 198.51.100.7:53 > 203.0.113.1:1")
+	l.wantDrops()
 }

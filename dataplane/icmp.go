@@ -107,7 +107,7 @@ func (w *Worker) errorAllowed(p *packet.Packet, to *tuple.Tuple, e *conntrack.En
 // rule says), and the rate allows.
 func (w *Worker) answer(p *packet.Packet, ref conntrack.Ref, why Reason, r role) {
 	in := w.v.portOf(p.In)
-	if in == nil || why != TTLExceeded && why != RuleRejected && !in.local && !ref.Found() {
+	if in == nil || why != TTLExceeded && why != RuleRejected && in.outside && !ref.Found() {
 		return
 	}
 	var code packet.Unreachable

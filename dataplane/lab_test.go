@@ -55,8 +55,6 @@ const (
 	extraID
 )
 
-var portIDs = map[string]uint16{"host": HostPort, "lan": lanID, "wan": wanID, "guest": guestID}
-
 // known are the hosts of the usual topology.
 var known = map[uint16][]string{
 	lanID:   {"10.0.0.5", "10.0.0.6", "10.0.0.7", "2001:db8:1::5", "2001:db8:1::6"},

@@ -132,6 +132,9 @@ func (w *Worker) finish(p *packet.Packet, ref conntrack.Ref, r role) {
 // to be over and the packet starts another one.
 func (w *Worker) known(p *packet.Packet, ref conntrack.Ref, r role) bool {
 	e := w.e.table.Entry(ref.Slot)
+	if e.Status()&conntrack.Dying != 0 {
+		return false // ended since the lookup, by an earlier packet of the batch or by a user
+	}
 	var seg conntrack.Segment
 	segmentOf(p, &seg)
 	switch v := w.ct.Track(ref, &seg, w.tick); {

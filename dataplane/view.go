@@ -62,7 +62,8 @@ type portEntry struct {
 	mac          [6]byte
 	mtu          int
 	area         rules.AreaID
-	local        bool
+	local        bool // own services answer there
+	outside      bool
 	rpf          RPF
 	clamp        bool
 	pointToPoint bool
@@ -192,6 +193,7 @@ func (e *Engine) newView(st State, gen uint32) (*view, error) {
 				return nil, portError(id, p.name, "the rules give it no area")
 			}
 			p.local = v.prog.Area(p.area).Services == rules.Answered
+			p.outside = v.prog.Area(p.area).Side == rules.Outside
 		}
 	}
 	v.hits = make([]rules.Hits, e.cfg.Workers)
