@@ -137,7 +137,7 @@ func (c *checker) entry(slot uint32, ho, hr uint64, now Tick) {
 	if e.half[0].tuple.Proto != e.half[1].tuple.Proto {
 		c.fault("slot %d: protocols %d and %d", slot, e.half[0].tuple.Proto, e.half[1].tuple.Proto)
 	}
-	if e.State() >= numTCPStates || e.State() != None && e.Proto() != tuple.TCP {
+	if !e.State().fits(e.Proto()) {
 		c.fault("slot %d: protocol %d in state %d", slot, e.Proto(), e.State())
 	}
 	for range settleTries {

@@ -15,6 +15,8 @@ type Proposal struct {
 	Choice          uint8     // why nat chose the port; opaque
 	Timeout         Tick      // instead of the protocol's; 0: the protocol's, by state
 	Labels          [2]uint64 // connection labels
+	Policy          uint32    // timeouts to use, from Table.Policy; 0: the table's
+	Helper          uint32    // number of the helper that watches the flow, 0 if none; see Config.HelperName
 }
 
 const claimTries = 4 // expired entries in the way of one claim
@@ -80,26 +82,34 @@ func (w *Worker) fill(slot uint32, p *Proposal, now Tick) bool {
 	e.half[tuple.Original] = half{tuple: p.Original, seen: uint32(now)}
 	e.half[tuple.Reply] = half{tuple: p.Reply, seen: uint32(now)}
 	e.word, e.segment, e.proto = 0, 0, [8]uint32{}
-	if p.Original.Proto != tuple.TCP {
+	if !HasStates(p.Original.Proto) {
 		e.proto[areaStream] = uint32(now + udpStreamAfter)
 	}
 	e.mark, e.rule = p.Mark, p.Rule
 	status := p.Status&^(Confirmed|Dying) | Status(p.Choice)<<choiceShift
-	timeout := t.idle.initial(p.Original.Proto)
+	if p.Helper != 0 {
+		status |= Helper
+	}
+	idle := &t.idle
+	if p.Policy != 0 {
+		status |= OwnPolicy
+		idle = t.policy(p.Policy)
+	}
+	timeout := idle.initial(p.Original.Proto)
 	if p.Timeout != 0 {
 		status |= OwnTimeout
 		timeout = min(p.Timeout, maxTimeout)
 	}
 	word.Store32(&e.timeout, uint32(timeout))
 	word.Store32(&e.status, uint32(status))
-	if !t.cfg.Timestamp && p.Labels == ([2]uint64{}) {
+	if !t.cfg.Timestamp && p.Labels == ([2]uint64{}) && p.Policy|p.Helper == 0 {
 		return true
 	}
 	e.ext = t.extPool.get(&w.exts)
 	if e.ext == 0 {
 		return false
 	}
-	t.exts[e.ext] = extension{labels: p.Labels}
+	t.exts[e.ext] = extension{labels: p.Labels, policy: p.Policy, helper: p.Helper}
 	return true
 }
 
@@ -251,11 +261,10 @@ func (e *Entry) expendable() bool {
 	} else if status&Assured == 0 {
 		return true
 	}
-	if e.Proto() != tuple.TCP {
-		return false
-	}
 	switch e.State() {
-	case FinWait, LastAck, TimeWait, Closed, CloseWait:
+	case FinWait, LastAck, TimeWait, Closed, CloseWait,
+		SCTPShutdownSent, SCTPShutdownRecd, SCTPShutdownAckSent, SCTPClosed,
+		DCCPCloseRequested, DCCPClosing, DCCPTimeWait:
 		return true
 	}
 	return false

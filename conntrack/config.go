@@ -3,6 +3,7 @@ package conntrack
 import (
 	"fmt"
 	"time"
+	"unsafe"
 )
 
 // Profile is a set of default timeouts and of behaviour under pressure.
@@ -20,9 +21,37 @@ type Timeouts struct {
 	TCPUnacked     time.Duration               // while data is not acknowledged; mid-stream pickup without a reply
 	UDP, UDPStream time.Duration               // before, and after a reply and two seconds; also UDP-Lite
 	GRE, GREStream time.Duration               // before and after a reply
-	ICMP, ICMPv6   time.Duration               // queries
-	Generic        time.Duration               // all other protocols
+	SCTP           SCTPTimeouts
+	DCCP           DCCPTimeouts
+	ICMP, ICMPv6   time.Duration // queries
+	Generic        time.Duration // all other protocols
 }
+
+// SCTPTimeouts are the timeouts of an SCTP flow by state.
+type SCTPTimeouts struct {
+	Closed, CookieWait, CookieEchoed, Established              time.Duration
+	ShutdownSent, ShutdownRecd, ShutdownAckSent, HeartbeatSent time.Duration
+}
+
+// DCCPTimeouts are the timeouts of a DCCP flow by state.
+type DCCPTimeouts struct {
+	Request, Respond, PartOpen, Open, CloseReq, Closing, TimeWait time.Duration
+}
+
+// byState returns the timeouts in the order of the states.
+func (t *SCTPTimeouts) byState() *[numSCTPStates]time.Duration {
+	return (*[numSCTPStates]time.Duration)(unsafe.Pointer(t))
+}
+
+// byState returns the timeouts in the order of the states.
+func (t *DCCPTimeouts) byState() *[numDCCPStates]time.Duration {
+	return (*[numDCCPStates]time.Duration)(unsafe.Pointer(t))
+}
+
+var (
+	_ [numSCTPStates * 8]byte = [unsafe.Sizeof(SCTPTimeouts{})]byte{}
+	_ [numDCCPStates * 8]byte = [unsafe.Sizeof(DCCPTimeouts{})]byte{}
+)
 
 // LinuxTimeouts are the defaults of net.netfilter.nf_conntrack_*.
 var LinuxTimeouts = Timeouts{
@@ -43,12 +72,37 @@ var LinuxTimeouts = Timeouts{
 	UDPStream:  120 * time.Second,
 	GRE:        30 * time.Second,
 	GREStream:  180 * time.Second,
-	ICMP:       30 * time.Second,
-	ICMPv6:     30 * time.Second,
-	Generic:    600 * time.Second,
+	SCTP: SCTPTimeouts{
+		Closed:          10 * time.Second,
+		CookieWait:      3 * time.Second,
+		CookieEchoed:    3 * time.Second,
+		Established:     210 * time.Second,
+		ShutdownSent:    3 * time.Second,
+		ShutdownRecd:    3 * time.Second,
+		ShutdownAckSent: 3 * time.Second,
+		HeartbeatSent:   30 * time.Second,
+	},
+	DCCP:    dccpTimeouts,
+	ICMP:    30 * time.Second,
+	ICMPv6:  30 * time.Second,
+	Generic: 600 * time.Second,
+}
+
+// dccpTimeouts are those that Linux had while it tracked DCCP: multiples of the
+// maximum segment lifetime of two minutes (RFC 4340 section 3.4).
+var dccpTimeouts = DCCPTimeouts{
+	Request:  4 * time.Minute,
+	Respond:  8 * time.Minute,
+	PartOpen: 8 * time.Minute,
+	Open:     12 * time.Hour,
+	CloseReq: 64 * time.Second,
+	Closing:  64 * time.Second,
+	TimeWait: 4 * time.Minute,
 }
 
 const (
+	sctpTransitory = 2 * time.Minute // RFC 9260 section 16: a retransmission comes within RTO.Max, 60 s
+
 	tcpTransitory = 4 * time.Minute // RFC 5382 REQ-5: transitory connections at least 4 min
 	udpIdle       = 5 * time.Minute // RFC 4787 REQ-5: at least 2 min, 5 recommended
 	icmpIdle      = 1 * time.Minute // RFC 5508 REQ-2: at least 60 s
@@ -75,9 +129,20 @@ var RFCTimeouts = Timeouts{
 	UDPStream:  udpIdle,
 	GRE:        udpIdle,
 	GREStream:  udpIdle,
-	ICMP:       icmpIdle,
-	ICMPv6:     icmpIdle,
-	Generic:    600 * time.Second,
+	SCTP: SCTPTimeouts{
+		Closed:          10 * time.Second,
+		CookieWait:      sctpTransitory,
+		CookieEchoed:    sctpTransitory,
+		Established:     210 * time.Second, // seven heartbeats (RFC 9260 section 16: HB.interval 30 s)
+		ShutdownSent:    sctpTransitory,
+		ShutdownRecd:    sctpTransitory,
+		ShutdownAckSent: sctpTransitory,
+		HeartbeatSent:   sctpTransitory,
+	},
+	DCCP:    dccpTimeouts,
+	ICMP:    icmpIdle,
+	ICMPv6:  icmpIdle,
+	Generic: 600 * time.Second,
 }
 
 // Config describes a Table. The zero value of every field but Max is usable.
@@ -94,6 +159,9 @@ type Config struct {
 	Window           Window // net.netfilter.nf_conntrack_tcp_be_liberal
 	IgnoreInvalidRST bool   // net.netfilter.nf_conntrack_tcp_ignore_invalid_rst
 	TCPMaxRetrans    int    // 0 means 3
+
+	// HelperName names the helper with a number that a Proposal had. Nil: no names.
+	HelperName func(helper uint32) string
 
 	Key  [16]byte  // secret of the hash; all zero: random
 	Base time.Time // wall-clock time of tick 0; zero: derived from the clocks now
@@ -168,6 +236,12 @@ func (t Timeouts) or(d *Timeouts) Timeouts {
 	pick(&t.UDPStream, d.UDPStream)
 	pick(&t.GRE, d.GRE)
 	pick(&t.GREStream, d.GREStream)
+	for s := range t.SCTP.byState() {
+		pick(&t.SCTP.byState()[s], d.SCTP.byState()[s])
+	}
+	for s := range t.DCCP.byState() {
+		pick(&t.DCCP.byState()[s], d.DCCP.byState()[s])
+	}
 	pick(&t.ICMP, d.ICMP)
 	pick(&t.ICMPv6, d.ICMPv6)
 	pick(&t.Generic, d.Generic)

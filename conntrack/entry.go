@@ -61,7 +61,9 @@ var (
 type extension struct {
 	start, stop uint64    // ns since 1970
 	labels      [2]uint64 // 128 connection labels
-	_           [12]uint64
+	policy      uint32    // of timeouts; see Table.Policy
+	helper      uint32    // number of the helper, 0 if none
+	_           [11]uint64
 }
 
 // Tuple returns the tuple of packets in direction d.
@@ -101,8 +103,8 @@ func (e *Entry) Gen() uint32 { return word.Load32(&e.gen) }
 // Timeout returns how long the flow may be idle.
 func (e *Entry) Timeout() Tick { return Tick(word.Load32(&e.timeout)) }
 
-// State returns the TCP state, None for other protocols.
-func (e *Entry) State() State { return State(word.Load32(&e.word) & stateMask) }
+// State returns the protocol state, None for protocols without.
+func (e *Entry) State() State { return stateOf(e.Proto(), word.Load32(&e.word)) }
 
 // Packets returns how many packets direction d had.
 func (e *Entry) Packets(d tuple.Direction) uint64 { return word.Load64(&e.half[d].packets) }
@@ -168,4 +170,5 @@ func (e *Entry) copyTo(c *Entry) {
 func (x *extension) copyTo(c *extension) {
 	c.start, c.stop = word.Load64(&x.start), word.Load64(&x.stop)
 	c.labels[0], c.labels[1] = word.Load64(&x.labels[0]), word.Load64(&x.labels[1])
+	c.policy, c.helper = word.Load32(&x.policy), word.Load32(&x.helper)
 }

@@ -272,6 +272,9 @@ func (t *Table) describe(f *Flow, slot uint32, e *Entry, x *extension, now Tick)
 		Choice: e.Choice(),
 		Labels: x.labels,
 	}
+	if x.helper != 0 && t.cfg.HelperName != nil {
+		f.Helper = t.cfg.HelperName(x.helper)
+	}
 	for d := range e.half {
 		f.Tuple[d], f.Packets[d], f.Bytes[d] = e.half[d].tuple, e.half[d].packets, e.half[d].bytes
 	}

@@ -14,7 +14,7 @@ type Flow struct {
 	Bytes   [tuple.NumDirections]uint64 // of IP packets
 
 	Status  Status
-	State   State         // TCP only
+	State   State         // TCP, SCTP and DCCP only
 	Timeout time.Duration // until it expires if no packet comes, never negative
 	ID      uint32        // keyed hash of slot and generation
 	Mark    uint32

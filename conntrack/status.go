@@ -1,6 +1,10 @@
 package conntrack
 
-import "strings"
+import (
+	"strings"
+
+	"example.com/culvert/conntrack/tuple"
+)
 
 // Status is the set of an entry's life-cycle bits. The lower 16 have the values
 // of Linux's IPS_*, as conntrack(8) and snapshots show them; those from bit 20
@@ -33,6 +37,9 @@ const (
 	OwnTimeout Status = 1 << 20
 	// UserStatus is a bit without meaning to the table, for its user.
 	UserStatus Status = 1 << 21
+
+	// OwnPolicy: Proposal.Policy replaces the table's timeouts.
+	OwnPolicy Status = 1 << 22
 
 	choiceShift = 24 // bits 24..31: why nat chose this port (opaque here)
 	kernelBits  = Status(1<<16 - 1)
@@ -78,17 +85,100 @@ const (
 	numTCPStates
 )
 
-var tcpStateNames = [...]string{
+// SCTP states of the tracker (RFC 9260 section 4, as a box between the hosts
+// sees them).
+const (
+	SCTPClosed State = numTCPStates + iota
+	SCTPCookieWait
+	SCTPCookieEchoed
+	SCTPEstablished
+	SCTPShutdownSent
+	SCTPShutdownRecd
+	SCTPShutdownAckSent
+	SCTPHeartbeatSent // a path that began with a heartbeat
+	dccpBase
+
+	sctpBase      = SCTPClosed
+	numSCTPStates = dccpBase - sctpBase
+)
+
+// DCCP states of the tracker (RFC 4340 section 8).
+const (
+	DCCPRequested State = dccpBase + iota
+	DCCPResponded
+	DCCPPartOpen
+	DCCPOpen
+	DCCPCloseRequested
+	DCCPClosing
+	DCCPTimeWait
+	numStates
+
+	numDCCPStates = numStates - dccpBase
+)
+
+var stateNames = [...]string{
 	None: "NONE", SynSent: "SYN_SENT", SynRecv: "SYN_RECV", Established: "ESTABLISHED", FinWait: "FIN_WAIT",
 	CloseWait: "CLOSE_WAIT", LastAck: "LAST_ACK", TimeWait: "TIME_WAIT", Closed: "CLOSE", SynSent2: "SYN_SENT2",
+	SCTPClosed: "CLOSED", SCTPCookieWait: "COOKIE_WAIT", SCTPCookieEchoed: "COOKIE_ECHOED",
+	SCTPEstablished: "ESTABLISHED", SCTPShutdownSent: "SHUTDOWN_SENT", SCTPShutdownRecd: "SHUTDOWN_RECD",
+	SCTPShutdownAckSent: "SHUTDOWN_ACK_SENT", SCTPHeartbeatSent: "HEARTBEAT_SENT",
+	DCCPRequested: "REQUEST", DCCPResponded: "RESPOND", DCCPPartOpen: "PARTOPEN", DCCPOpen: "OPEN",
+	DCCPCloseRequested: "CLOSEREQ", DCCPClosing: "CLOSING", DCCPTimeWait: "TIMEWAIT",
 }
 
-var _ [numTCPStates]string = tcpStateNames
+var _ [numStates]string = stateNames
 
-// String returns conntrack(8)'s name of a TCP state.
+// String returns conntrack(8)'s name of a state.
 func (s State) String() string {
-	if int(s) < len(tcpStateNames) {
-		return tcpStateNames[s]
+	if int(s) < len(stateNames) {
+		return stateNames[s]
 	}
 	return "INVALID"
+}
+
+// HasStates reports whether flows of an IP protocol have states that are
+// printed.
+func HasStates(proto uint8) bool {
+	return proto == tuple.TCP || proto == tuple.SCTP || proto == tuple.DCCP
+}
+
+// stateMask covers the state in Entry.word. SCTP and DCCP count theirs from 1
+// there, so that four bits do for everybody and 0 is None.
+const stateMask = 0xf
+
+// stateOf unpacks the state from Entry.word.
+func stateOf(proto uint8, w uint32) State {
+	s := State(w & stateMask)
+	switch {
+	case s == None:
+	case proto == tuple.SCTP:
+		s += sctpBase - 1
+	case proto == tuple.DCCP:
+		s += dccpBase - 1
+	}
+	return s
+}
+
+// packState is the inverse of stateOf.
+func packState(s State) uint32 {
+	switch {
+	case s >= dccpBase:
+		s -= dccpBase - 1
+	case s >= sctpBase:
+		s -= sctpBase - 1
+	}
+	return uint32(s)
+}
+
+// fits reports whether a flow of proto can be in state s.
+func (s State) fits(proto uint8) bool {
+	switch proto {
+	case tuple.TCP:
+		return s < numTCPStates
+	case tuple.SCTP:
+		return s == None || s >= sctpBase && s < dccpBase
+	case tuple.DCCP:
+		return s == None || s >= dccpBase && s < numStates
+	}
+	return s == None
 }

@@ -18,6 +18,8 @@ type Table struct {
 	limits tcpLimits
 	idle   idleTicks
 
+	policies atomic.Pointer[policies] // number 0 is the table's own
+
 	index   index
 	entries []Entry     // by slot; slot 0 is never used
 	exts    []extension // by Entry.ext; 0 is never used
@@ -54,6 +56,8 @@ type idleTicks struct {
 	retrans, unack Tick
 	udp, udpStream Tick
 	gre, greStream Tick
+	sctp           [numSCTPStates]Tick
+	dccp           [numDCCPStates]Tick
 	icmp, icmpv6   Tick
 	generic        Tick
 }
@@ -66,6 +70,7 @@ func New(cfg Config) (*Table, error) {
 		return nil, err
 	}
 	t := &Table{cfg: cfg, idle: cfg.Timeouts.ticks(), limits: cfg.tcpLimits()}
+	t.policies.Store(&policies{[]Timeouts{cfg.Timeouts}, []idleTicks{t.idle}})
 	if t.index, err = newIndex(newHashKey(cfg.Key), cfg.Max); err != nil {
 		return nil, err
 	}
@@ -232,6 +237,12 @@ func (t *Timeouts) ticks() idleTicks {
 	i.retrans, i.unack = Ticks(t.TCPRetrans), Ticks(t.TCPUnacked)
 	i.udp, i.udpStream = Ticks(t.UDP), Ticks(t.UDPStream)
 	i.gre, i.greStream = Ticks(t.GRE), Ticks(t.GREStream)
+	for s, d := range t.SCTP.byState() {
+		i.sctp[s] = Ticks(d)
+	}
+	for s, d := range t.DCCP.byState() {
+		i.dccp[s] = Ticks(d)
+	}
 	i.icmp, i.icmpv6 = Ticks(t.ICMP), Ticks(t.ICMPv6)
 	i.generic = Ticks(t.Generic)
 	return i
@@ -250,6 +261,10 @@ func (i *idleTicks) initial(proto uint8) Tick {
 		return i.icmpv6
 	case tuple.GRE:
 		return i.gre
+	case tuple.SCTP:
+		return i.sctp[SCTPClosed-sctpBase]
+	case tuple.DCCP:
+		return i.dccp[DCCPRequested-dccpBase]
 	}
 	return i.generic
 }

@@ -159,7 +159,6 @@ func (c *tcpConn) countRetrans(d tuple.Direction, s *Segment) {
 
 // Bits of Entry.word of a TCP flow, below wordLock.
 const (
-	stateMask    = 0xf
 	scaleShift   = 4  // two fields of 4 bits
 	flagsShift   = 12 // two fields of 8 bits
 	retransShift = 28 // 2 bits

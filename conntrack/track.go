@@ -37,6 +37,14 @@ func (w *Worker) Admissible(k *tuple.Tuple, s *Segment) Verdict {
 		default:
 			v = InvalidType
 		}
+	case tuple.SCTP:
+		if !s.SCTP.begins() {
+			v = InvalidState
+		}
+	case tuple.DCCP:
+		if !dccpBegins(s.DCCPType, w.t.limits.pickup) {
+			v = InvalidPickup
+		}
 	}
 	if v.Invalid() {
 		word.Add64(&w.stats.Invalid, 1)
@@ -51,37 +59,48 @@ func (w *Worker) Admissible(k *tuple.Tuple, s *Segment) Verdict {
 func (w *Worker) Track(r Ref, s *Segment, now Tick) Verdict {
 	e := &w.t.entries[r.Slot]
 	status := e.Status()
-	idle := &w.t.idle
 	switch e.half[r.Dir].tuple.Proto {
 	case tuple.TCP:
 		return w.trackTCP(r, e, status, s, now)
 	case tuple.UDP, tuple.UDPLite:
 		return w.trackUDP(r, e, status, s, now)
+	case tuple.SCTP:
+		return w.trackSCTP(r, e, status, s, now)
+	case tuple.DCCP:
+		return w.trackDCCP(r, e, status, s, now)
 	case tuple.GRE:
 		if status&SeenReply == 0 {
-			return w.pass(r, e, status, s, now, idle.gre)
+			return w.pass(r, e, status, s, now, w.idleOf(e, status).gre)
 		}
 		if status&Assured == 0 {
 			status |= w.assure(e)
 		}
-		return w.pass(r, e, status, s, now, idle.greStream)
+		return w.pass(r, e, status, s, now, w.idleOf(e, status).greStream)
 	case tuple.ICMP:
-		return w.pass(r, e, status, s, now, idle.icmp)
+		return w.pass(r, e, status, s, now, w.idleOf(e, status).icmp)
 	case tuple.ICMPv6:
-		return w.pass(r, e, status, s, now, idle.icmpv6)
+		return w.pass(r, e, status, s, now, w.idleOf(e, status).icmpv6)
 	}
-	return w.pass(r, e, status, s, now, idle.generic)
+	return w.pass(r, e, status, s, now, w.idleOf(e, status).generic)
+}
+
+// idleOf returns the timeouts that apply to an entry.
+func (w *Worker) idleOf(e *Entry, status Status) *idleTicks {
+	if status&OwnPolicy == 0 {
+		return &w.t.idle
+	}
+	return w.t.policy(word.Load32(&w.t.exts[word.Load32(&e.ext)].policy))
 }
 
 // trackUDP: an answered flow is a stream once it is two seconds old.
 func (w *Worker) trackUDP(r Ref, e *Entry, status Status, s *Segment, now Tick) Verdict {
 	if status&SeenReply == 0 || !now.Reached(Tick(e.proto[areaStream])) {
-		return w.pass(r, e, status, s, now, w.t.idle.udp)
+		return w.pass(r, e, status, s, now, w.idleOf(e, status).udp)
 	}
 	if status&Assured == 0 {
 		status |= w.assure(e)
 	}
-	return w.pass(r, e, status, s, now, w.t.idle.udpStream)
+	return w.pass(r, e, status, s, now, w.idleOf(e, status).udpStream)
 }
 
 // assure sets Assured and returns assuredNow if it was not set before.
@@ -94,7 +113,7 @@ func (w *Worker) assure(e *Entry) Status {
 
 // assuredNow marks, in a status that is passed on and never stored, that this
 // packet set Assured.
-const assuredNow Status = 1 << 22
+const assuredNow Status = 1 << 23
 
 // pass accepts a packet of a protocol that takes no lock.
 func (w *Worker) pass(r Ref, e *Entry, status Status, s *Segment, now, timeout Tick) Verdict {
@@ -166,14 +185,9 @@ func (w *Worker) trackTCP(r Ref, e *Entry, status Status, s *Segment, now Tick) 
 	res := c.advance(r.Dir, s, status, &w.t.limits)
 	counts := res.verdict == Accept
 	if counts {
-		h := &e.half[r.Dir]
-		word.Store64(&h.packets, h.packets+1)
-		word.Store64(&h.bytes, h.bytes+uint64(s.Bytes))
-		if res.idle == idleRefresh && status&FixedTimeout == 0 {
-			e.see(r.Dir, now)
-			if status&OwnTimeout == 0 {
-				w.t.setTimeout(r.Slot, e, w.t.idle.ofTCP(c.state, res.timer))
-			}
+		e.countLocked(r.Dir, s)
+		if res.idle == idleRefresh {
+			w.refreshLocked(r, e, status, now, w.idleOf(e, status).ofTCP(c.state, res.timer))
 		}
 	}
 	e.unlock(c.store(e))
@@ -201,6 +215,24 @@ func (w *Worker) trackTCP(r Ref, e *Entry, status Status, s *Segment, now Tick) 
 	}
 	w.replied(r, e, status, change, now)
 	return Accept
+}
+
+// countLocked counts a packet of a protocol that takes the entry's lock.
+func (e *Entry) countLocked(d tuple.Direction, s *Segment) {
+	h := &e.half[d]
+	word.Store64(&h.packets, h.packets+1)
+	word.Store64(&h.bytes, h.bytes+uint64(s.Bytes))
+}
+
+// refreshLocked starts the timer of an entry anew, unless it is fixed.
+func (w *Worker) refreshLocked(r Ref, e *Entry, status Status, now, timeout Tick) {
+	if status&FixedTimeout != 0 {
+		return
+	}
+	e.see(r.Dir, now)
+	if status&OwnTimeout == 0 {
+		w.t.setTimeout(r.Slot, e, timeout)
+	}
 }
 
 // ofTCP returns the timeout of a state, cut as timer says.

@@ -12,6 +12,7 @@ const (
 	InvalidRST                   // RST outside the expected sequence
 	InvalidPickup                // no SYN, and mid-stream pickup is off
 	InvalidType                  // ICMP message that is no query and belongs to no flow
+	InvalidTag                   // SCTP verification tag of neither host
 
 	Accept  // part of the flow; state, timer and counters are updated
 	Ignore  // let through without touching the entry
@@ -22,7 +23,8 @@ const (
 var verdictNames = [...]string{
 	InvalidState: "invalid-state", InvalidFlags: "invalid-flags", InvalidSeq: "invalid-seq", InvalidAck: "invalid-ack",
 	InvalidRST: "invalid-rst", InvalidPickup: "invalid-pickup", InvalidType: "invalid-type",
-	Accept: "accept", Ignore: "ignore", Restart: "restart",
+	InvalidTag: "invalid-tag",
+	Accept:     "accept", Ignore: "ignore", Restart: "restart",
 }
 
 var _ [numVerdicts]string = verdictNames

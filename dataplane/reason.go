@@ -195,6 +195,7 @@ var ofVerdict = [...]Reason{
 	conntrack.InvalidRST:    InvalidWindow,
 	conntrack.InvalidPickup: InvalidNew,
 	conntrack.InvalidType:   InvalidNew,
+	conntrack.InvalidTag:    InvalidState,
 }
 
 var _ = [1]struct{}{}[len(ofVerdict)-int(conntrack.Accept)] // every invalid verdict has a Reason

@@ -94,7 +94,18 @@ func (w *Worker) forwardPlain(p *packet.Packet, hop *route.NextHop, r role) {
 // segmentOf tells the tracker what it needs of p.
 func segmentOf(p *packet.Packet, s *conntrack.Segment) {
 	s.Bytes = uint32(p.End - p.L3)
-	if p.Tuple.Proto != tuple.TCP || p.Flags&packet.FragmentLater != 0 {
+	if p.Flags&packet.FragmentLater != 0 {
+		return
+	}
+	switch p.Tuple.Proto {
+	case tuple.TCP:
+	case tuple.SCTP:
+		chunksOf(p, &s.SCTP)
+		return
+	case tuple.DCCP:
+		s.DCCPType = p.Mem[p.L4+8] >> 1 & 0xf // RFC 4340 section 5.1
+		return
+	default:
 		return
 	}
 	h := p.Mem[p.L4:p.Payload]
@@ -104,6 +115,18 @@ func segmentOf(p *packet.Packet, s *conntrack.Segment) {
 	s.Payload = uint32(p.End - p.Payload)
 	if len(h) > 20 {
 		optionsOf(p, s)
+	}
+}
+
+// chunksOf tells the tracker about an SCTP packet; of a broken one nothing.
+func chunksOf(p *packet.Packet, s *conntrack.SCTPChunks) {
+	s.Tag = packet.SCTPTag(p)
+	whole := packet.SCTPChunks(p, func(c packet.SCTPChunk) bool {
+		s.InitTag |= c.InitTag
+		return s.Add(c.Type, c.Flags)
+	})
+	if !whole {
+		*s = conntrack.SCTPChunks{}
 	}
 }
 

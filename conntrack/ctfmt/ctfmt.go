@@ -68,7 +68,7 @@ func appendFlow(b []byte, f *conntrack.Flow, o *Options, show fields) []byte {
 		b = strconv.AppendInt(b, int64(f.Timeout/time.Second), 10)
 		b = append(b, ' ')
 	}
-	if show.state && proto == tuple.TCP {
+	if show.state && conntrack.HasStates(proto) {
 		b = append(b, f.State.String()...)
 		b = append(b, ' ')
 	}
