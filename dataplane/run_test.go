@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -268,4 +269,70 @@ func TestPortsComeAndGoWhileRunning(t *testing.T) {
 		}
 		g.exchange(50, 20000)
 	}
+}
+
+// TestStorm has two workers forward while flows are deleted, neighbours come and
+// go, and states are applied. What comes out is not asked, only that the accounts
+// balance and the table is sound (gateway.stop), and that it still works.
+func TestStorm(t *testing.T) {
+	g := startGateway(t)
+	stop := make(chan struct{})
+	var others sync.WaitGroup
+	meanwhile := func(f func(i int)) {
+		others.Add(1)
+		go func() {
+			defer others.Done()
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+					f(i)
+					runtime.Gosched()
+				}
+			}
+		}()
+	}
+	meanwhile(func(int) { g.table.Flush() })
+	meanwhile(func(int) { g.apply() })
+	meanwhile(func(i int) {
+		client := tuple.AddrFrom4([4]byte{10, 0, 1, byte(5 + i%8)})
+		g.e.NeighbourFailed(lanID, client)
+		g.e.NeighbourFailed(wanID, addr("203.0.113.254"))
+		g.e.NeighbourLearned(lanID, client, [6]byte{2, 0, 0, 0, 0, byte(i)})
+		g.e.NeighbourLearned(wanID, addr("203.0.113.254"), [6]byte{2, 0, 0, 0, 1, byte(i)})
+		_ = g.e.Stats()
+		_ = g.e.RuleHits()
+		_ = g.e.PortStats()
+	})
+	lan, lanMAC := g.lan.Queue(0), g.st.Ports[0].Port.Info().MAC
+	wan, wanMAC := g.wan.Queue(0), g.st.Ports[1].Port.Info().MAC
+	put := func(q port.Queue, mac [6]byte, ip []byte) {
+		frame := append(make([]byte, packet.Headroom), ethernet(mac, [6]byte{2, 1}, ip)...)
+		q.Send(&packet.Packet{Mem: frame, Off: packet.Headroom, End: len(frame)})
+		q.Flush() // what finds no room is lost: there is enough
+	}
+	for i := range 10000 {
+		put(lan, lanMAC, udp(fmt.Sprintf("10.0.1.%d:%d", 5+i%8, 20000+i%300), "198.51.100.7:53", body(string(rune('a'+i%2)))))
+		if i%8 == 0 {
+			put(lan, lanMAC, tcp(fmt.Sprintf("10.0.1.5:%d", 20000+i%50), "198.51.100.7:80", flags([]uint8{packet.SYN, packet.ACK, packet.FIN | packet.ACK, packet.RST}[i/8%4]), body(string(rune('a'+i%3)))))
+		}
+		g.receive(g.wan, func(ip []byte) {
+			if ip[9] == tuple.UDP {
+				src := netip.AddrPortFrom(sourceOf(ip).Netip(), uint16(ip[20])<<8|uint16(ip[21]))
+				put(wan, wanMAC, udp("198.51.100.7:53", src.String(), body(string(ip[28]+1))))
+			}
+		})
+		g.receive(g.lan, func([]byte) {})
+	}
+	close(stop)
+	others.Wait()
+	g.apply()
+	put(lan, lanMAC, udp("10.0.1.5:60001", "198.51.100.7:53"))
+	through := false
+	until(t, "after the storm a packet gets through", func() bool {
+		g.receive(g.lan, func([]byte) {})
+		g.receive(g.wan, func(ip []byte) { through = through || ip[9] == tuple.UDP && int(ip[20])<<8|int(ip[21]) == 60001 })
+		return through
+	})
 }
