@@ -63,7 +63,9 @@ func bulkTopology(kind netns.Kind, driver string) netns.Topology {
 			{Host: "gateway", If: "wan0", Addrs: []string{"198.51.100.1/24", "2001:db8:b::1/64"}},
 			{Host: "server", If: "eth0", Addrs: []string{"198.51.100.9/24", "2001:db8:b::9/64"}},
 		}}},
-		Gateway: &netns.GatewaySpec{Host: "gateway", Kind: kind, Ruleset: plain.ruleset(), Config: bulkConfig},
+		Gateway: &netns.GatewaySpec{Host: "gateway", Kind: kind, Ruleset: plain.ruleset(), Config: bulkConfig,
+			// A kernel that would forward too, if it heard of anything.
+			Sysctls: map[string]string{"net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1"}},
 	}
 	if driver == "tun" {
 		t.Gateway.Config += tunInside

@@ -118,6 +118,48 @@ func TestRedirect(t *testing.T) {
 	})
 }
 
+// TestBulkToTheBoxItself moves data to and from a service of the kernel in the
+// gateway's namespace, asked for by another address.
+func TestBulkToTheBoxItself(t *testing.T) {
+	eachGateway(t, forwarding, func(t *testing.T, h *house) {
+		eachFamily(t, func(t *testing.T, f *family) {
+			serveTCP(t, h.Host("gateway"), at(f.inside, servicePort), bulkService)
+			c := dial(t, h.first, at(f.first, 0), at(f.server, askedPort))
+			must(t, transfer(c, upload, 32<<20, patience))
+			must(t, transfer(c, download, 32<<20, patience))
+		})
+	})
+}
+
+// TestTheBoxGoesOut has the kernel in the gateway's namespace be a client of the
+// server, of the first host, and be told of errors.
+func TestTheBoxGoesOut(t *testing.T) {
+	eachGateway(t, forwarding, func(t *testing.T, h *house) {
+		eachFamily(t, func(t *testing.T, f *family) {
+			box := h.Host("gateway")
+			for _, end := range []struct {
+				host *netns.Host
+				on   netip.Addr
+				from netip.Addr
+			}{{h.server, f.server, f.outside}, {h.first, f.first, f.inside}} {
+				service := at(end.on, 7009)
+				serveTCP(t, end.host, service, bulkService)
+				serveUDP(t, end.host, service)
+				c := dial(t, box, at(end.from, 0), service)
+				must(t, transfer(c, upload, 8<<20, patience))
+				must(t, transfer(c, download, 8<<20, patience))
+				if seen := bindUDP(t, box, at(end.from, 30009)).ask(t, service, "hello from the box"); seen != at(end.from, 30009) {
+					t.Errorf("%v sees %v, want %v", end.on, seen, at(end.from, 30009))
+				}
+				refused(t, box, end.from, at(end.on, 9999))
+				openPing(t, box, f, end.from).ping(t, end.on, 11, 1)
+			}
+			h.wantFlow(t, fmt.Sprintf("udp 17 29 src=%v dst=%v sport=30009 dport=7009 src=%v dst=%v sport=7009 dport=30009 mark=0 use=1",
+				f.outside, f.server, f.server, f.outside))
+		})
+	})
+}
+
 // refused expects that a connection is refused in both senses: by a RST, and by
 // an ICMP error for a datagram, which the kernel takes for the socket's only when
 // the packet inside is what the socket has sent.

@@ -187,6 +187,21 @@ func TestPathMTUFromOutside(t *testing.T) {
 	})
 }
 
+// TestLargeFramesThroughANarrowWaist has both ends believe in 1500 bytes while
+// the link in the middle takes 1400: frames of 64 KB that offloads have made must
+// be refused with the right size, and what follows must fit.
+func TestLargeFramesThroughANarrowWaist(t *testing.T) {
+	eachGateway(t, setup{transitMTU: 1400}, func(t *testing.T, h *house) {
+		eachFamily(t, func(t *testing.T, f *family) {
+			service := at(f.server, 7008)
+			serveTCP(t, h.server, service, bulkService)
+			c := dial(t, h.first, at(f.first, 0), service)
+			must(t, transfer(c, upload, 8<<20, patience))
+			must(t, transfer(c, download, 8<<20, patience))
+		})
+	})
+}
+
 // TestDatagramsThatMayBeFragmentedAre sends an IPv4 packet without DF into a
 // narrower link. IPv6 has no such packets.
 func TestDatagramsThatMayBeFragmentedAre(t *testing.T) {
