@@ -78,7 +78,7 @@ func bulkLab(t testing.TB, max int) (e *Engine, lan, wan *bulk) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{T: testingT(t), ports: map[string]*mem.Port{}}
+	l := &lab{TB: t, ports: map[string]*mem.Port{}}
 	if e, err = New(Config{Table: table, Seed: 1}); err != nil {
 		t.Fatal(err)
 	}
@@ -101,14 +101,6 @@ func bulkLab(t testing.TB, max int) (e *Engine, lan, wan *bulk) {
 		}
 	})
 	return e, lan, wan
-}
-
-// testingT gives the helpers of lab, which want a *testing.T, one that never fails.
-func testingT(t testing.TB) *testing.T {
-	if tt, ok := t.(*testing.T); ok {
-		return tt
-	}
-	return &testing.T{}
 }
 
 // retarget makes frame i of a batch the packet of flow n: source address, port and

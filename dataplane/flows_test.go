@@ -391,3 +391,48 @@ func TestEntryThatEndsWithinABatch(t *testing.T) {
 	l.wantFlows("udp 10.0.0.5:1 > 198.51.100.7:53 / udp 198.51.100.7:53 > 203.0.113.1:1")
 	l.wantDrops()
 }
+
+// RFC 4787 REQ-9: a host inside reaches a forwarded port by the public address.
+func TestHairpin(t *testing.T) {
+	l := newLab(t, labConfig{rules: func(s *rules.Spec) {
+		portForward(s)
+		s.Lists[rules.Dnat][0].If.InArea = rules.Match[string]{}
+		s.Lists[rules.Snat] = append(s.Lists[rules.Snat], rules.RuleSpec{
+			If: rules.Conditions{InArea: oneOf("lan"), OutArea: oneOf("lan"), Family: tuple.IPv4}, Then: rules.ActMasquerade,
+		})
+	}})
+	for range 2 {
+		l.send("lan", tcp("10.0.0.5:40000", "203.0.113.1:443"))
+		l.want("lan", "tcp 10.0.0.1:40000 > 10.0.0.6:8443 S seq 0 ack 0 ttl 63 len 0")
+	}
+	l.send("lan", tcp("10.0.0.6:8443", "10.0.0.1:40000", flags(packet.SYN|packet.ACK), seq(5, 1)))
+	l.want("lan", "tcp 203.0.113.1:443 > 10.0.0.5:40000 SA seq 5 ack 1 ttl 63 len 0")
+	// An error of the server about it goes to the client, with what the client knows.
+	l.send("lan", icmpErrorAbout("10.0.0.6", "10.0.0.1", 3, 1, 0, tcp("10.0.0.1:40000", "10.0.0.6:8443", ttl(63))))
+	l.want("lan", "icmp 203.0.113.1 > 10.0.0.5 3/1 [tcp 10.0.0.5:40000 > 203.0.113.1:443 S seq 0 ack 0 ttl 63 len 0]")
+	l.wantFlows("tcp 10.0.0.5:40000 > 203.0.113.1:443 / tcp 10.0.0.6:8443 > 10.0.0.1:40000")
+	l.wantDrops()
+}
+
+func TestIPv6TranslatesToo(t *testing.T) {
+	l := newLab(t, labConfig{rules: func(s *rules.Spec) {
+		portForward(s)
+		s.Lists[rules.Dnat][0].Dest.Addrs = single("2001:db8:1::6")
+		s.Lists[rules.Snat][0].If.Family = 0
+	}})
+	l.send("lan", udp("[2001:db8:1::5]:40000", "[2001:db8:77::7]:53", body("q")))
+	l.want("host", "udp [2001:db8:1::5]:40000 > [2001:db8:1::1]:5353 ttl 64 len 1")
+	l.injectHost(udp("[2001:db8:1::1]:5353", "[2001:db8:1::5]:40000", body("a")))
+	l.want("lan", "udp [2001:db8:77::7]:53 > [2001:db8:1::5]:40000 ttl 64 len 1")
+	l.send("wan", tcp("[2001:db8:77::7]:40000", "[2001:db8:2::1]:443"))
+	l.want("lan", "tcp [2001:db8:77::7]:40000 > [2001:db8:1::6]:8443 S seq 0 ack 0 ttl 63 len 0")
+	l.send("lan", tcp("[2001:db8:1::6]:8443", "[2001:db8:77::7]:40000", flags(packet.SYN|packet.ACK), seq(5, 1)))
+	l.want("wan", "tcp [2001:db8:2::1]:443 > [2001:db8:77::7]:40000 SA seq 5 ack 1 ttl 63 len 0")
+	l.send("lan", ping("2001:db8:1::5", "2001:db8:77::7", 9))
+	l.want("wan", "icmpv6 2001:db8:2::1 > 2001:db8:77::7 echo id 9 ttl 63")
+	l.send("wan", pong("2001:db8:77::7", "2001:db8:2::1", 9))
+	l.want("lan", "icmpv6 2001:db8:77::7 > 2001:db8:1::5 reply id 9 ttl 63")
+	l.send("wan", icmpErrorAbout("2001:db8:66::1", "2001:db8:2::1", 3, 0, 0, ping("2001:db8:2::1", "2001:db8:77::7", 9)))
+	l.want("lan", "icmpv6 2001:db8:66::1 > 2001:db8:1::5 3/0 [icmpv6 2001:db8:1::5 > 2001:db8:77::7 echo id 9 ttl 64]")
+	l.wantDrops()
+}

@@ -54,7 +54,7 @@ func TestPacketsThatMustNotBe(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.claim, func(t *testing.T) {
-			l.T = t
+			l.TB = t
 			l.inject(tt.port, tt.frame)
 			l.step()
 			l.wantDrops(tt.why)
@@ -64,7 +64,7 @@ func TestPacketsThatMustNotBe(t *testing.T) {
 			}
 		})
 	}
-	l.T = t
+	l.TB = t
 }
 
 func damaged(ip []byte, at int) []byte {

@@ -26,7 +26,7 @@ import (
 // Every test ends with the accounts in balance, no defect counted, no frame
 // unexplained and a sound table.
 type lab struct {
-	*testing.T
+	testing.TB
 	e     *Engine
 	w     *Worker
 	table *conntrack.Table
@@ -84,7 +84,7 @@ func prefixes(s ...string) (p []netip.Prefix) {
 
 func newLab(t *testing.T, cfg labConfig) *lab {
 	t.Helper()
-	l := &lab{T: t, now: 1000 * int64(time.Second), cfg: cfg, ports: map[string]*mem.Port{}}
+	l := &lab{TB: t, now: 1000 * int64(time.Second), cfg: cfg, ports: map[string]*mem.Port{}}
 	tc := conntrack.Config{Max: 1 << 12, Workers: 1, Key: [16]byte{1}}
 	if cfg.table != nil {
 		cfg.table(&tc)
@@ -406,6 +406,8 @@ func (h *fakeHost) Resolve(id uint16, a netip.Addr) {
 		h.l.e.NeighbourLearned(id, tuple.AddrFrom(a), mac)
 	}
 }
+
+func (h *fakeHost) Listens(_ tuple.Addr, p uint16) bool { return h.services[p] }
 
 func (h *fakeHost) Owns(_ uint8, _ tuple.Addr, p uint16) bool { return h.services[p] }
 
