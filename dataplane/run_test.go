@@ -35,7 +35,9 @@ type answering struct {
 	port *mem.Port
 }
 
-func (h *answering) DeliverLink(uint16, []byte) bool     { return true }
+func (h *answering) DeliverLink(uint16, []byte) bool { return true }
+func (h *answering) Listens(tuple.Addr, uint16) bool { return false }
+
 func (h *answering) Owns(uint8, tuple.Addr, uint16) bool { return false }
 func (h *answering) Port() port.Port                     { return h.port }
 func (h *answering) Resolve(id uint16, a netip.Addr) {
