@@ -132,6 +132,7 @@ func (w *Worker) commit(slot uint32, ho, hr uint64) (Ref, Claim) {
 		x.removeLocked(ho, slot<<1|uint32(tuple.Original))
 		return Ref{}, ChainFull
 	}
+	e.SetStatus(linked)
 	w.t.live.Add(1)
 	return Ref{}, Claimed
 }
@@ -188,7 +189,9 @@ func (a *actor) kill(slot uint32, how killing, now Tick) bool {
 		if e.ext != 0 && t.cfg.Timestamp {
 			word.Store64(&t.exts[e.ext].stop, uint64(t.Time(now).UnixNano()))
 		}
-		a.emit(EventDestroy, 0, slot, now)
+		if !a.note(EventDestroy, 0, slot, now) && a.linger(slot) {
+			return true
+		}
 	}
 	a.retired.open.push(t.slots.link, slot)
 	return true

@@ -2,6 +2,7 @@ package conntrack
 
 import (
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -53,6 +54,17 @@ func TestConcurrentWorkers(t *testing.T) {
 // slotsComeHome ends all flows and counts the free slots.
 func slotsComeHome(t *testing.T, table *Table, now Tick) {
 	table.Flush()
+	dying := func() bool {
+		found := false
+		table.DumpDying(func(*Flow) bool { found = true; return false })
+		return found
+	}
+	for dying() { // until the pump has made room for their DESTROY
+		for _, w := range table.workers {
+			w.Begin(now)
+		}
+		runtime.Gosched()
+	}
 	for range 2 {
 		for _, w := range table.workers {
 			w.Begin(now)

@@ -27,9 +27,10 @@ func (c *control) help() {
 	if !c.pending.Load() || !c.mu.TryLock() {
 		return
 	}
+	c.deliverDying(c.t.Now())
 	c.retired.close(c.t.epochs)
 	c.reclaim()
-	c.pending.Store(c.retired.n > 0 || c.retired.open.n > 0)
+	c.pending.Store(c.retired.n+c.retired.open.n+c.dying.n > 0)
 	c.mu.Unlock()
 }
 
@@ -56,12 +57,17 @@ func (t *Table) snapshot(slot uint32, f *Flow, now Tick) bool {
 	if s := e.Status(); s&(Confirmed|Dying) != Confirmed || e.expired(tuple.Original, now) {
 		return false
 	}
+	t.copyFlow(slot, f, now)
+	return true
+}
+
+// copyFlow fills f from the entry in a slot. The caller is in an epoch.
+func (t *Table) copyFlow(slot uint32, f *Flow, now Tick) {
 	var c Entry
 	var x extension
-	e.copyTo(&c)
+	t.entries[slot].copyTo(&c)
 	t.copyExt(&x, c.ext)
 	t.describe(f, slot, &c, &x, now)
-	return true
 }
 
 // Dump calls f with a copy of each confirmed flow until f returns false. Flows
@@ -76,6 +82,37 @@ func (t *Table) Dump(f func(*Flow) bool) { t.DumpFrom(0, f) }
 // runs, and only few walks can go on at once.
 func (t *Table) DumpFrom(position uint32, f func(*Flow) bool) (next uint32) {
 	return t.each(max(position, 1), func(_ uint32, flow *Flow) bool { return f(flow) })
+}
+
+// DumpUnconfirmed is Dump for the flows whose first packet has not left yet: it
+// waits for a neighbour's address or for the rest of its fragments.
+func (t *Table) DumpUnconfirmed(f func(*Flow) bool) {
+	t.eachIn(linked|Confirmed|Dying, linked, f)
+}
+
+// DumpDying is Dump for the flows that ended and whose DESTROY event has not
+// found room on its way to the subscribers yet.
+func (t *Table) DumpDying(f func(*Flow) bool) {
+	t.eachIn(undelivered, undelivered, f)
+}
+
+// eachIn calls f for the entries whose status has the bits want of mask.
+func (t *Table) eachIn(mask, want Status, f func(*Flow) bool) {
+	seat := t.reader()
+	defer t.leave(seat)
+	var flow Flow
+	now := t.Now()
+	for slot := uint32(1); slot <= t.slots.high.Load(); slot++ {
+		if slot%chunkSlots == 0 {
+			t.epochs.enter(seat)
+		}
+		if t.entries[slot].Status()&mask != want {
+			continue
+		}
+		if t.copyFlow(slot, &flow, now); !f(&flow) {
+			return
+		}
+	}
 }
 
 // each is DumpFrom with slots. It renews its epoch now and then, so that a long
@@ -160,31 +197,114 @@ func (t *Table) end(slot uint32) bool {
 	return true
 }
 
+// Update is what a command changes in a flow: all of it at once, told in one event.
+type Update struct {
+	What Change // ChangedMark, ChangedTimeout, ChangedLabels, ChangedStatus: the fields that count
+
+	Mark, MarkMask uint32    // the bits of MarkMask are cleared, then Mark is toggled, as the kernel does
+	Timeout        Tick      // counted from now; the next packet that counts sets it as usual
+	Labels, Mask   [2]uint64 // the labels in Mask become those in Labels
+	Status         Status    // bits to set, of SettableStatus
+}
+
+// SettableStatus is what Update.Status may have.
+const SettableStatus = SeenReply | Assured | FixedTimeout
+
+// Errors of Table.Update besides ErrNotFound.
+var (
+	ErrStatus   = errors.New("status bits that a user cannot set")
+	ErrNoMemory = errors.New("not enough memory")
+)
+
+// Update changes the flow that has tuple k in either direction. ErrNotFound if
+// there is none; ErrStatus, ErrNoMemory (too many flows with labels): nothing
+// has changed.
+func (t *Table) Update(k tuple.Tuple, u *Update) error {
+	if u.Status&^SettableStatus != 0 {
+		return ErrStatus
+	}
+	return t.update(k, u.What, func(slot uint32, e *Entry, now Tick) error {
+		if u.What&ChangedLabels != 0 {
+			x := t.control.extend(e)
+			if x == nil {
+				return ErrNoMemory
+			}
+			for i := range x.labels {
+				word.Store64(&x.labels[i], x.labels[i]&^u.Mask[i]|u.Labels[i]&u.Mask[i])
+			}
+		}
+		if u.What&ChangedMark != 0 {
+			e.changeMark(func(old uint32) uint32 { return old&^u.MarkMask ^ u.Mark })
+		}
+		if u.What&ChangedStatus != 0 {
+			t.control.assureBy(e, u.Status)
+		}
+		if u.What&ChangedTimeout != 0 {
+			atomic.StoreUint32(&e.half[tuple.Original].seen, uint32(now))
+			t.setTimeout(slot, e, min(u.Timeout, maxTimeout))
+		}
+		return nil
+	})
+}
+
+// assureBy sets status bits by command.
+func (a *actor) assureBy(e *Entry, bits Status) {
+	e.SetStatus(bits &^ Assured)
+	if bits&Assured != 0 {
+		a.assure(e)
+	}
+}
+
+// extend returns the extension of an entry, which gets one if it has none. Nil:
+// there is no room. The caller's epoch protects the entry.
+func (a *actor) extend(e *Entry) *extension {
+	t := a.t
+	if n := atomic.LoadUint32(&e.ext); n != 0 {
+		return &t.exts[n]
+	}
+	n := t.extPool.get(&a.exts)
+	if n == 0 {
+		return nil
+	}
+	t.exts[n] = extension{}
+	if !atomic.CompareAndSwapUint32(&e.ext, 0, n) { // somebody was faster
+		a.exts.push(t.extPool.link, n)
+		n = atomic.LoadUint32(&e.ext)
+	}
+	return &t.exts[n]
+}
+
+// changeMark replaces the mark by f of it.
+func (e *Entry) changeMark(f func(uint32) uint32) {
+	for {
+		old := atomic.LoadUint32(&e.mark)
+		if atomic.CompareAndSwapUint32(&e.mark, old, f(old)) {
+			return
+		}
+	}
+}
+
 // SetMark replaces the bits of mask in the mark of the flow that has tuple k
 // in either direction. ErrNotFound if there is none.
 func (t *Table) SetMark(k tuple.Tuple, mark, mask uint32) error {
-	return t.update(k, ChangedMark, func(_ uint32, e *Entry, _ Tick) {
-		for {
-			old := atomic.LoadUint32(&e.mark)
-			if atomic.CompareAndSwapUint32(&e.mark, old, old&^mask|mark&mask) {
-				return
-			}
-		}
-	})
+	return t.Update(k, &Update{What: ChangedMark, Mark: mark & mask, MarkMask: mask})
 }
 
 // SetTimeout gives the flow that has tuple k in either direction so long to
 // live, counted from now; the next packet that counts sets it as usual.
 // ErrNotFound if there is none.
 func (t *Table) SetTimeout(k tuple.Tuple, timeout Tick) error {
-	return t.update(k, ChangedTimeout, func(slot uint32, e *Entry, now Tick) {
-		atomic.StoreUint32(&e.half[tuple.Original].seen, uint32(now))
-		t.setTimeout(slot, e, min(timeout, maxTimeout))
-	})
+	return t.Update(k, &Update{What: ChangedTimeout, Timeout: timeout})
 }
 
-// update changes one entry and reports it.
-func (t *Table) update(k tuple.Tuple, change Change, f func(uint32, *Entry, Tick)) error {
+// SetLabels makes the labels in mask of the flow that has tuple k in either
+// direction those in labels. ErrNotFound if there is none.
+func (t *Table) SetLabels(k tuple.Tuple, labels, mask [2]uint64) error {
+	return t.Update(k, &Update{What: ChangedLabels, Labels: labels, Mask: mask})
+}
+
+// update changes one entry and reports it, unless f returns an error.
+func (t *Table) update(k tuple.Tuple, change Change, f func(uint32, *Entry, Tick) error) error {
 	seat := t.reader()
 	defer t.leave(seat)
 	var flow Flow
@@ -195,7 +315,9 @@ func (t *Table) update(k tuple.Tuple, change Change, f func(uint32, *Entry, Tick
 	c := &t.control
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	f(slot, &t.entries[slot], t.Now())
+	if err := f(slot, &t.entries[slot], t.Now()); err != nil {
+		return err
+	}
 	c.emit(EventUpdate, change, slot, t.Now())
 	return nil
 }

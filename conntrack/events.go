@@ -33,7 +33,8 @@ type ring struct {
 
 // pump orders what the actors noted and hands it to the subscribers. Sequence
 // numbers are taken only for notes that find room, so they have no gaps and
-// the pump knows when a smaller one is still being written.
+// the pump knows when a smaller one is still being written. Some notes turn out
+// to be void; Event.Seq counts those that are told.
 type pump struct {
 	t     *Table
 	rings []ring
@@ -44,8 +45,9 @@ type pump struct {
 	quit  chan struct{}
 	done  chan struct{}
 
-	mu   sync.Mutex // guards subs and delivery
-	subs []*Subscription
+	mu        sync.Mutex // guards subs and delivery
+	subs      []*Subscription
+	delivered uint64 // events that were told, the last one's Event.Seq
 }
 
 func (p *pump) init(t *Table, actors int) {
@@ -59,36 +61,67 @@ func (p *pump) init(t *Table, actors int) {
 // emit notes an event if anybody wants it. It never waits: a full ring loses
 // the event and counts it.
 func (a *actor) emit(typ EventType, change Change, slot uint32, now Tick) {
+	if !a.note(typ, change, slot, now) {
+		a.ring.lost[typ].Add(1)
+	}
+}
+
+// note is emit, but reports false when the ring is full.
+func (a *actor) note(typ EventType, change Change, slot uint32, now Tick) bool {
 	p := &a.t.events
 	if EventMask(p.mask.Load())&(1<<typ) == 0 {
-		return
+		return true
 	}
 	r := a.ring
 	notes := *r.notes.Load()
 	head := r.head.Load()
 	if head-r.tail.Load() == uint64(len(notes)) {
-		r.lost[typ].Add(1)
-		return
+		return false
 	}
 	n := &notes[head&uint64(len(notes)-1)]
 	n.tick, n.slot, n.typ, n.change = now, slot, typ, change
+	n.seq = p.seq.Add(1) // before the look at Dying: a DESTROY after it has a later number
 	a.t.entries[slot].copyTo(&n.entry)
+	a.t.copyExt(&n.ext, n.entry.ext)
 	switch typ {
 	case EventNew:
 		n.entry.status |= uint32(Confirmed)
 	case EventUpdate:
 		if Status(n.entry.status)&Dying != 0 {
-			return // its end was reported
+			n.typ = numEventTypes // its end may have been reported: nobody gets this
 		}
 	}
-	a.t.copyExt(&n.ext, n.entry.ext)
-	n.seq = p.seq.Add(1)
 	r.head.Store(head + 1)
 	if p.sleep.Load() {
 		select {
 		case p.wake <- struct{}{}:
 		default:
 		}
+	}
+	return true
+}
+
+// maxDying is how many entries of one actor may wait for room in its ring.
+const maxDying = 1024
+
+// linger keeps an ended entry until its DESTROY finds room. It reports false,
+// and counts the event as lost, when too many wait already.
+func (a *actor) linger(slot uint32) bool {
+	if a.dying.n == maxDying {
+		a.ring.lost[EventDestroy].Add(1)
+		return false
+	}
+	a.t.entries[slot].SetStatus(undelivered)
+	a.dying.append(a.t.slots.link, slot)
+	return true
+}
+
+// deliverDying tries again what linger kept, in its order.
+func (a *actor) deliverDying(now Tick) {
+	for a.dying.n > 0 && a.note(EventDestroy, 0, a.dying.head, now) {
+		slot := a.dying.pop(a.t.slots.link)
+		atomic.AndUint32(&a.t.entries[slot].status, ^uint32(undelivered))
+		a.retired.open.push(a.t.slots.link, slot)
 	}
 }
 
@@ -139,12 +172,18 @@ func (p *pump) deliver(r *ring) {
 	notes := *r.notes.Load()
 	tail := r.tail.Load()
 	n := &notes[tail&uint64(len(notes)-1)]
-	e := Event{Type: n.typ, Change: n.change, Seq: n.seq, Time: p.t.Time(n.tick)}
+	if n.typ == numEventTypes {
+		r.tail.Store(tail + 1)
+		return
+	}
+	e := Event{Type: n.typ, Change: n.change, Time: p.t.Time(n.tick)}
 	p.t.describe(&e.Flow, n.slot, &n.entry, &n.ext, n.tick)
 	r.tail.Store(tail + 1)
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.delivered++
+	e.Seq = p.delivered
 	for _, s := range p.subs {
 		if s.mask&(1<<e.Type) == 0 {
 			continue

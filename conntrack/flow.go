@@ -62,6 +62,8 @@ const (
 	ChangedAssured                    // Assured was set
 	ChangedMark                       // the mark was set
 	ChangedTimeout                    // the timeout was set by a user
+	ChangedLabels                     // labels were set or cleared
+	ChangedStatus                     // status bits were set by a user
 )
 
 // Event reports a change of one flow.

@@ -34,6 +34,17 @@ func (c *chain) push(link []uint32, i uint32) {
 	c.n++
 }
 
+// append adds number i at the end of c.
+func (c *chain) append(link []uint32, i uint32) {
+	if c.n == 0 {
+		c.head = i
+	} else {
+		link[c.tail] = i
+	}
+	c.tail = i
+	c.n++
+}
+
 // pop removes the first number; c must not be empty.
 func (c *chain) pop(link []uint32) uint32 {
 	i := c.head

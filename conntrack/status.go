@@ -33,6 +33,11 @@ const (
 
 // Bits of our own.
 const (
+	// linked: both tuples are in the index, or were until the entry ended.
+	linked Status = 1 << 16
+	// undelivered: the entry ended, and its DESTROY event waits for room.
+	undelivered Status = 1 << 17
+
 	// OwnTimeout: Proposal.Timeout replaces the protocol's timeouts.
 	OwnTimeout Status = 1 << 20
 	// UserStatus is a bit without meaning to the table, for its user.

@@ -75,7 +75,7 @@ func New(cfg Config) (*Table, error) {
 		return nil, err
 	}
 	t.mem = append(t.mem, t.index.mem)
-	if err := t.allocate(cfg.Max + cfg.Max/8 + slotSlack + cfg.Workers*4*refillCount); err != nil {
+	if err := t.allocate(cfg.Max + cfg.Max/8 + slotSlack + (cfg.Workers+1)*(4*refillCount+maxDying)); err != nil {
 		return nil, errors.Join(err, t.free())
 	}
 

@@ -104,7 +104,7 @@ func (w *Worker) trackUDP(r Ref, e *Entry, status Status, s *Segment, now Tick) 
 }
 
 // assure sets Assured and returns assuredNow if it was not set before.
-func (w *Worker) assure(e *Entry) Status {
+func (a *actor) assure(e *Entry) Status {
 	if Status(atomic.OrUint32(&e.status, uint32(Assured)))&Assured != 0 {
 		return 0
 	}

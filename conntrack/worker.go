@@ -34,6 +34,7 @@ type actor struct {
 	slots   chain // free slots at hand
 	exts    chain // free extension records at hand
 	retired retirees
+	dying   chain // entries whose DESTROY waits for room in the ring
 }
 
 func (a *actor) init(t *Table, i int) {
@@ -65,6 +66,7 @@ func (w *Worker) Begin(now Tick) {
 	w.t.advance(now)
 	w.retired.close(w.t.epochs)
 	w.t.epochs.enter(w.seat)
+	w.deliverDying(now)
 	w.reclaim()
 	w.t.control.help()
 	w.sweep(now)
@@ -101,7 +103,7 @@ func (a *actor) forget(e *Entry) {
 		one := chain{}
 		one.push(a.t.extPool.link, e.ext)
 		a.t.extPool.put(&a.exts, &one)
-		e.ext = 0
+		word.Store32(&e.ext, 0)
 	}
 	word.Store32(&e.status, 0)
 }
