@@ -77,7 +77,7 @@ func TestFlowIsDyingUntilItsDestroyIsInTheRing(t *testing.T) {
 func TestDyingFlowsAreBounded(t *testing.T) {
 	const ring = 4
 	table := newTable(t, Config{Max: 100, EventRing: ring})
-	sub := table.Subscribe(1, DestroyEvents)
+	sub := table.Subscribe(2*maxDying, DestroyEvents)
 	w := table.Worker(0)
 	w.Begin(start)
 	table.events.mu.Lock()
