@@ -187,15 +187,15 @@ func unreachable(t *testing.T, host *netns.Host, from netip.Addr, to netip.AddrP
 	d.hearEverything(t)
 	_, err := d.Write([]byte("anybody?"))
 	must(t, err)
-	if err := d.readError(t); !errors.Is(err, want) {
-		t.Errorf("a datagram to %v: %v, want %v", to, err, want)
-	}
 	c, err := host.DialFrom(t.Context(), &net.TCPAddr{IP: from.AsSlice()}, "tcp", to.String())
 	if err == nil {
 		c.Close()
 	}
 	if !errors.Is(err, want) {
 		t.Errorf("dialling %v: %v, want %v", to, err, want)
+	}
+	if err := d.readError(t); !errors.Is(err, want) {
+		t.Errorf("a datagram to %v: %v, want %v", to, err, want)
 	}
 }
 
@@ -214,30 +214,45 @@ func TestErrorsComeBackThroughTheTranslation(t *testing.T) {
 			if !f.is4() {
 				noRoute = syscall.ENETUNREACH
 			}
+			quoted := sendInVain(t, h, f)
 			unreachable(t, h.first, f.first, at(f.deadHost(), 9999), noRoute)
 			unreachable(t, h.first, f.first, at(f.deadNeighbour(), 9999), syscall.EHOSTUNREACH)
-			t.Run("the packet inside is the sender's own", func(t *testing.T) {
-				p := openPing(t, h.second, f, f.second)
-				d := bindUDP(t, h.second, at(f.second, 0))
-				self := f.inside
-				if h.gw.Kind() == netns.Kernel {
-					self = f.outside // it answers the packet it had translated
-				}
-				for hop, to := range map[netip.Addr]netip.AddrPort{
-					f.server: at(f.server, 9999),
-					f.up:     at(f.deadHost(), 9999),
-					self:     at(f.deadNeighbour(), 9999),
-				} {
-					_, err := d.WriteToUDPAddrPort([]byte("anybody?"), to)
-					must(t, err)
-					m := p.wait(t, hop, about(at(f.second, d.port()), to))
-					if m.quoted.damaged {
-						t.Errorf("%v quotes an IP header with a wrong checksum", hop)
-					}
-				}
-			})
+			quoted()
 		})
 	})
+}
+
+// sendInVain sends datagrams that the server, the router and the gateway will
+// complain about. The returned function expects that each complaint quotes the
+// datagram as it was sent.
+func sendInVain(t *testing.T, h *house, f *family) (quoted func()) {
+	d := bindUDP(t, h.second, at(f.second, 0))
+	self := f.inside
+	if h.gw.Kind() == netns.Kernel {
+		self = f.outside // it answers the packet it had translated
+	}
+	complaints := []struct {
+		from netip.Addr
+		to   netip.AddrPort
+		ears pinger // one for each: they come in any order
+	}{
+		{from: f.server, to: at(f.server, 9999)},
+		{from: f.up, to: at(f.deadHost(), 9999)},
+		{from: self, to: at(f.deadNeighbour(), 9999)},
+	}
+	for i := range complaints {
+		c := &complaints[i]
+		c.ears = openPing(t, h.second, f, f.second)
+		_, err := d.WriteToUDPAddrPort([]byte("anybody?"), c.to)
+		must(t, err)
+	}
+	return func() {
+		for _, c := range complaints {
+			if m := c.ears.wait(t, c.from, about(at(f.second, d.port()), c.to)); m.quoted.damaged {
+				t.Errorf("%v quotes an IP header with a wrong checksum", c.from)
+			}
+		}
+	}
 }
 
 // deadHost is an address that the router cannot reach.
