@@ -43,6 +43,7 @@ type Owner struct {
 	cfg Config
 
 	mu       sync.Mutex // guards all below
+	claimed  int        // socket that keeps other processes off, -1: none
 	counters *ebpf.Map
 	links    []owned
 	pins     string // directory of this interface's pins, "" without Hold
@@ -55,10 +56,11 @@ type owned struct {
 }
 
 // Take cuts the kernel off an interface. It needs CAP_BPF and CAP_NET_ADMIN (and
-// CAP_SYS_ADMIN for another namespace, or to mount a BPF file system). Open the packet
-// sockets first: from here on nobody else sees what arrives.
+// CAP_SYS_ADMIN for another namespace, or to mount a BPF file system). From here on
+// only packet sockets see what arrives. The error wraps ErrOwned when another process
+// owns the interface, ErrKernel when the kernel is too old.
 func Take(cfg Config) (*Owner, error) {
-	o := &Owner{cfg: cfg}
+	o := &Owner{cfg: cfg, claimed: -1}
 	if err := ns.Do(cfg.Netns, o.take); err != nil {
 		o.Release()
 		return nil, fmt.Errorf("own interface %d: %w", cfg.Ifindex, err)
@@ -68,6 +70,9 @@ func Take(cfg Config) (*Owner, error) {
 
 // take runs on a thread inside the interface's namespace.
 func (o *Owner) take() (err error) {
+	if err := o.claim(); err != nil {
+		return err
+	}
 	if o.counters, err = newCounters(); err != nil {
 		return err
 	}
@@ -163,6 +168,7 @@ func (o *Owner) closeLocked() error {
 		errs = append(errs, o.counters.Close())
 		o.counters = nil
 	}
+	o.unclaim()
 	return errors.Join(errs...)
 }
 
