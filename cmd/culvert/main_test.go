@@ -105,6 +105,8 @@ func TestMisuseNamesTheNearest(t *testing.T) {
 		{"a missing file", []string{"check"}, "culvert: -c FILE is missing\nTry 'culvert check --help'.\n"},
 		{"a missing interface", []string{"run", "--lan", "eth1"}, "culvert: want -c FILE, or both --lan and --wan\nTry 'culvert run --help'.\n"},
 		{"a file and interfaces", []string{"run", "-c", "x.toml", "--lan", "eth1"}, "culvert: --lan and --wan are for running without a file; drop them or -c\nTry 'culvert run --help'.\n"},
+		{"an interface on both sides", []string{"run", "--lan", "eth1,eth2", "--wan", "eth2"}, "culvert: --lan and --wan both name eth2; an interface is inside or outside\nTry 'culvert run --help'.\n"},
+		{"a stray word for the demo", []string{"demo", "now"}, "culvert: unexpected argument \"now\"\nTry 'culvert demo --help'.\n"},
 		{"conntrack, in its own words", []string{"conntrack", "--dmup"}, conntrackName + ": unknown flag: --dmup; did you mean --dump?\n" + conntrackHint + "\n"},
 		{"two conntrack commands", []string{"conntrack", "-L", "-C"}, conntrackName + ": want exactly one of -L, -E, -C and -F\n" + conntrackHint + "\n"},
 		{"an unknown protocol", []string{"conntrack", "-L", "-p", "tpc"}, conntrackName + ": unknown protocol \"tpc\"; use a name such as tcp, or a number below 256\n" + conntrackHint + "\n"},

@@ -95,7 +95,7 @@ func interfaceAddCommand() *cobra.Command {
 func interfaceRemoveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "remove NAME [flags]",
-		Short:   "Stop serving an interface that was added at run time",
+		Short:   "Stop serving an interface until it is added again or the gateway starts anew",
 		Example: "  culvert interface remove veth7",
 		Args:    oneArgument("the interface"),
 	}

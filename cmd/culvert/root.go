@@ -78,6 +78,8 @@ Example:
 {{end}}`
 
 func newRoot() *cobra.Command {
+	show := demo.Command()
+	show.Args = noArguments
 	root := &cobra.Command{
 		Use:           "culvert COMMAND",
 		Short:         "Translate and filter packets between networks, without the kernel's netfilter",
@@ -95,7 +97,7 @@ func newRoot() *cobra.Command {
 	for _, c := range []*cobra.Command{
 		runCommand(),
 		checkCommand(),
-		demo.Command(),
+		show,
 		statusCommand(),
 		reloadCommand(),
 		conntrackCommand(),

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -60,6 +61,11 @@ func (o *runOptions) load() (*config.Config, error) {
 	case o.config != "":
 		return config.Load(o.config)
 	case len(o.lan) > 0 && len(o.wan) > 0:
+		for _, name := range o.lan {
+			if slices.Contains(o.wan, name) {
+				return nil, usageError{err: fmt.Errorf("--lan and --wan both name %s; an interface is inside or outside", name)}
+			}
+		}
 		return config.Quick(o.lan, o.wan), nil
 	}
 	return nil, usageError{err: errors.New("want -c FILE, or both --lan and --wan")}
