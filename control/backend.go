@@ -49,6 +49,36 @@ func (g *Gateway) publish(p *plan, program *rules.Program, leftOut []string) {
 	g.current.Store(a)
 }
 
+// logChanges tells how interfaces that are served have changed.
+func (g *Gateway) logChanges(old, now *active) {
+	for _, b := range now.interfaces {
+		i := slices.IndexFunc(old.interfaces, func(o boundInterface) bool {
+			return o.conf.Name == b.conf.Name && o.conf.Netns == b.conf.Netns
+		})
+		if i < 0 {
+			continue
+		}
+		was := old.interfaces[i]
+		var changes []any
+		note := func(what string, same bool, value any) {
+			if !same {
+				changes = append(changes, what, value)
+			}
+		}
+		note("state", was.state == b.state, b.state)
+		if was.id >= 0 && b.id >= 0 { // else it came or went
+			note("mtu", was.mtu == b.mtu, b.mtu)
+			note("mac", was.mac == b.mac, net.HardwareAddr(b.mac[:]).String())
+			note("addresses", slices.Equal(was.addresses, b.addresses), texts(b.addresses))
+			note("next_hops", slices.Equal(was.nextHops, b.nextHops), texts(b.nextHops))
+		}
+		if len(changes) > 0 {
+			k := key{b.conf.Netns, b.conf.Name}
+			g.log.Info("interface changed", append([]any{"interface", k.String()}, changes...)...)
+		}
+	}
+}
+
 var driverNames = map[config.Driver]string{config.AFPacket: "af_packet", config.TUN: "tun"}
 
 func bound(l *link, o *openPort) boundInterface {

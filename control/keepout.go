@@ -3,6 +3,9 @@ package control
 import (
 	"fmt"
 
+	"github.com/vishvananda/netlink"
+
+	"example.com/culvert/dataplane/port"
 	"example.com/culvert/dataplane/port/own"
 	"example.com/culvert/dataplane/port/tun"
 	"example.com/culvert/rules/config"
@@ -16,7 +19,7 @@ func (g *Gateway) keepOut(p *openPort, l *link) error {
 		c.OnExit = own.Hold
 	}
 	if g.cfg.Host.Enabled && p.netns == "" {
-		tap, err := tun.OpenTAP(tun.Config{Name: tapName(l.kernel.Index), MTU: l.kernel.MTU})
+		tap, err := tun.OpenTAP(tun.Config{Name: tapName(l.kernel.Index), MTU: min(l.kernel.MTU, maxTAP)})
 		if err != nil {
 			return err
 		}
@@ -26,6 +29,30 @@ func (g *Gateway) keepOut(p *openPort, l *link) error {
 	owner, err := own.Take(c)
 	p.owner = owner
 	return err
+}
+
+// maxTAP is the largest MTU of a TAP: what the kernel takes from a descriptor at
+// once is 64 KB with the link-layer header.
+const maxTAP = 65535 - 14
+
+// setMTU has the TAP of an interface carry what the interface does. It runs on the
+// thread of the gateway's own namespace.
+func setMTU(tap port.Port, mtu int) error {
+	info := tap.Info()
+	if mtu = min(mtu, maxTAP); info.MTU == mtu {
+		return nil
+	}
+	l, err := netlink.LinkByIndex(info.Index)
+	if err == nil {
+		err = netlink.LinkSetMTU(l, mtu)
+	}
+	if err == nil {
+		_, err = tap.Refresh()
+	}
+	if err != nil {
+		return fmt.Errorf("kernel path %s: mtu %d: %w", info.Name, mtu, err)
+	}
+	return nil
 }
 
 // tapName names the TAP of the interface with the given index: unique in its

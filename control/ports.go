@@ -201,12 +201,18 @@ func (g *Gateway) release(p *openPort) error {
 	return nil
 }
 
-// refresh follows a change of MAC or MTU.
+// refresh follows a change of MAC, MTU or state.
 func (g *Gateway) refresh(p *openPort) error {
 	if p.port == nil {
 		return nil
 	}
-	info, err := p.port.Refresh()
+	var info port.Info
+	err := g.own.Do(func() (err error) {
+		if info, err = p.port.Refresh(); err == nil && p.box != nil {
+			err = setMTU(p.box, info.MTU)
+		}
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("interface %v: %w", p.key, err)
 	}

@@ -42,9 +42,10 @@ func (g *Gateway) reconcile(p *plan, failure onFailure) error {
 	if err != nil {
 		return errors.Join(err, g.undo(opened))
 	}
-	old, before := g.ports, g.localAddresses()
+	old, before, was := g.ports, g.localAddresses(), g.current.Load()
 	g.ports, g.ids, g.cfg, g.lastPlan = ports, ids, p.cfg, &asked
 	g.publish(p, program, leftOut)
+	g.logChanges(was, g.current.Load())
 	g.afterwards(p, old, before)
 	if g.retry != nil {
 		g.retry.Stop()
@@ -150,7 +151,9 @@ func (g *Gateway) apply(p *plan, ids map[key]uint16, ports map[key]*openPort) (*
 		}
 		st.Ports = append(st.Ports, c)
 	}
-	return program, g.engine.Apply(st)
+	// Ports with fewer queues than workers get more senders, in the namespace of
+	// the calling thread.
+	return program, g.own.Do(func() error { return g.engine.Apply(st) })
 }
 
 func portConfig(l *link, o *openPort) dataplane.PortConfig {

@@ -407,8 +407,6 @@ func (h *fakeHost) Resolve(id uint16, a netip.Addr) {
 	}
 }
 
-func (h *fakeHost) Listens(_ tuple.Addr, p uint16) bool { return h.services[p] }
-
 func (h *fakeHost) Owns(_ uint8, _ tuple.Addr, p uint16) bool { return h.services[p] }
 
 func (h *fakeHost) Port() port.Port { return h.port }
