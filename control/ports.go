@@ -155,8 +155,10 @@ func closeSender(s port.Sender) error {
 // neighbour carries what the own stack learned to the engine.
 func (g *Gateway) neighbour(n host.Neighbour) {
 	switch addr := tuple.AddrFrom(n.Addr); n.State {
-	case host.Reachable, host.Stale:
+	case host.Reachable:
 		g.engine.NeighbourLearned(n.Port, addr, n.MAC)
+	case host.Stale:
+		g.engine.NeighbourAnnounced(n.Port, addr, n.MAC)
 	case host.Failed:
 		g.engine.NeighbourFailed(n.Port, addr)
 	}

@@ -23,7 +23,7 @@ type Host interface {
 	// port id. It reports false when the ring is full.
 	DeliverLink(id uint16, frame []byte) bool
 	// Resolve asks for the link-layer address of addr on port id. The answer
-	// comes back through Engine.NeighbourLearned or NeighbourFailed.
+	// comes back through Engine.NeighbourLearned, NeighbourAnnounced or NeighbourFailed.
 	Resolve(id uint16, addr netip.Addr)
 	// Owns reports whether a socket of an in-process service takes packets to
 	// (proto, addr, port).
@@ -273,6 +273,15 @@ func (e *Engine) NeighbourLearned(id uint16, addr tuple.Addr, mac [6]byte) {
 	}
 }
 
+// NeighbourAnnounced records an address that its owner announced without being
+// asked. It is used at once, a router that takes over says no more; but anybody
+// on the link can say so, therefore it is verified as soon as packets go there.
+func (e *Engine) NeighbourAnnounced(id uint16, addr tuple.Addr, mac [6]byte) {
+	if _, ok := e.neigh.Learn(id, addr, mac, e.cfg.Clock()-int64(neighbourAge)-1); ok {
+		e.resolved()
+	}
+}
+
 // NeighbourFailed records that nobody answered for addr.
 func (e *Engine) NeighbourFailed(id uint16, addr tuple.Addr) {
 	if _, ok := e.neigh.Fail(id, addr); ok {
@@ -303,9 +312,15 @@ func (e *Engine) upkeep() {
 		}
 		e.clock.sync()
 		e.expireFragments()
-		if e.host != nil {
-			e.neigh.Upkeep(e.cfg.Clock()-int64(neighbourAge), func(id uint16, a tuple.Addr) { e.host.Resolve(id, a.Netip()) })
-		}
+		e.verifyNeighbours()
+	}
+}
+
+// verifyNeighbours has the host stack ask again for the neighbours that packets
+// went to and that were not confirmed lately.
+func (e *Engine) verifyNeighbours() {
+	if e.host != nil {
+		e.neigh.Upkeep(e.cfg.Clock()-int64(neighbourAge), func(id uint16, a tuple.Addr) { e.host.Resolve(id, a.Netip()) })
 	}
 }
 

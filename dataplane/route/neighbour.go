@@ -50,7 +50,7 @@ type slot struct {
 	addr      tuple.Addr
 	mac       [6]byte
 	asked     int64 // while Incomplete: when Find last said fresh, ns
-	confirmed int64 // time of the last Learn, ns
+	confirmed int64 // what the last Learn said, ns
 }
 
 type neighbourKey struct {
@@ -208,10 +208,11 @@ func (n *Neighbours) takeLocked(now int64) (uint32, bool) {
 	return 0, false
 }
 
-// Learn records the link-layer address of a neighbour and returns its slot.
+// Learn records the link-layer address of a neighbour, confirmed at the given
+// time (ns), and returns its slot.
 // Addresses nobody asked for, and static ones, are ignored (ok false): a stranger's
 // announcements cannot fill the table or take over what the user fixed.
-func (n *Neighbours) Learn(port uint16, addr tuple.Addr, mac [6]byte, now int64) (i uint32, ok bool) {
+func (n *Neighbours) Learn(port uint16, addr tuple.Addr, mac [6]byte, confirmed int64) (i uint32, ok bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	i, ok = n.index[neighbourKey{port, addr}]
@@ -219,7 +220,7 @@ func (n *Neighbours) Learn(port uint16, addr tuple.Addr, mac [6]byte, now int64)
 		return 0, false
 	}
 	s := &n.slots[i]
-	s.confirmed = now
+	s.confirmed = confirmed
 	if s.state == Reachable && s.mac == mac {
 		return i, true
 	}

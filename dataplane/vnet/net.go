@@ -150,8 +150,10 @@ func (n *Net) addLink(id uint16, conf config.Interface) error {
 // neighbour carries what the own stack learned to the engine.
 func (n *Net) neighbour(e host.Neighbour) {
 	switch addr := tuple.AddrFrom(e.Addr); e.State {
-	case host.Reachable, host.Stale:
+	case host.Reachable:
 		n.Engine.NeighbourLearned(e.Port, addr, e.MAC)
+	case host.Stale:
+		n.Engine.NeighbourAnnounced(e.Port, addr, e.MAC)
 	case host.Failed:
 		n.Engine.NeighbourFailed(e.Port, addr)
 	}
