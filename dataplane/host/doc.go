@@ -52,7 +52,8 @@
 //	            one broadcast
 //
 // A neighbour that announces another MAC is believed (the next hop of a failover
-// pair moves so), but not twice within a second.
+// pair moves so), but not twice within a second: then everybody is asked when the
+// second is over.
 //
 // # Limits
 //

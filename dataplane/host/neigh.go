@@ -211,7 +211,11 @@ func (l *link) learn(c claim) {
 			return
 		}
 	} else if c.hasMAC && c.mac != n.mac {
-		if c.keepOld || now.Sub(n.changed) < lockTime {
+		if c.keepOld {
+			return
+		}
+		if now.Sub(n.changed) < lockTime {
+			l.doubtLocked(n, now)
 			return
 		}
 		n.proven = false
@@ -229,6 +233,17 @@ func (l *link) learn(c claim) {
 	} else {
 		l.tellLocked(n, Stale)
 	}
+}
+
+// doubtLocked has everybody asked for n when its MAC may change again: two stations
+// claim the address, or it has just moved.
+func (l *link) doubtLocked(n *neighbour, now tcpip.MonotonicTime) {
+	if n.phase != known {
+		return
+	}
+	n.phase, n.probes, n.due = verifying, maxProbes-1, n.changed.Add(lockTime)
+	l.open[n.addr] = n
+	l.armLocked(now)
 }
 
 // learnStrangerLocked keeps the address of a host that asks for one of ours: it is

@@ -169,6 +169,27 @@ func TestChangedMACIsTold(t *testing.T) {
 	}
 }
 
+func TestMACThatChangesTwiceAtOnceIsAskedFor(t *testing.T) {
+	b := newBench(t, Config{})
+	b.ask(client4)
+	b.hear(arpAnswer(t, theirMAC))
+	b.news.take()
+	b.hear(arpFrame(t, layers.ARPReply, broadcastMAC, otherMAC, client4, client4))
+	if got := b.wire.take(); len(got) != 0 {
+		t.Errorf("asked within the lock time: %v", got)
+	}
+	b.clock.Advance(lockTime + sweepEvery)
+	frames := b.wire.take()
+	if len(frames) != 1 {
+		t.Fatalf("%d frames after the lock time, want one question", len(frames))
+	}
+	if target, _, everybody := question(t, frames[0]); target != client4 || !everybody {
+		t.Errorf("asked for %v (everybody: %v), want everybody for %v", target, everybody, client4)
+	}
+	b.hear(arpAnswer(t, otherMAC))
+	wantNews(t, "after the answer", b.news.take(), Neighbour{Addr: client4, MAC: otherMAC, State: Reachable})
+}
+
 func TestStrangersAreKeptOnlyFromTheLink(t *testing.T) {
 	b := newBench(t, Config{})
 	far := netip.MustParseAddr("192.0.2.77")

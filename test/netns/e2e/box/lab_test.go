@@ -32,6 +32,8 @@ const (
 		[[interface]]
 		name = "wan0"
 		area = "wan"
+	` + masquerade
+	masquerade = `
 		[[snat]]
 		out_area = "wan"
 		action = "masquerade"
