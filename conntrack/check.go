@@ -31,7 +31,9 @@ func (c *checker) fault(format string, args ...any) {
 //   - overflow counts and the number of values are right, and twice that of flows;
 //   - a confirmed entry is swept at its deadline, or little later when workers
 //     whose clocks differ saw it;
-//   - what is in the free list is in no use.
+//   - what is in the free list is in no use;
+//   - an expectation has a master that lives, is found by hash and by master,
+//     and is counted.
 //
 // It takes each shard's lock in turn, then all of them for a moment.
 func (t *Table) Check(now Tick) []error {
@@ -44,6 +46,7 @@ func (t *Table) Check(now Tick) []error {
 	c.entries(now)
 	c.count()
 	c.free()
+	c.expects()
 	return c.faults
 }
 
@@ -188,5 +191,44 @@ func (c *checker) free() {
 			c.fault("slot %d is free with status %v", slot, status)
 		}
 		slot = p.link[slot]
+	}
+}
+
+// expects checks the expectations and the lists they are in.
+func (c *checker) expects() {
+	t, ex := c.t, &c.t.expects
+	ex.mu.Lock()
+	defer ex.mu.Unlock()
+	byHash, byMaster, used := 0, 0, 0
+	for cell := range ex.heads {
+		n := 0
+		for i := ex.heads[cell]; i != 0; i = ex.recs[i].next {
+			if at := t.expectCell(&ex.recs[i].x.Tuple); at != uint64(cell) {
+				c.fault("expectation %d is in list %d, want %d", i, cell, at)
+			}
+			n++
+		}
+		if got := ex.filter[cell].Load(); got != uint32(n) {
+			c.fault("expectation filter %d: %d, want %d", cell, got, n)
+		}
+		byHash += n
+	}
+	for cell := range ex.family {
+		for i := ex.family[cell]; i != 0; i = ex.recs[i].sibling {
+			byMaster++
+		}
+	}
+	for i := range ex.recs {
+		r := &ex.recs[i]
+		if r.born == 0 {
+			continue
+		}
+		used++
+		if e := &t.entries[r.master.Slot]; word.Load32(&e.gen) != r.master.Gen || e.Status()&announces == 0 {
+			c.fault("expectation %d: its master in slot %d is gone", i, r.master.Slot)
+		}
+	}
+	if n := int(ex.n.Load()); used != n || byHash != n || byMaster != n {
+		c.fault("%d expectations: %d records, %d by hash, %d by master", n, used, byHash, byMaster)
 	}
 }

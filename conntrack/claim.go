@@ -17,6 +17,7 @@ type Proposal struct {
 	Labels          [2]uint64 // connection labels
 	Policy          uint32    // timeouts to use, from Table.Policy; 0: the table's
 	Helper          uint32    // number of the helper that watches the flow, 0 if none; see Config.HelperName
+	Master          Master    // of an expected flow, set by Announced.Inherit
 }
 
 const claimTries = 4 // expired entries in the way of one claim
@@ -102,14 +103,14 @@ func (w *Worker) fill(slot uint32, p *Proposal, now Tick) bool {
 	}
 	word.Store32(&e.timeout, uint32(timeout))
 	word.Store32(&e.status, uint32(status))
-	if !t.cfg.Timestamp && p.Labels == ([2]uint64{}) && p.Policy|p.Helper == 0 {
+	if !t.cfg.Timestamp && p.Labels == ([2]uint64{}) && p.Policy|p.Helper|p.Master.Slot == 0 {
 		return true
 	}
 	e.ext = t.extPool.get(&w.exts)
 	if e.ext == 0 {
 		return false
 	}
-	t.exts[e.ext] = extension{labels: p.Labels, policy: p.Policy, helper: p.Helper}
+	t.exts[e.ext] = extension{labels: p.Labels, policy: p.Policy, helper: p.Helper, master: p.Master}
 	return true
 }
 
@@ -181,6 +182,9 @@ func (a *actor) kill(slot uint32, how killing, now Tick) bool {
 	hr := t.index.key.tuple(&e.half[tuple.Reply].tuple)
 	if !a.unlink(slot, how, now, ho, hr) {
 		return false
+	}
+	if e.Status()&announces != 0 {
+		t.orphan(slot, e.gen, now)
 	}
 	if how == ifExpired {
 		word.Add64(&a.stats.Expired, 1)

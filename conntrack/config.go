@@ -160,6 +160,8 @@ type Config struct {
 	IgnoreInvalidRST bool   // net.netfilter.nf_conntrack_tcp_ignore_invalid_rst
 	TCPMaxRetrans    int    // 0 means 3
 
+	MaxExpect int // expectations the table can hold; 0: Max/64, 16 to 4096, as Linux
+
 	// HelperName names the helper with a number that a Proposal had. Nil: no names.
 	HelperName func(helper uint32) string
 
@@ -208,6 +210,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.TCPMaxRetrans > maxRetrans {
 		return c, fmt.Errorf("conntrack: tcp_max_retrans %d: must be 1 to %d", c.TCPMaxRetrans, maxRetrans)
+	}
+	if c.MaxExpect <= 0 {
+		c.MaxExpect = min(max(c.Max/64, 16), defaultExpects)
 	}
 	from := &LinuxTimeouts
 	if c.Profile == RFC {

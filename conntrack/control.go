@@ -321,3 +321,13 @@ func (t *Table) update(k tuple.Tuple, change Change, f func(uint32, *Entry, Tick
 	c.emit(EventUpdate, change, slot, t.Now())
 	return nil
 }
+
+// Master returns the slot of the flow that announced e, if it has one that is
+// still there. The caller got e in its current epoch.
+func (t *Table) Master(e *Entry) (slot uint32, ok bool) {
+	ext := word.Load32(&e.ext)
+	if ext == 0 || t.exts[ext].master.Slot == 0 || !t.aliveMaster(&t.exts[ext].master) {
+		return 0, false
+	}
+	return t.exts[ext].master.Slot, true
+}

@@ -63,7 +63,8 @@ type extension struct {
 	labels      [2]uint64 // 128 connection labels
 	policy      uint32    // of timeouts; see Table.Policy
 	helper      uint32    // number of the helper, 0 if none
-	_           [11]uint64
+	master      Master    // of an expected flow
+	_           [5]uint64
 }
 
 // Tuple returns the tuple of packets in direction d.
@@ -170,5 +171,6 @@ func (e *Entry) copyTo(c *Entry) {
 func (x *extension) copyTo(c *extension) {
 	c.start, c.stop = word.Load64(&x.start), word.Load64(&x.stop)
 	c.labels[0], c.labels[1] = word.Load64(&x.labels[0]), word.Load64(&x.labels[1])
+	c.master = x.master // does not change
 	c.policy, c.helper = word.Load32(&x.policy), word.Load32(&x.helper)
 }

@@ -311,6 +311,7 @@ func (t *Table) describe(f *Flow, slot uint32, e *Entry, x *extension, now Tick)
 		Choice: e.Choice(),
 		Labels: x.labels,
 	}
+	f.Master = x.master.Original
 	if x.helper != 0 && t.cfg.HelperName != nil {
 		f.Helper = t.cfg.HelperName(x.helper)
 	}

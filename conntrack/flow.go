@@ -23,6 +23,8 @@ type Flow struct {
 	Labels  [2]uint64
 	Helper  string // name of the helper, "" if none
 
+	Master tuple.Tuple // original tuple of the flow that announced it; zero: none
+
 	Start, Stop time.Time // zero unless Config.Timestamp; Stop only in EventDestroy
 }
 

@@ -38,6 +38,9 @@ const (
 	// undelivered: the entry ended, and its DESTROY event waits for room.
 	undelivered Status = 1 << 17
 
+	// announces: the flow has or had expectations.
+	announces Status = 1 << 18
+
 	// OwnTimeout: Proposal.Timeout replaces the protocol's timeouts.
 	OwnTimeout Status = 1 << 20
 	// UserStatus is a bit without meaning to the table, for its user.

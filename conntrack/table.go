@@ -32,6 +32,7 @@ type Table struct {
 	readers chan int // free seats for goroutines that are not workers
 	workers []*Worker
 	control control
+	expects expects
 
 	_    [64]byte
 	live atomic.Int64 // entries in the index
@@ -91,6 +92,7 @@ func New(cfg Config) (*Table, error) {
 		t.workers[i].init(t, i)
 	}
 	t.control.init(t, cfg.Workers)
+	t.expects.max = cfg.MaxExpect
 	go t.events.run()
 	return t, nil
 }
@@ -134,6 +136,7 @@ func (t *Table) Close() error {
 	var err error
 	t.closed.Do(func() {
 		t.events.stop()
+		t.closeExpects()
 		err = t.free()
 	})
 	return err

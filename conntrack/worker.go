@@ -69,6 +69,9 @@ func (w *Worker) Begin(now Tick) {
 	w.deliverDying(now)
 	w.reclaim()
 	w.t.control.help()
+	if w.t.expects.n.Load() != 0 {
+		w.t.expireExpects(now)
+	}
 	w.sweep(now)
 }
 

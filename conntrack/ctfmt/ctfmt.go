@@ -133,11 +133,20 @@ func familyName(family uint8) string {
 // appendDirection appends the tuple, zone and counters of one direction.
 func appendDirection(b []byte, f *conntrack.Flow, d tuple.Direction, show fields) []byte {
 	t := &f.Tuple[d]
-	b = append(b, "src="...)
-	b = t.Src.Netip().AppendTo(b)
-	b = append(b, " dst="...)
-	b = t.Dst.Netip().AppendTo(b)
-	b = append(b, ' ')
+	b = appendPrefixed(b, "", t)
+	if t.Zone != 0 && t.Zone != f.Tuple[d.Other()].Zone {
+		name := [tuple.NumDirections]string{"zone-orig=", "zone-reply="}
+		b = appendUint(b, name[d], uint64(t.Zone))
+	}
+	if show.counters {
+		b = appendUint(b, "packets=", f.Packets[d])
+		b = appendUint(b, "bytes=", f.Bytes[d])
+	}
+	return b
+}
+
+// appendPorts appends what a tuple has besides addresses, by protocol.
+func appendPorts(b []byte, t *tuple.Tuple) []byte {
 	switch {
 	case tuple.IsICMP(t.Proto):
 		b = appendUint(b, "type=", uint64(t.DstPort>>8))
@@ -152,14 +161,6 @@ func appendDirection(b []byte, f *conntrack.Flow, d tuple.Direction, show fields
 	case tuple.HasPorts(t.Proto):
 		b = appendUint(b, "sport=", uint64(t.SrcPort))
 		b = appendUint(b, "dport=", uint64(t.DstPort))
-	}
-	if t.Zone != 0 && t.Zone != f.Tuple[d.Other()].Zone {
-		name := [tuple.NumDirections]string{"zone-orig=", "zone-reply="}
-		b = appendUint(b, name[d], uint64(t.Zone))
-	}
-	if show.counters {
-		b = appendUint(b, "packets=", f.Packets[d])
-		b = appendUint(b, "bytes=", f.Bytes[d])
 	}
 	return b
 }
