@@ -119,7 +119,7 @@ func (s *services) close(ctx context.Context) error {
 		s.beat()
 	}
 	if s.metrics != nil {
-		errs = append(errs, s.metrics.Shutdown(ctx))
+		errs = append(errs, s.metrics.Close()) // a scrape is not worth waiting for
 	} else if s.scrape != nil {
 		errs = append(errs, s.scrape.Close())
 	}

@@ -279,6 +279,7 @@ func TestBadRequests(t *testing.T) {
 		{"unknown form", http.MethodGet, "/v1/flows?format=xml", "", `unknown format "xml"`},
 		{"unknown event", http.MethodGet, "/v1/events?events=OLD", "", `unknown event "OLD"`},
 		{"unknown member", http.MethodPost, "/v1/reload", `{"confg":"x"}`, `unknown field "confg"`},
+		{"two values", http.MethodPost, "/v1/reload", `{} {}`, "more than one JSON value"},
 		{"interface without area", http.MethodPost, "/v1/interfaces", `{"name":"veth7"}`, "needs a name and an area"},
 	} {
 		_, err := client.do(t.Context(), tt.method, tt.path, strings.NewReader(tt.body))

@@ -2,9 +2,11 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"time"
 
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/ctfmt"
@@ -134,6 +136,8 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 	if control.Flush() != nil {
 		return nil // the reader is gone
 	}
+	// A reader that does not read must not hold up the server's end.
+	defer context.AfterFunc(r.Context(), func() { _ = control.SetWriteDeadline(time.Now()) })()
 	var told uint64
 	for {
 		select {

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"example.com/culvert/conntrack"
@@ -44,13 +46,16 @@ type Server struct {
 	log     *slog.Logger
 	http    http.Server
 	cancel  context.CancelFunc // ends the event streams
+
+	mu     sync.Mutex            // guards silent
+	silent map[net.Conn]struct{} // connections that have not asked anything yet
 }
 
 // NewServer returns a server for backend. More holds further handlers by
 // pattern, "GET /metrics" for one; it may be nil.
 func NewServer(backend Backend, log *slog.Logger, more map[string]http.Handler) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &Server{backend: backend, log: log, cancel: cancel}
+	s := &Server{backend: backend, log: log, cancel: cancel, silent: make(map[net.Conn]struct{})}
 	mux := http.NewServeMux()
 	for pattern, handle := range map[string]func(http.ResponseWriter, *http.Request) error{
 		"GET /v1/status":               s.status,
@@ -75,6 +80,7 @@ func NewServer(backend Backend, log *slog.Logger, more map[string]http.Handler) 
 		Handler:           mux,
 		ReadHeaderTimeout: 10 * time.Second,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnState:         s.connState,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	return s
@@ -88,14 +94,33 @@ func (s *Server) Serve(l net.Listener) error {
 	return nil
 }
 
-// Shutdown ends the event streams, waits for the other requests until ctx ends,
-// and closes the listeners.
+// connState keeps account of the connections that have not asked anything yet.
+func (s *Server) connState(c net.Conn, st http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st == http.StateNew {
+		s.silent[c] = struct{}{}
+	} else {
+		delete(s.silent, c)
+	}
+}
+
+// Shutdown closes the listeners, ends the event streams and waits for the other
+// requests until ctx ends. Those that are left, of readers who do not read, are
+// cut off, which is no error.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.cancel()
-	if err := s.http.Shutdown(ctx); err != nil {
-		return errors.Join(err, s.http.Close())
+	s.mu.Lock()
+	for c := range s.silent { // http would give them 5 s to ask
+		c.Close()
 	}
-	return nil
+	s.mu.Unlock()
+	err := s.http.Shutdown(ctx)
+	if ctx.Err() != nil {
+		s.log.Warn("requests were cut off", "reason", ctx.Err())
+		return s.http.Close()
+	}
+	return err
 }
 
 // handler turns an error into the status and body of its kind.
@@ -138,12 +163,16 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 
 // readJSON decodes the body strictly; an empty body leaves into as it is.
 func readJSON(r *http.Request, into any) error {
-	if r.ContentLength == 0 {
-		return nil
-	}
 	dec := json.NewDecoder(r.Body)
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
+	err := dec.Decode(into)
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	if err == nil && dec.More() {
+		err = errors.New("more than one JSON value")
+	}
+	if err != nil {
 		return fmt.Errorf("%w: body: %w", errBadRequest, err)
 	}
 	return nil

@@ -21,6 +21,7 @@ const (
 	directoryMode = 0o755
 	maxPath       = 107 // bytes of sun_path without the final zero
 	probeTimeout  = time.Second
+	lockWait      = time.Second // for another gateway that starts
 )
 
 // DefaultSocket returns the socket of the instance called name: below /run for
@@ -130,17 +131,23 @@ func inodeOf(path string) (uint64, error) {
 }
 
 // lockDirectory keeps two starting gateways from probing the same file at once,
-// without leaving a lock file behind.
+// without leaving a lock file behind. Whoever may read the directory may hold
+// its lock for ever, so it is not waited for longer than lockWait.
 func lockDirectory(dir string) (unlock func(), err error) {
 	d, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX); err != nil {
-		d.Close()
-		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	for deadline := time.Now().Add(lockWait); ; time.Sleep(time.Millisecond) {
+		err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil || errors.Is(err, unix.EWOULDBLOCK) && time.Now().After(deadline):
+			return func() { d.Close() }, nil
+		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
+			d.Close()
+			return nil, fmt.Errorf("lock %s: %w", dir, err)
+		}
 	}
-	return func() { d.Close() }, nil
 }
 
 // Close stops listening and removes the socket file, unless another process has

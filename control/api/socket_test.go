@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func listen(t *testing.T, path string) net.Listener {
@@ -113,4 +115,17 @@ func TestTooLongPathSaysSo(t *testing.T) {
 	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "shorter") {
 		t.Errorf("listen on a path of %d bytes: %v, want advice", len(path), err)
 	}
+}
+
+func TestForeignLockOfTheDirectoryDelaysOnly(t *testing.T) {
+	dir := t.TempDir()
+	d, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	listen(t, filepath.Join(dir, "culvert.sock"))
 }
