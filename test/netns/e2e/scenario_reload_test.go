@@ -222,3 +222,32 @@ func asksFor(g netns.Frame, a netip.Addr) bool {
 	ns, ok := g.Layer(layers.LayerTypeICMPv6NeighborSolicitation).(*layers.ICMPv6NeighborSolicitation)
 	return ok && slices.Equal(ns.TargetAddress, a.AsSlice())
 }
+
+// TestRoutesAreFollowed has the kernel's routes come and go. Without one the
+// sender is told, and with it packets arrive.
+func TestRoutesAreFollowed(t *testing.T) {
+	eachGateway(t, setup{outside: onlyTheServer}, func(t *testing.T, h *house) {
+		eachFamily(t, func(t *testing.T, f *family) {
+			far := netip.PrefixFrom(f.nowhere(), f.nowhere().BitLen())
+			must(t, h.Configure(t.Context(), netns.End{Host: "server", If: "eth0", Addrs: []string{far.String()}}))
+			must(t, h.Configure(t.Context(), netns.End{Host: "router", If: "down0", Routes: []netns.Route{{To: far.String(), Via: f.server.String()}}}))
+			service := at(far.Addr(), 7025)
+			serveTCP(t, h.server, service, greet)
+			attempt := func() error {
+				c, err := h.first.DialFrom(t.Context(), net.TCPAddrFromAddrPort(at(f.first, 0)), "tcp", service.String())
+				if err == nil {
+					c.Close()
+				}
+				return err
+			}
+			noRoute := func() bool { return errors.Is(attempt(), syscall.ENETUNREACH) }
+			if err := attempt(); !errors.Is(err, syscall.ENETUNREACH) {
+				t.Fatalf("without a route: %v, want network is unreachable", err)
+			}
+			must(t, h.Configure(t.Context(), netns.End{Host: "gateway", If: "wan0", Routes: []netns.Route{{To: far.String(), Via: f.up.String()}}}))
+			until(t, "the new route is followed", func() bool { return attempt() == nil })
+			must(t, h.gw.Netlink().RouteDel(&netlink.Route{Dst: ipNet(far), Gw: f.up.AsSlice()}))
+			until(t, "the lost route is not used any more", noRoute)
+		})
+	})
+}
