@@ -4,6 +4,7 @@ import (
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
+	"example.com/culvert/rules"
 )
 
 // EtherTypes with a meaning to the gateway.
@@ -59,13 +60,13 @@ func forBox(p *packet.Packet, nd bool) bool {
 }
 
 // multicast takes packets to a group or to everybody. The gateway does not route
-// them. The box's kernel sends them on its own link, and gets them from areas it
-// serves; DHCP for its clients from everywhere.
+// them. The box's kernel sends them on its own link, and gets what the rules let
+// pass to the host; DHCP for its clients from everywhere.
 func (w *Worker) multicast(p *packet.Packet, in *portEntry, r role) {
 	switch {
 	case r == roleBox:
 		w.rawOut(p, in)
-	case r == roleWire && in.box != nil && (in.local || isDHCPAnswer(&p.Tuple)):
+	case r == roleWire && in.box != nil && (isDHCPAnswer(&p.Tuple) || w.boxMayHear(p, r)):
 		if why := w.rawToBox(p, in); why != None {
 			w.drop(why)
 			return
@@ -74,6 +75,13 @@ func (w *Worker) multicast(p *packet.Packet, in *portEntry, r role) {
 	default:
 		w.drop(Multicast)
 	}
+}
+
+// boxMayHear asks the filter about a packet to a group: it is for the host, and new.
+func (w *Worker) boxMayHear(p *packet.Packet, r role) bool {
+	k := w.key(p, r, rules.New)
+	k.Out, k.OutArea, k.Local = HostPort, rules.AreaHost, rules.ToLocal
+	return w.v.prog.Filter(&k, w.decide()) == rules.Accept
 }
 
 // isDHCPAnswer reports whether t is addressed to a DHCP client (RFC 2131 section
