@@ -52,7 +52,7 @@ func match[T comparable](d *decoder, n *node, m *rules.Match[T], parse func(stri
 
 func parseIfname(s string) (string, error) { return s, checkIfname(s) }
 
-// parseAddr accepts a unicast address.
+// parseAddr accepts a unicast address that may be on a wire.
 func parseAddr(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
 	switch {
@@ -64,6 +64,8 @@ func parseAddr(s string) (netip.Addr, error) {
 		return a, fmt.Errorf("%s is an IPv4 address in disguise: write %s", s, a.Unmap())
 	case a.IsUnspecified() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return a, fmt.Errorf("%s is not the address of a host", s)
+	case a.IsLoopback():
+		return a, fmt.Errorf("%s is a loopback address, which is never on a wire", s)
 	}
 	return a, nil
 }
