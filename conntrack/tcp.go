@@ -161,13 +161,14 @@ func (c *Config) tcpLimits() tcpLimits {
 type tcpConn struct {
 	state   State
 	retrans uint8 // equal bare ACKs in a row, up to maxRetrans
-	suspect bool  // an ignored SYN in LastAck may be answered by a challenge ACK (RFC 5961 4)
+	doubt   bool  // in LastAck: the next ACK may be a challenge to an ignored SYN (RFC 5961 4); before: the open was simultaneous
 	side    [tuple.NumDirections]tcpSide
 	flags   [tuple.NumDirections]uint8
 	scale   [tuple.NumDirections]uint8 // window shift of what this side announces
 
-	// last is about the latest packet: with noteSYN or noteACK, the sequence
-	// number after an ignored packet; else a hash of the last ACK.
+	// last is about the latest packet: with noteSYN what ignoredSYN packs of an
+	// ignored SYN, with noteACK the sequence number after an ignored packet; else of
+	// the last ACK a hash and the low half of the sequence number after it.
 	last uint32
 }
 
@@ -183,17 +184,22 @@ type tcpSide struct {
 const (
 	sideScale   uint8 = 1 << iota // offers window scaling
 	sideSACK                      // permits selective acknowledgements
-	sideCloser                    // sent the first FIN
+	flagOnce                      // see flagFIN and flagShut
 	sideLoose                     // history unknown: windows are not enforced
 	sideUnacked                   // sent data that is not acknowledged
 	sideAcked                     // maxAck is valid
 	noteLow                       // the two bits of the note
 	noteHigh
 
+	// One bit for both sides is enough for these: the first is kept with the
+	// original side, the second with the reply side.
+	flagFIN  = flagOnce // somebody has sent a FIN that counted
+	flagShut = flagOnce // the latest ACK announced no window; also before the first one
+
 	noteMask = noteLow | noteHigh
-	noteACK  = noteLow            // the latest packet: ignored, no SYN
+	noteACK  = noteLow            // the latest packet: an ignored ACK
 	noteSYN  = noteHigh           // the latest packet: an ignored SYN
-	noteRST  = noteLow | noteHigh // the latest packet: a RST
+	noteEnd  = noteLow | noteHigh // the latest packet: a RST, or a FIN that was invalid
 )
 
 // note remembers what the latest packet was, and from which side.
@@ -230,6 +236,7 @@ const (
 	idleRefresh tcpIdle = iota // the timer starts anew
 	idleKeep                   // the packet counts, the timer runs on
 	idleEnd                    // the entry ends with this packet
+	idleShorten                // no longer than the timeout for unacknowledged data, from now
 )
 
 // advance takes a segment in direction d through the tracker. status is the
@@ -263,12 +270,19 @@ func (c *tcpConn) advance(d tuple.Direction, s *Segment, status Status, l *tcpLi
 		}
 		c.overlook(d, s, class)
 		return tcpResult{verdict: Ignore}
-	case next == TimeWait && old == LastAck && class == segACK && c.suspect && c.noted(d.Other(), noteSYN):
-		c.suspect = false // this is no answer to the FIN
+	case next == TimeWait && old == LastAck && class == segACK && c.doubt && c.noted(d.Other(), noteSYN):
+		c.doubt = false // this is no answer to the FIN
 		return tcpResult{verdict: Ignore}
+	case next == SynSent2:
+		c.doubt = true
+	case next == SynRecv && c.doubt && class == segACK:
+		next = Established // both sides have sent SYN+ACK, or need not (RFC 9293 3.5)
 	case class == segRST:
 		var v Verdict
-		if next, v = c.reset(d, s, next, l); v != Accept {
+		if closing(c.state) {
+			return c.settle(d, s, class, next, status, l) // over anyway, and the end shall not be missed
+		}
+		if next, v = c.reset(d, s, next, status, l); v != Accept {
 			return tcpResult{verdict: v}
 		}
 		if c.refused(d, s, status) {
@@ -276,9 +290,25 @@ func (c *tcpConn) advance(d tuple.Direction, s *Segment, status Status, l *tcpLi
 		}
 	}
 	if v := c.window(d, s, class, l); v != Accept {
-		return tcpResult{verdict: v}
+		return c.stray(d, class, v, status)
 	}
 	return c.settle(d, s, class, next, status, l)
+}
+
+// stray handles a segment outside of the window. A FIN or RST that the other
+// host answers with one of its own tells that the hosts have ended a connection
+// the tracker lost sight of: it shall not stay established for days.
+func (c *tcpConn) stray(d tuple.Direction, class tcpClass, v Verdict, status Status) tcpResult {
+	r := tcpResult{verdict: v}
+	if !v.Invalid() || class != segFIN && class != segRST || status&Assured == 0 {
+		return r
+	}
+	if c.noted(d.Other(), noteEnd) {
+		r.idle = idleShorten
+		return r
+	}
+	c.note(d, noteEnd)
+	return r
 }
 
 // settle stores the new state and finds what follows from it.
@@ -286,11 +316,11 @@ func (c *tcpConn) settle(d tuple.Direction, s *Segment, class tcpClass, next Sta
 	old := c.state
 	c.state = next
 	if old != next && next == FinWait {
-		c.flags[d] |= sideCloser
+		c.flags[tuple.Original] |= flagFIN
 	}
 	c.note(d, 0)
 	if class == segRST {
-		c.note(d, noteRST)
+		c.note(d, noteEnd)
 	}
 	r := tcpResult{verdict: Accept}
 	switch {
@@ -300,13 +330,13 @@ func (c *tcpConn) settle(d tuple.Direction, s *Segment, class tcpClass, next Sta
 		r.timer = timerClosed
 	case (c.flags[0]|c.flags[1])&sideUnacked != 0:
 		r.timer = timerUnacked
-	case s.Window == 0:
+	case c.flags[tuple.Reply]&flagShut != 0:
 		r.timer = timerRetrans
 	}
 	switch {
 	case status&SeenReply == 0 && class == segRST:
 		r.idle = idleEnd // refused or given up: nothing to remember
-	case status&SeenReply == 0 && class == segSYN && old == SynSent && next == SynSent:
+	case status&SeenReply == 0 && class == segSYN && old == SynSent:
 		r.idle = idleKeep // or a SYN flood never ages out
 	case status&SeenReply == 0 && next == Established && r.timer == timerState:
 		r.timer = timerUnacked // picked up: nobody answered yet
@@ -323,17 +353,19 @@ func (c *tcpConn) begin(d tuple.Direction, s *Segment, class tcpClass) {
 	if class == segSYN {
 		c.side[d] = tcpSide{end: end, maxEnd: end, maxWin: win}
 		c.options(d, s)
+		c.flags[tuple.Reply] |= flagShut
 		return
 	}
 	// The scale factors are unknown, so windows cannot be enforced.
 	c.side[d] = tcpSide{end: end, maxEnd: end + win, maxWin: win}
 	c.flags[d] = sideSACK | sideLoose
 	c.flags[d.Other()] = sideSACK | sideLoose
+	c.flags[tuple.Reply] |= flagShut
 }
 
 // options takes over what a SYN offers (RFC 7323, RFC 2018).
 func (c *tcpConn) options(d tuple.Direction, s *Segment) {
-	c.flags[d] &= noteMask
+	c.flags[d] &= noteMask | flagOnce
 	c.scale[d] = 0
 	if s.Options&OptWindowScale != 0 {
 		c.flags[d] |= sideScale
@@ -347,18 +379,56 @@ func (c *tcpConn) options(d tuple.Direction, s *Segment) {
 // reopens reports whether a SYN from d in TimeWait or Closed begins a new
 // connection: the old one was closed in order, or reset by the same side.
 func (c *tcpConn) reopens(d tuple.Direction) bool {
-	return (c.flags[0]|c.flags[1])&sideCloser != 0 || c.noted(d, noteRST)
+	return c.flags[tuple.Original]&flagFIN != 0 || c.noted(d, noteEnd)
 }
 
 // overlook remembers an ignored segment: the answer to it tells who was right.
 func (c *tcpConn) overlook(d tuple.Direction, s *Segment, class tcpClass) {
-	c.last = s.Seq + segLength(s)
+	c.shut(s)
 	if class != segSYN {
-		c.note(d, noteACK)
+		c.last = s.Seq + segLength(s)
+		c.note(d, 0)
+		if class == segACK {
+			c.note(d, noteACK)
+		}
+		if c.state == SynSent {
+			c.side[d].maxAck = s.Ack // of no other use before this side is met
+		}
 		return
 	}
+	c.last = packSYN(s)
 	c.note(d, noteSYN)
-	c.suspect = c.state == LastAck
+	c.doubt = c.state == LastAck
+}
+
+// What packSYN keeps of an ignored SYN, from the lowest bit.
+const (
+	synEndBits  = 26 // of the sequence number behind it
+	synEndMask  = 1<<synEndBits - 1
+	synScaleOff = synEndBits // 4 bits
+	synHasScale = 1 << 30
+	synHasSACK  = 1 << 31
+)
+
+// packSYN packs what a SYN says that must be known should the other host answer
+// it: where it ends, as far as an answer is to be recognised, and its options.
+func packSYN(s *Segment) uint32 {
+	p := (s.Seq + segLength(s)) & synEndMask
+	if s.Options&OptWindowScale != 0 {
+		p |= synHasScale | uint32(min(s.WindowScale, 14))<<synScaleOff
+	}
+	if s.Options&OptSACKPermit != 0 {
+		p |= synHasSACK
+	}
+	return p
+}
+
+// answers reports whether s acknowledges the segment from side o that was ignored.
+func (c *tcpConn) answers(o tuple.Direction, s *Segment) bool {
+	if c.noted(o, noteSYN) {
+		return (s.Ack^c.last)&synEndMask == 0
+	}
+	return s.Ack == c.last
 }
 
 // resync handles a SYN+ACK in the reply direction that answers a SYN we
@@ -366,40 +436,77 @@ func (c *tcpConn) overlook(d tuple.Direction, s *Segment, class tcpClass) {
 // whether that was it.
 func (c *tcpConn) resync(d tuple.Direction, s *Segment, class tcpClass) bool {
 	o := d.Other()
-	if class != segSYNACK || !c.noted(o, noteSYN) || s.Ack != c.last {
+	if class != segSYNACK || !c.noted(o, noteSYN) || !c.answers(o, s) {
 		return false
 	}
-	c.side[o] = tcpSide{end: c.last, maxEnd: c.last, maxWin: 1}
+	// The window of the SYN was not kept: it is taken to be the largest there is.
+	c.side[o] = tcpSide{end: s.Ack, maxEnd: s.Ack, maxWin: maxWindow}
 	c.side[d] = tcpSide{}
-	// The options of the ignored SYN are gone; without its scale the window
-	// would come out too small, so it is not enforced.
-	c.flags[o] = sideSACK | sideLoose
-	c.flags[d] = sideLoose
+	c.flags[o] &= flagOnce
+	c.flags[d] &= flagOnce | sideLoose
+	c.flags[tuple.Original] &^= flagFIN
 	c.scale = [tuple.NumDirections]uint8{}
-	c.suspect = false
+	if c.last&synHasScale != 0 {
+		c.flags[o] |= sideScale
+		c.scale[o] = uint8(c.last >> synScaleOff & 0xf)
+	}
+	if c.last&synHasSACK != 0 {
+		c.flags[o] |= sideSACK
+	}
+	c.doubt = false
 	return true
 }
 
+// maxWindow is the largest window that a SYN can announce.
+const maxWindow = 1<<16 - 1
+
 // reset decides whether a RST is credible and returns the state it leads to.
-func (c *tcpConn) reset(d tuple.Direction, s *Segment, next State, l *tcpLimits) (State, Verdict) {
+// After an ignored SYN the old numbers mean nothing.
+func (c *tcpConn) reset(d tuple.Direction, s *Segment, next State, status Status, l *tcpLimits) (State, Verdict) {
 	peer := &c.side[d.Other()]
-	if c.flags[d.Other()]&sideAcked == 0 || s.Seq == 0 && c.state != Established {
+	proven := c.state == Established && status&Assured != 0
+	if c.flags[d.Other()]&sideAcked == 0 || c.noted(0, noteSYN) || c.noted(1, noteSYN) || s.Seq == 0 && !proven {
 		return next, Accept
 	}
 	if before(s.Seq, peer.maxAck) && !l.ignoreInvalidRST {
 		return c.state, InvalidRST
 	}
-	if c.state != Established || s.Seq == peer.maxAck || s.Seq == c.side[d].end {
+	if !proven || s.Seq == peer.maxAck || c.follows(d, s) {
 		return next, Accept
 	}
 	return c.state, Accept // not exact: the receiver may send a challenge ACK (RFC 5961 3.2)
 }
 
+// follows reports whether a RST comes right behind the latest ACK of its sender.
+func (c *tcpConn) follows(d tuple.Direction, s *Segment) bool {
+	return s.Seq == c.side[d].end && uint16(s.Seq) == uint16(c.last)
+}
+
+// closing reports whether one side at least has ended the connection.
+func closing(s State) bool {
+	switch s {
+	case FinWait, CloseWait, LastAck, TimeWait, Closed:
+		return true
+	}
+	return false
+}
+
+// shut notes whether a segment closes its sender's window.
+func (c *tcpConn) shut(s *Segment) {
+	c.flags[tuple.Reply] &^= flagShut
+	if s.Window == 0 {
+		c.flags[tuple.Reply] |= flagShut
+	}
+}
+
 // refused reports whether a RST answers a segment that was ignored.
 func (c *tcpConn) refused(d tuple.Direction, s *Segment, status Status) bool {
 	o := d.Other()
+	if c.state == SynSent && c.noted(o, noteACK) && s.Seq == c.side[o].maxAck {
+		return true // it answers a challenge ACK (RFC 9293 3.10.7.3)
+	}
 	half := status&SeenReply != 0 && c.noted(o, noteSYN) || status&Assured == 0 && c.noted(o, noteACK)
-	return half && s.Ack == c.last
+	return half && c.answers(o, s)
 }
 
 // before reports whether sequence number a comes before b.

@@ -22,7 +22,7 @@ const minAckWindow = 66000
 // Ignore: old or slightly too far, let through without effect.
 func (c *tcpConn) window(d tuple.Direction, s *Segment, class tcpClass, l *tcpLimits) Verdict {
 	v := c.checkWindow(d, s, class)
-	if v.Invalid() && (c.flags[d]&sideLoose != 0 || l.window == Liberal) {
+	if v != Accept && (c.flags[d]&sideLoose != 0 || l.window == Liberal) {
 		return Accept
 	}
 	return v
@@ -61,6 +61,7 @@ func (c *tcpConn) checkWindow(d tuple.Direction, s *Segment, class tcpClass) Ver
 	c.move(d, s, end, ack, sack)
 	if class == segACK {
 		c.countRetrans(d, s)
+		c.shut(s)
 	}
 	return Accept
 }
@@ -150,6 +151,7 @@ func (c *tcpConn) countRetrans(d tuple.Direction, s *Segment) {
 		h = (h ^ v) * 0x85ebca6b
 		h ^= h >> 15
 	}
+	h = h&^0xffff | uint32(uint16(s.Seq+segLength(s)))
 	if c.last == h && c.noted(d, 0) {
 		c.retrans = min(c.retrans+1, maxRetrans)
 		return
@@ -162,14 +164,14 @@ const (
 	scaleShift   = 4  // two fields of 4 bits
 	flagsShift   = 12 // two fields of 8 bits
 	retransShift = 28 // 2 bits
-	suspectBit   = 1 << 30
+	doubtBit     = 1 << 30
 )
 
 // load unpacks the TCP part of a locked entry.
 func (c *tcpConn) load(e *Entry, w uint32) {
 	c.state = State(w & stateMask)
 	c.retrans = uint8(w >> retransShift & 3)
-	c.suspect = w&suspectBit != 0
+	c.doubt = w&doubtBit != 0
 	for d := range c.side {
 		c.scale[d] = uint8(w >> (scaleShift + 4*d) & 0xf)
 		c.flags[d] = uint8(w >> (flagsShift + 8*d))
@@ -182,8 +184,8 @@ func (c *tcpConn) load(e *Entry, w uint32) {
 // store packs c into a locked entry and returns its word.
 func (c *tcpConn) store(e *Entry) uint32 {
 	w := uint32(c.state) | uint32(c.retrans)<<retransShift
-	if c.suspect {
-		w |= suspectBit
+	if c.doubt {
+		w |= doubtBit
 	}
 	for d := range c.side {
 		w |= uint32(c.scale[d])<<(scaleShift+4*d) | uint32(c.flags[d])<<(flagsShift+8*d)

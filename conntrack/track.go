@@ -54,8 +54,9 @@ func (w *Worker) Admissible(k *tuple.Tuple, s *Segment) Verdict {
 
 // Track takes a packet through the tracker of its flow: state, timer,
 // counters, status, events. Of the verdicts only Accept has an effect on
-// them. After Restart the entry is gone and the packet has to be looked up
-// again, once: what it meets then is a newer entry.
+// them, but for Ignore in the reply direction, which counts as a reply. After
+// Restart the entry is gone and the packet has to be looked up again, once: what
+// it meets then is a newer entry.
 func (w *Worker) Track(r Ref, s *Segment, now Tick) Verdict {
 	e := &w.t.entries[r.Slot]
 	status := e.Status()
@@ -190,6 +191,9 @@ func (w *Worker) trackTCP(r Ref, e *Entry, status Status, s *Segment, now Tick) 
 			w.refreshLocked(r, e, status, now, w.idleOf(e, status).ofTCP(c.state, res.timer))
 		}
 	}
+	if res.idle == idleShorten && status&(FixedTimeout|OwnTimeout) == 0 {
+		w.shortenLocked(r.Slot, e, w.idleOf(e, status).unack, now)
+	}
 	e.unlock(c.store(e))
 
 	switch {
@@ -200,6 +204,8 @@ func (w *Worker) trackTCP(r Ref, e *Entry, status Status, s *Segment, now Tick) 
 	case !counts:
 		if res.verdict.Invalid() {
 			word.Add64(&w.stats.Invalid, 1)
+		} else {
+			w.replied(r, e, status, 0, now) // the other host is there, whatever it says
 		}
 		return res.verdict
 	case res.idle == idleEnd && status&Confirmed != 0:
@@ -233,6 +239,17 @@ func (w *Worker) refreshLocked(r Ref, e *Entry, status Status, now, timeout Tick
 	if status&OwnTimeout == 0 {
 		w.t.setTimeout(r.Slot, e, timeout)
 	}
+}
+
+// shortenLocked lets an entry live for atMost from now.
+func (w *Worker) shortenLocked(slot uint32, e *Entry, atMost, now Tick) {
+	if e.deadline().Sub(now) <= int32(atMost) {
+		return
+	}
+	for d := range e.half {
+		e.see(tuple.Direction(d), now)
+	}
+	w.t.setTimeout(slot, e, atMost)
 }
 
 // ofTCP returns the timeout of a state, cut as timer says.
