@@ -488,10 +488,14 @@ func TestInterfaceWorksAgainWhenItComesUp(t *testing.T) {
 	if info, err := p.Refresh(); err != nil || !info.Up {
 		t.Errorf("Refresh: up %v, error %v; want up", info.Up, err)
 	}
-	host.send(t, frame(n.g0.MAC(t), 77))
-	if in := recv(t, q, pkts); len(in[0].Frame()) != 77 {
-		t.Errorf("%d bytes received, want 77", len(in[0].Frame()))
+	nstest.Eventually(t, "a frame arrived", func() bool {
+		host.send(t, frame(n.g0.MAC(t), 77)) // lost while the peer has not seen the carrier yet
+		return q.Recv(pkts) > 0
+	})
+	if got := len(pkts[0].Frame()); got != 77 {
+		t.Errorf("%d bytes received, want 77", got)
 	}
+	q.Release()
 	q.Send(&out)
 	if r := q.Flush(); r != [port.NumStatuses]uint32{} {
 		t.Errorf("refused %v after coming up", r)
