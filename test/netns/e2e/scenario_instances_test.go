@@ -151,7 +151,6 @@ func TestInterfacesComeAndGo(t *testing.T) {
 			}
 		}
 
-		t.Log("by command")
 		join(t, h.Lab, h.gw.Host, "extra0", "late", nil, []string{"10.7.0.5/24", "fd00:7::5/64"}, []string{"10.7.0.1", "fd00:7::1"})
 		_, err := h.gw.Ctl(t.Context(), "interface", "add", "extra0", "--area", "guest", "--address", "10.7.0.1/24,fd00:7::1/64")
 		must(t, err)
@@ -161,7 +160,6 @@ func TestInterfacesComeAndGo(t *testing.T) {
 		must(t, err)
 		h.served(t, "extra0", absent)
 
-		t.Log("by pattern")
 		join(t, h.Lab, h.gw.Host, "veth7", "later", []string{"10.8.0.1/24", "fd00:8::1/64"}, []string{"10.8.0.5/24", "fd00:8::5/64"}, []string{"10.8.0.1", "fd00:8::1"})
 		h.served(t, "veth7", present)
 		reaches("later", "10.8.0.5", "fd00:8::5")
