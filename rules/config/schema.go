@@ -22,7 +22,7 @@ var gatewayKeys = []key[Gateway]{
 		"Number of worker threads; 0 means one for each processor.",
 		func(d *decoder, n *node, v *Gateway) { d.integer(n, &v.Workers, 0, 256) }},
 	{"on_exit", `"release" or "hold"`, `"release"`, `"hold"`,
-		"Whether the kernel gets the interfaces back when the process ends (also when it is killed), or they stay closed.",
+		"Whether the kernel gets the interfaces back when the process ends (also when it is killed), or they stay closed until the next start or culvert release.",
 		func(d *decoder, n *node, v *Gateway) { word(d, n, &v.OnExit, "release", "hold") }},
 	{"waiting", `"auto", "latency" or "throughput"`, `"auto"`, `"latency"`,
 		"How workers wait for packets: by load, spinning longer, or napping earlier and receiving in blocks.",

@@ -8,6 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"example.com/culvert/dataplane/port/ns"
 )
@@ -47,6 +48,7 @@ type Owner struct {
 	counters *ebpf.Map
 	links    []owned
 	pins     string // directory of this interface's pins, "" without Hold
+	guard    int    // pins, open and locked against ReleaseHeld, -1 without Hold
 }
 
 // owned is one attached program.
@@ -60,7 +62,7 @@ type owned struct {
 // only packet sockets see what arrives. The error wraps ErrOwned when another process
 // owns the interface, ErrKernel when the kernel is too old.
 func Take(cfg Config) (*Owner, error) {
-	o := &Owner{cfg: cfg, claimed: -1}
+	o := &Owner{cfg: cfg, claimed: -1, guard: -1}
 	if err := ns.Do(cfg.Netns, o.take); err != nil {
 		o.Release()
 		return nil, fmt.Errorf("own interface %d: %w", cfg.Ifindex, err)
@@ -167,6 +169,10 @@ func (o *Owner) closeLocked() error {
 	if o.counters != nil {
 		errs = append(errs, o.counters.Close())
 		o.counters = nil
+	}
+	if o.guard >= 0 {
+		errs = append(errs, unix.Close(o.guard))
+		o.guard = -1
 	}
 	o.unclaim()
 	return errors.Join(errs...)

@@ -365,6 +365,9 @@ func TestHoldOutlivesTheProcessAndIsAdoptedWithoutAGap(t *testing.T) {
 	if got := w.answers(t); len(got) != 0 {
 		t.Errorf("%d frames leaked while one owner took over from the other", len(got))
 	}
+	if n, err := ReleaseHeld(pins); n != 0 || err != nil {
+		t.Errorf("ReleaseHeld beside an owner = %d, %v; want that it leaves the interface alone", n, err)
+	}
 	last.Close()
 	if err := w.dial(gate4); !nstest.TimedOut(err) {
 		t.Errorf("Close of a holding owner opened the interface: %v", err)

@@ -33,6 +33,9 @@ func (o *Owner) pin() error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("pin links: %w", err)
 	}
+	if o.guard, err = lockPins(dir, unix.LOCK_SH); err != nil {
+		return fmt.Errorf("pin links: %w", err)
+	}
 	keep := make(map[string]bool)
 	for _, l := range o.links {
 		at := filepath.Join(dir, l.name)
@@ -83,9 +86,24 @@ func (o *Owner) ownPins() (string, error) {
 	return filepath.Join(o.pinDir(), fmt.Sprintf("%d-%d", st.Ino, o.cfg.Ifindex)), nil
 }
 
+// lockPins opens a directory of pins and locks it: the process that owns the
+// interface shares the lock, until it ends in whatever way. The error wraps
+// unix.EWOULDBLOCK when others have a lock that how excludes.
+func lockPins(dir string, how int) (int, error) {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open %s: %w", dir, err)
+	}
+	if err := unix.Flock(fd, how|unix.LOCK_NB); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return fd, nil
+}
+
 // ReleaseHeld gives all interfaces that are held below dir ("": DefaultPinDir) back to the
-// kernel and returns how many these were. Those that a running gateway owns stay
-// closed until it ends.
+// kernel and returns how many these were. Those that a running process owns are left
+// alone.
 func ReleaseHeld(dir string) (int, error) {
 	if dir == "" {
 		dir = DefaultPinDir
@@ -103,13 +121,24 @@ func ReleaseHeld(dir string) (int, error) {
 		if !e.IsDir() {
 			continue
 		}
-		if err := removePinDir(filepath.Join(dir, e.Name())); err != nil {
+		switch err := releasePins(filepath.Join(dir, e.Name())); {
+		case err == nil:
+			n++
+		case !errors.Is(err, unix.EWOULDBLOCK): // else it is owned
 			errs = append(errs, err)
-			continue
 		}
-		n++
 	}
 	return n, errors.Join(errs...)
+}
+
+// releasePins ends what is held in dir, unless somebody owns it.
+func releasePins(dir string) error {
+	lock, err := lockPins(dir, unix.LOCK_EX)
+	if err != nil {
+		return fmt.Errorf("release held interface: %w", err)
+	}
+	defer unix.Close(lock)
+	return removePinDir(dir)
 }
 
 // removePins removes what is in dir, except names to keep.

@@ -160,9 +160,12 @@ func TestHeldInterfacesLeakNothing(t *testing.T) {
 				alive(t, dial(t, client, "", "10.0.0.1:2222"))
 			}
 
+			if out := exec(t, gw.Host, gw.Binary(), "release"); !strings.HasPrefix(out, "0 ") {
+				t.Errorf("culvert release beside the running gateway says %q, want that it released nothing", out)
+			}
 			must(t, gw.Stop()) // hold is for every end
 			unheard(t, client, "10.0.0.1:2222")
-			if out := exec(t, gw.Host, gw.Binary(), "release"); !strings.Contains(out, "2") {
+			if out := exec(t, gw.Host, gw.Binary(), "release"); !strings.HasPrefix(out, "2 ") {
 				t.Errorf("culvert release says %q, want that it released 2 interfaces", out)
 			}
 			released(t, lab)
