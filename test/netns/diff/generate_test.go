@@ -111,25 +111,30 @@ func (g *generator) complain() {
 	if g.chance(10) {
 		from = e.from
 	}
-	m := &icmpError{about: e.what, quote: one(g, 8, 8, 8, 20, 28, 100, 2000, 4, 0), sum: g.sum(), wrongPort: g.chance(10)}
+	m := &icmpError{about: e.what, quote: one(g, 8, 8, 8, 20, 28, 100, 500), sum: g.sum(), wrongPort: g.chance(10)}
 	if g.s.family == ipv4 {
 		m.kind = one[uint8](g, 3, 3, 3, 11, 4, 12, 5)
 	} else {
 		m.kind = one[uint8](g, 1, 1, 2, 3, 4)
+	}
+	if g.chance(3) {
+		m.quote = g.IntN(8) // less than RFC 792 asks for
 	}
 	m.code = uint8(g.IntN(5))
 	g.add(from, m)
 }
 
 func (g *generator) udp(end int) {
-	lite := g.chance(20)
+	lite := g.chance(5)
 	g.speak(end, func() message {
 		u := &udp{lite: lite, length: one(g, 0, 1, 2, 100, 512, 1400), sum: g.sum()}
 		switch {
 		case g.chance(5):
 			u.sum = noSum
-		case g.chance(5):
+		case g.chance(2):
 			u.skew = one(g, -1, 1, -4, 7, -2000, 2000)
+		case lite && u.length > 0 && g.chance(90):
+			u.skew = -1 - g.IntN(u.length)
 		}
 		return u
 	})
@@ -198,7 +203,10 @@ func (g *generator) icmp(end int) {
 func (g *generator) other(end int) {
 	number := one[uint8](g, 47, 50, 253, 99)
 	g.speak(end, func() message {
-		data := make([]byte, one(g, 0, 3, 4, 8, 40))
+		data := make([]byte, one(g, 8, 20, 40))
+		if number != 47 || g.chance(3) {
+			data = data[:g.IntN(9)]
+		}
 		for i := range data {
 			data[i] = byte(g.Uint32())
 		}

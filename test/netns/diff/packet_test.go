@@ -174,7 +174,7 @@ func (t *tcp) String() string {
 type udp struct {
 	lite   bool
 	length int // of the payload
-	skew   int // what the length field says too much
+	skew   int // what the length field, in UDP-Lite the coverage, says too much
 	sum    sumFault
 }
 
@@ -190,7 +190,11 @@ func (u *udp) encode(e *ends) []byte {
 	binary.BigEndian.PutUint16(b, e.sport)
 	binary.BigEndian.PutUint16(b[2:], e.dport)
 	binary.BigEndian.PutUint16(b[4:], uint16(len(b)+u.skew))
-	u.sum.put(b, 6, e.pseudo(u.proto(e.is4()), len(b)))
+	sum := b
+	if u.lite { // RFC 3828 section 3.1
+		sum = b[:min(max(len(b)+u.skew, 8), len(b))]
+	}
+	u.sum.put(sum, 6, e.pseudo(u.proto(e.is4()), len(b)))
 	return b
 }
 
@@ -273,6 +277,12 @@ func (m *icmpError) encode(e *ends) []byte {
 	b = append(b, inner[:min(len(inner), ipLen(e.is4())+m.quote)]...)
 	m.sum.put(b, 2, icmpPseudo(e, len(b)))
 	return b
+}
+
+// quoted is how many bytes of the packet's payload are really there.
+func (m *icmpError) quoted() int {
+	e := ends{src: outside[ipv4], dst: outside[ipv4]}
+	return min(m.quote, len(m.about.encode(&e)))
 }
 
 func (m *icmpError) String() string {

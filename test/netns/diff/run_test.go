@@ -128,8 +128,10 @@ func conntrack(g *gateway, options ...string) []string {
 
 // play sends the packets, step by step.
 func (r *rig) play(ctx context.Context, trials []*trial, at map[slot]*trial) error {
-	if err := r.settle(ctx, at, 0); err != nil {
-		return err
+	for _, f := range []family{ipv4, ipv6} { // both families learn their neighbours
+		if err := r.settle(ctx, at, 0, f); err != nil {
+			return err
+		}
 	}
 	sent := 0
 	for step := range numSteps {
@@ -145,12 +147,12 @@ func (r *rig) play(ctx context.Context, trials []*trial, at map[slot]*trial) err
 				return err
 			}
 			if sent++; sent%burst == 0 {
-				if err := r.settle(ctx, at, step); err != nil {
+				if err := r.settle(ctx, at, step, ipv4); err != nil {
 					return err
 				}
 			}
 		}
-		if err := r.settle(ctx, at, step); err != nil {
+		if err := r.settle(ctx, at, step, ipv4); err != nil {
 			return err
 		}
 	}
@@ -186,24 +188,24 @@ func (r *rig) send(t *trial, e *event) error {
 // settle waits until both gateways have dealt with all that was sent: a marker
 // goes from the client to the server, its answer comes back, and no packet can
 // be overtaken by them.
-func (r *rig) settle(ctx context.Context, at map[slot]*trial, step int) error {
+func (r *rig) settle(ctx context.Context, at map[slot]*trial, step int, f family) error {
 	for _, from := range []side{client, server} {
-		if err := r.mark(ctx, at, step, from); err != nil {
+		if err := r.mark(ctx, at, step, f, from); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *rig) mark(ctx context.Context, at map[slot]*trial, step int, from side) error {
+func (r *rig) mark(ctx context.Context, at map[slot]*trial, step int, f family, from side) error {
 	r.marks++
 	var wires []*wire
 	var missing [2]bool
 	send := func() error {
 		for i, g := range r.gateways {
 			if missing[i] {
-				ends := markerSlot.ends(from, ipv4)
-				if err := g.wires[from].send(packet(&ends, marker(r.marks), sound), ipv4); err != nil {
+				ends := markerSlot.ends(from, f)
+				if err := g.wires[from].send(packet(&ends, marker(r.marks), sound), f); err != nil {
 					return err
 				}
 			}
@@ -271,6 +273,7 @@ func (m marker) String() string   { return fmt.Sprintf("marker %d", uint64(m)) }
 func (m marker) encode(e *ends) []byte {
 	b := (&udp{length: 8, sum: noSum}).encode(e)
 	binary.BigEndian.PutUint64(b[8:], uint64(m))
+	goodSum.put(b, 6, e.pseudo(17, len(b)))
 	return b
 }
 
@@ -278,7 +281,8 @@ func (m marker) encode(e *ends) []byte {
 func isMarker(ip []byte, src, dst netip.Addr, number uint64) bool {
 	for _, a := range []netip.Addr{src, dst} {
 		if n, ok := slotOf(a); ok && n == markerSlot {
-			return len(ip) >= 36 && binary.BigEndian.Uint64(ip[28:]) == number
+			const size = 8
+			return len(ip) > size && binary.BigEndian.Uint64(ip[len(ip)-size:]) == number
 		}
 	}
 	return false
