@@ -477,9 +477,10 @@ func (c *tcpConn) reset(d tuple.Direction, s *Segment, next State, status Status
 	return c.state, Accept // not exact: the receiver may send a challenge ACK (RFC 5961 3.2)
 }
 
-// follows reports whether a RST comes right behind the latest ACK of its sender.
+// follows reports whether a RST comes right behind the latest ACK of its sender,
+// as far as half of its number tells; the window check is still to come.
 func (c *tcpConn) follows(d tuple.Direction, s *Segment) bool {
-	return s.Seq == c.side[d].end && uint16(s.Seq) == uint16(c.last)
+	return uint16(s.Seq) == uint16(c.last) && !before(c.side[d].end, s.Seq)
 }
 
 // closing reports whether one side at least has ended the connection.
