@@ -236,7 +236,6 @@ func TestBuildingPacketsDoesNotAllocate(t *testing.T) {
 		"time exceeded": func() { TimeExceeded(&q, long, buf, gateway4) },
 		"too big":       func() { TooBig(&q, big, buf, gateway4, 300) },
 		"reset":         func() { Reset(&q, big, buf) },
-		"announcement":  func() { Announce(&q, buf, [6]byte{}, gateway6) },
 	}
 	for name, f := range tests {
 		if n := testing.AllocsPerRun(20, f); n != 0 {

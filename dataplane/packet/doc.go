@@ -13,8 +13,8 @@
 //     Segmenter do what an egress without offloads does not, and Fragmenter cuts
 //     what is too long.
 //
-// TimeExceeded, DestUnreachable, TooBig and Reset answer a packet, Announce and
-// Probe speak for an address; they build into a buffer of the caller.
+// TimeExceeded, DestUnreachable, TooBig and Reset answer a packet; they
+// build into a buffer of the caller.
 //
 // # Checksums
 //

@@ -1,6 +1,7 @@
 package packet
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net"
 	"testing"
@@ -418,7 +419,7 @@ func TestLinkLayerDestinationIsFlagged(t *testing.T) {
 	if p.Flags&LinkOther == 0 {
 		t.Error("frame for another host is not flagged")
 	}
-	copy(b, broadcastMAC[:])
+	copy(b, bytes.Repeat([]byte{0xff}, 6))
 	p = etherFrameOf(b)
 	mustParse(t, p)
 	if p.Flags&LinkBroadcast == 0 {
