@@ -3,6 +3,7 @@ package conntrack
 import (
 	"fmt"
 	"runtime"
+	"sync/atomic"
 
 	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
@@ -32,6 +33,7 @@ func (c *checker) fault(format string, args ...any) {
 //   - a confirmed entry is swept at its deadline, or little later when workers
 //     whose clocks differ saw it;
 //   - what is in the free list is in no use;
+//   - a client's counts are those of its flows;
 //   - an expectation has a master that lives, is found by hash and by master,
 //     and is counted.
 //
@@ -169,6 +171,7 @@ func (c *checker) count() {
 		values += t.index.shards[i].n
 	}
 	live := t.live.Load()
+	c.clients()
 	for i := range t.index.shards {
 		t.index.shards[i].mu.Unlock()
 	}
@@ -230,5 +233,25 @@ func (c *checker) expects() {
 	}
 	if n := int(ex.n.Load()); used != n || byHash != n || byMaster != n {
 		c.fault("%d expectations: %d records, %d by hash, %d by master", n, used, byHash, byMaster)
+	}
+}
+
+// clients holds the counts of clients against the entries. All shards are
+// locked, so that no flow begins or ends; a claim under way has been counted
+// for its client already, an Assured may be on its way to the count.
+func (c *checker) clients() {
+	t := c.t
+	flows := make([]uint32, len(t.clients.recs))
+	for slot := uint32(1); slot <= t.slots.high.Load(); slot++ {
+		if t.entries[slot].Status()&(linked|Dying) == linked {
+			flows[word.Load32(&t.owner[slot])]++
+		}
+	}
+	for i := range t.clients.recs {
+		r := &t.clients.recs[i]
+		got, half := atomic.LoadUint32(&r.flows), atomic.LoadUint32(&r.half)
+		if got < flows[i] || got-flows[i] > uint32(len(t.workers)) || half > got+uint32(len(t.workers)) {
+			c.fault("client %d: counts %d flows and %d half-open, has %d", i, got, half, flows[i])
+		}
 	}
 }

@@ -30,17 +30,22 @@ func (w *Worker) Claim(p *Proposal, now Tick) (Ref, Claim) {
 	t := w.t
 	x := &t.index
 	ho, hr := x.key.tuple(&p.Original), x.key.tuple(&p.Reply)
-	if t.live.Load() >= int64(t.cfg.Max) && !w.makeRoom(ho, now) {
-		return w.refuse(TableFull)
+	who := t.clients.enter(&x.key, &p.Original, p.Status, now)
+	if c := w.room(ho, who, now); c != Claimed {
+		t.clients.leave(who, p.Status)
+		return w.refuse(c)
 	}
 	slot := t.slots.get(&w.slots)
 	if slot == 0 {
+		t.clients.leave(who, p.Status)
 		return w.refuse(TableFull)
 	}
 	if !w.fill(slot, p, now) {
+		t.clients.leave(who, p.Status)
 		w.slots.push(t.slots.link, slot)
 		return w.refuse(TableFull)
 	}
+	word.Store32(&t.owner[slot], who)
 	for range claimTries {
 		taken, c := w.commit(slot, ho, hr)
 		if c == Claimed {
@@ -50,8 +55,7 @@ func (w *Worker) Claim(p *Proposal, now Tick) (Ref, Claim) {
 			w.kill(taken.Slot, ifExpired, now)
 			continue
 		}
-		w.forget(&t.entries[slot])
-		w.slots.push(t.slots.link, slot)
+		w.giveUp(slot, who, p)
 		if !taken.Found() {
 			return w.refuse(c)
 		}
@@ -61,16 +65,27 @@ func (w *Worker) Claim(p *Proposal, now Tick) (Ref, Claim) {
 		}
 		return taken, c
 	}
-	w.forget(&t.entries[slot])
-	w.slots.push(t.slots.link, slot)
+	w.giveUp(slot, who, p)
 	return w.refuse(ChainFull)
+}
+
+// giveUp takes back what a claim that failed has taken.
+func (w *Worker) giveUp(slot, who uint32, p *Proposal) {
+	w.forget(&w.t.entries[slot])
+	w.slots.push(w.t.slots.link, slot)
+	w.t.clients.leave(who, p.Status)
 }
 
 // refuse counts a claim that found no room.
 func (w *Worker) refuse(c Claim) (Ref, Claim) {
 	word.Add64(&w.stats.Drop, 1)
-	if c == ChainFull {
+	switch c {
+	case ChainFull:
 		word.Add64(&w.stats.ChainTooLong, 1)
+	case ClientFull:
+		word.Add64(&w.stats.ClientFull, 1)
+	default:
+		word.Add64(&w.stats.TableFull, 1)
 	}
 	return Ref{}, c
 }
@@ -87,7 +102,7 @@ func (w *Worker) fill(slot uint32, p *Proposal, now Tick) bool {
 		e.proto[areaStream] = uint32(now + udpStreamAfter)
 	}
 	e.mark, e.rule = p.Mark, p.Rule
-	status := p.Status&^(Confirmed|Dying) | Status(p.Choice)<<choiceShift
+	status := p.Status&(kernelBits|UserStatus)&^(Confirmed|Dying) | Status(p.Choice)<<choiceShift
 	if p.Helper != 0 {
 		status |= Helper
 	}
@@ -143,8 +158,8 @@ func (w *Worker) commit(slot uint32, ho, hr uint64) (Ref, Claim) {
 func (w *Worker) Confirm(r Ref, now Tick) {
 	t := w.t
 	e := &t.entries[r.Slot]
-	if e.Status()&Confirmed != 0 {
-		return
+	if e.Status()&confirming != 0 || Status(atomic.OrUint32(&e.status, uint32(confirming)))&confirming != 0 {
+		return // two first packets raced, and both leave
 	}
 	word.Store32(&e.half[tuple.Original].seen, uint32(now))
 	if e.ext != 0 && t.cfg.Timestamp {
@@ -214,7 +229,8 @@ func (a *actor) unlink(slot uint32, how killing, now Tick, ho, hr uint64) bool {
 	if how == ifExpired && !e.expired(tuple.Original, now) {
 		return false // a packet came just now
 	}
-	e.SetStatus(Dying)
+	last := Status(atomic.OrUint32(&e.status, uint32(Dying)))
+	t.clients.leave(word.Load32(&t.owner[slot]), last)
 	word.Store32(&t.due[slot], 0)
 	t.index.removeLocked(ho, slot<<1|uint32(tuple.Original))
 	t.index.removeLocked(hr, slot<<1|uint32(tuple.Reply))
@@ -222,44 +238,92 @@ func (a *actor) unlink(slot uint32, how killing, now Tick, ho, hr uint64) bool {
 	return true
 }
 
-// makeRoom ends an entry near where a new one wants to go, and reports whether
-// it did: one whose time is over that the sweep has not met yet, else, unless
-// the profile is RFC (RFC 6888 REQ-11), one that nobody would miss much. The
-// kernel looks at eight buckets too.
-func (w *Worker) makeRoom(h uint64, now Tick) bool {
-	if w.evict(h, now, ifExpired) {
-		return true
+// room sees to it that there is room for a flow of a client, or says why there
+// is none.
+func (w *Worker) room(h uint64, who uint32, now Tick) Claim {
+	t := w.t
+	live, limit := t.live.Load(), int64(t.cfg.Max)
+	if live < limit*sharePercent/100 {
+		return Claimed
 	}
-	if w.t.cfg.Profile == RFC || !w.evict(h, now, always) {
-		return false
+	above := t.aboveShare(who, now)
+	switch {
+	case above && t.cfg.Profile == RFC:
+		return ClientFull
+	case live < limit || w.dropExpired(h, now):
+		return Claimed
+	case t.cfg.Profile == RFC: // a live flow is never ended (RFC 6888 REQ-11)
+		return TableFull
+	case w.dropEarly(h, who, above, now):
+		word.Add64(&w.stats.EarlyDrop, 1)
+		return Claimed
+	case above:
+		return ClientFull
 	}
-	word.Add64(&w.stats.EarlyDrop, 1)
-	return true
+	return TableFull
 }
 
-// evict ends the first entry near h that is expired or, with always, expendable.
-func (w *Worker) evict(h uint64, now Tick, how killing) bool {
+// near calls f for the entries that have a place where hash h would look, until
+// it returns false. The kernel looks at eight buckets too.
+func (w *Worker) near(h uint64, f func(slot uint32, e *Entry) bool) {
 	x := &w.t.index
 	for i := range min(x.perShard, earlyDropBuckets) {
 		b := x.bucketAt(h, i)
 		for place := range places {
 			id := word.Load32(&b.ids[place])
-			if b.tag(place) == 0 {
-				continue
-			}
-			e := &w.t.entries[id>>1]
-			if how == ifExpired && !e.expired(tuple.Original, now) || how == always && !e.expendable() {
-				continue
-			}
-			if w.kill(id>>1, how, now) {
-				return true
+			if b.tag(place) != 0 && !f(id>>1, &w.t.entries[id>>1]) {
+				return
 			}
 		}
 	}
-	return false
 }
 
-const earlyDropBuckets = 8
+// dropExpired ends an entry near h whose time is over and that the sweep has not
+// met yet.
+func (w *Worker) dropExpired(h uint64, now Tick) (done bool) {
+	w.near(h, func(slot uint32, e *Entry) bool {
+		done = e.expired(tuple.Original, now) && w.kill(slot, ifExpired, now)
+		return !done
+	})
+	return done
+}
+
+// dropEarly ends an entry that nobody would miss much, to make room for a flow
+// of a client: that of the largest holder it meets, and of one no smaller than
+// the client if that has more than its share itself.
+func (w *Worker) dropEarly(h uint64, who uint32, above bool, now Tick) bool {
+	t := w.t
+	victim, most := uint32(0), uint32(0)
+	if above {
+		most = max(atomic.LoadUint32(&t.clients.recs[who].flows), 2) - 2 // the one it wants is counted, and equals will do
+	}
+	share := t.shares.flows.Load()
+	consider := func(slot uint32, e *Entry) bool {
+		flows := atomic.LoadUint32(&t.clients.recs[word.Load32(&t.owner[slot])].flows)
+		if flows <= most || !e.expendable() {
+			return true
+		}
+		victim, most = slot, flows
+		return flows <= share
+	}
+	w.near(h, consider)
+	if victim == 0 || most <= share { // nobody above his share yet: look elsewhere, too
+		slots := t.slots.high.Load()
+		for i := range min(slots, earlyDropSlots) {
+			slot := 1 + (uint32(h)+i)%slots
+			if !consider(slot, &t.entries[slot]) {
+				break
+			}
+		}
+	}
+	return victim != 0 && w.kill(victim, always, now)
+}
+
+// How far an early drop looks for its victim.
+const (
+	earlyDropBuckets = 8
+	earlyDropSlots   = 32
+)
 
 // expendable reports whether e may be evicted to make room.
 func (e *Entry) expendable() bool {

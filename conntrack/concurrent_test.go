@@ -230,3 +230,47 @@ func TestBothDirectionsOnTwoWorkers(t *testing.T) {
 		t.Errorf("%d/%d packets in %v, want %d/%d in ESTABLISHED", e.Packets(0), e.Packets(1), e.State(), packets+2, packets+1)
 	}
 }
+
+// TestRacingPacketsOfOneSocketAreBothTracked: two workers meet the first packets
+// of one UDP socket at the same time, and nat gave each another port (the A and
+// AAAA questions of a resolver). Both packets go through the winner's entry.
+func TestRacingPacketsOfOneSocketAreBothTracked(t *testing.T) {
+	const workers, sockets = 2, 2000
+	table := newTable(t, Config{Max: 2 * workers * sockets, Workers: workers})
+	var running sync.WaitGroup
+	for i := range workers {
+		running.Go(func() {
+			w := table.Worker(i)
+			w.Begin(start)
+			for n := range sockets {
+				p := proposal(flowTuple(tuple.UDP, n))
+				p.Reply.DstPort = uint16(10_000 + workers*n + i)
+				r, c := w.Claim(p, start)
+				if c != Claimed && c != OriginalTaken {
+					t.Errorf("socket %d: %v", n, c)
+					return
+				}
+				if v := w.Track(r, data, start); v != Accept {
+					t.Errorf("socket %d: %v", n, v)
+				}
+				w.Confirm(r, start)
+			}
+			w.Park()
+		})
+	}
+	running.Wait()
+	if n := table.Len(); n != sockets {
+		t.Errorf("%d entries for %d sockets", n, sockets)
+	}
+	packets := uint64(0)
+	table.Dump(func(f *Flow) bool {
+		packets += f.Packets[tuple.Original]
+		return true
+	})
+	if packets != workers*sockets {
+		t.Errorf("%d packets counted of %d", packets, workers*sockets)
+	}
+	if s := table.Stats(); s.InsertFailed != s.ClashResolve || s.Insert != sockets {
+		t.Errorf("%d flows, %d lost claims, %d of them resolved", s.Insert, s.InsertFailed, s.ClashResolve)
+	}
+}

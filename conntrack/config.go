@@ -160,6 +160,8 @@ type Config struct {
 	IgnoreInvalidRST bool   // net.netfilter.nf_conntrack_tcp_ignore_invalid_rst
 	TCPMaxRetrans    int    // 0 means 3
 
+	Shares Shares // what one client may take of a table that is nearly full
+
 	MaxExpect int // expectations the table can hold; 0: Max/64, 16 to 4096, as Linux
 
 	// HelperName names the helper with a number that a Proposal had. Nil: no names.
@@ -214,6 +216,7 @@ func (c Config) withDefaults() (Config, error) {
 	if c.MaxExpect <= 0 {
 		c.MaxExpect = min(max(c.Max/64, 16), defaultExpects)
 	}
+	c.Shares = c.Shares.withDefaults(c.Max)
 	from := &LinuxTimeouts
 	if c.Profile == RFC {
 		from = &RFCTimeouts

@@ -237,7 +237,7 @@ func (t *Table) Update(k tuple.Tuple, u *Update) error {
 			e.changeMark(func(old uint32) uint32 { return old&^u.MarkMask ^ u.Mark })
 		}
 		if u.What&ChangedStatus != 0 {
-			t.control.assureBy(e, u.Status)
+			t.control.assureBy(slot, u.Status)
 		}
 		if u.What&ChangedTimeout != 0 {
 			atomic.StoreUint32(&e.half[tuple.Original].seen, uint32(now))
@@ -248,10 +248,10 @@ func (t *Table) Update(k tuple.Tuple, u *Update) error {
 }
 
 // assureBy sets status bits by command.
-func (a *actor) assureBy(e *Entry, bits Status) {
-	e.SetStatus(bits &^ Assured)
+func (a *actor) assureBy(slot uint32, bits Status) {
+	a.t.entries[slot].SetStatus(bits &^ Assured)
 	if bits&Assured != 0 {
-		a.assure(e)
+		a.assure(slot)
 	}
 }
 

@@ -90,7 +90,7 @@ func (w *Worker) trackDCCP(r Ref, e *Entry, status Status, s *Segment, now Tick)
 	if next != old {
 		change |= ChangedState
 	}
-	if next == DCCPOpen && status&SeenReply != 0 && status&Assured == 0 && w.assure(e) != 0 {
+	if next == DCCPOpen && status&SeenReply != 0 && status&Assured == 0 && w.assure(r.Slot) != 0 {
 		change |= ChangedAssured
 	}
 	w.replied(r, e, status, change, now)

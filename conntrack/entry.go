@@ -76,7 +76,8 @@ func (e *Entry) Proto() uint8 { return e.half[tuple.Original].tuple.Proto }
 // Status returns the status bits.
 func (e *Entry) Status() Status { return Status(word.Load32(&e.status)) }
 
-// SetStatus sets bits; it never clears any.
+// SetStatus sets bits; it never clears any. Assured is set by trackers and by
+// Table.Update only, which keep count.
 func (e *Entry) SetStatus(bits Status) { atomic.OrUint32(&e.status, uint32(bits)) }
 
 // Choice returns Proposal.Choice.

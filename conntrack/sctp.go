@@ -370,7 +370,7 @@ func (w *Worker) trackSCTP(r Ref, e *Entry, status Status, s *Segment, now Tick)
 	if c.state != old {
 		change |= ChangedState
 	}
-	if res.assured && w.assure(e) != 0 {
+	if res.assured && w.assure(r.Slot) != 0 {
 		change |= ChangedAssured
 	}
 	w.replied(r, e, status, change, now)

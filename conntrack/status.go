@@ -41,6 +41,9 @@ const (
 	// announces: the flow has or had expectations.
 	announces Status = 1 << 18
 
+	// confirming: somebody took it on himself to confirm the entry.
+	confirming Status = 1 << 19
+
 	// OwnTimeout: Proposal.Timeout replaces the protocol's timeouts.
 	OwnTimeout Status = 1 << 20
 	// UserStatus is a bit without meaning to the table, for its user.

@@ -2,6 +2,7 @@ package conntrack
 
 import (
 	"errors"
+	"math/bits"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +34,9 @@ type Table struct {
 	workers []*Worker
 	control control
 	expects expects
+	clients clients
+	owner   []uint32 // by slot: the client
+	shares  shares
 
 	_    [64]byte
 	live atomic.Int64 // entries in the index
@@ -115,6 +119,18 @@ func (t *Table) allocate(n int) error {
 	if t.extPool.link, err = newArray[uint32](t, n+1); err != nil {
 		return err
 	}
+	if t.owner, err = newArray[uint32](t, n+1); err != nil {
+		return err
+	}
+	count := clientCount(t.cfg.Max)
+	if t.clients.recs, err = newArray[client](t, count); err != nil {
+		return err
+	}
+	t.clients.shift = uint(64 - bits.Len(uint(count/clientWays-1)))
+	t.shares.alarms = make(chan Alarm, 2*len(alarmPercents))
+	t.shares.flows.Store(unlimited)
+	t.shares.half.Store(unlimited)
+	t.shares.rate.Store(unlimited)
 	t.slots.limit, t.extPool.limit = uint32(n), uint32(n)
 	return nil
 }
@@ -196,6 +212,8 @@ type Stats struct {
 	ChainTooLong uint64 // claims whose buckets were full
 	Expired      uint64 // entries that timed out
 	Deleted      uint64 // entries deleted by command
+	TableFull    uint64 // claims refused because the table was full
+	ClientFull   uint64 // claims refused because the client was above its share
 }
 
 // statCount is the number of counters in Stats.

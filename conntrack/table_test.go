@@ -284,7 +284,7 @@ func TestFullTable(t *testing.T) {
 			for i := range 4 {
 				r := mustAdmit(t, w, proposal(flowTuple(tuple.UDP, i)), data, start)
 				if tt.assured {
-					w.Entry(r.Slot).SetStatus(Assured)
+					w.assure(r.Slot)
 				}
 			}
 			if _, got := w.Claim(proposal(flowTuple(tuple.UDP, 99)), start); got != tt.want {

@@ -74,7 +74,7 @@ func (w *Worker) Track(r Ref, s *Segment, now Tick) Verdict {
 			return w.pass(r, e, status, s, now, w.idleOf(e, status).gre)
 		}
 		if status&Assured == 0 {
-			status |= w.assure(e)
+			status |= w.assure(r.Slot)
 		}
 		return w.pass(r, e, status, s, now, w.idleOf(e, status).greStream)
 	case tuple.ICMP:
@@ -99,15 +99,20 @@ func (w *Worker) trackUDP(r Ref, e *Entry, status Status, s *Segment, now Tick) 
 		return w.pass(r, e, status, s, now, w.idleOf(e, status).udp)
 	}
 	if status&Assured == 0 {
-		status |= w.assure(e)
+		status |= w.assure(r.Slot)
 	}
 	return w.pass(r, e, status, s, now, w.idleOf(e, status).udpStream)
 }
 
 // assure sets Assured and returns assuredNow if it was not set before.
-func (a *actor) assure(e *Entry) Status {
-	if Status(atomic.OrUint32(&e.status, uint32(Assured)))&Assured != 0 {
+func (a *actor) assure(slot uint32) Status {
+	t := a.t
+	old := Status(atomic.OrUint32(&t.entries[slot].status, uint32(Assured)))
+	if old&Assured != 0 {
 		return 0
+	}
+	if old&Dying == 0 { // who ended it saw that it was not assured
+		t.clients.assured(word.Load32(&t.owner[slot]))
 	}
 	return assuredNow
 }
@@ -216,7 +221,7 @@ func (w *Worker) trackTCP(r Ref, e *Entry, status Status, s *Segment, now Tick) 
 	if c.state != old {
 		change |= ChangedState
 	}
-	if res.assured && w.assure(e) != 0 {
+	if res.assured && w.assure(r.Slot) != 0 {
 		change |= ChangedAssured
 	}
 	w.replied(r, e, status, change, now)

@@ -43,11 +43,13 @@ const (
 	ReplyTaken                     // choose another reply tuple; the Ref is its owner
 	TableFull                      // Config.Max entries, none can be dropped
 	ChainFull                      // the buckets of a tuple are full
+	ClientFull                     // the table is nearly full, and the client has more than its share
 	numClaims
 )
 
 var claimNames = [...]string{
 	Claimed: "claimed", OriginalTaken: "original-taken", ReplyTaken: "reply-taken", TableFull: "table-full", ChainFull: "chain-full",
+	ClientFull: "client-full",
 }
 
 var _ [numClaims]string = claimNames

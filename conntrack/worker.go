@@ -69,6 +69,9 @@ func (w *Worker) Begin(now Tick) {
 	w.deliverDying(now)
 	w.reclaim()
 	w.t.control.help()
+	if live := w.t.live.Load(); live*100 >= int64(w.t.cfg.Max)*watchPercent || w.t.shares.raised.Load() != 0 {
+		w.t.watch(live, now)
+	}
 	if w.t.expects.n.Load() != 0 {
 		w.t.expireExpects(now)
 	}

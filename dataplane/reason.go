@@ -58,6 +58,7 @@ const (
 	PortsExhausted // every port the rule may use is taken
 	TableFull      // connection-tracking table full
 	ChainFull      // hash neighbourhood full
+	ClientFull     // one client has more than its share of a nearly full table
 	CommitRace     // lost the race for a tuple too often
 
 	// Step 8, track.
@@ -121,6 +122,7 @@ var reasonTexts = [...]reasonText{
 	PortsExhausted:    {"ports-exhausted", "bind", "widen ports or add an address"},
 	TableFull:         {"table-full", "bind", "raise conntrack.max or find the holder of the flows"},
 	ChainFull:         {"chain-full", "bind", "raise conntrack.max; if the table is not full, a collision attack"},
+	ClientFull:        {"client-share", "bind", "raise conntrack.max, or find out what that client does: the alarm names it"},
 	CommitRace:        {"commit-race", "bind", "report this"},
 	InvalidState:      {"invalid-state", "track", "late or forged segments"},
 	InvalidWindow:     {"invalid-window", "track", "late or forged segments"},
@@ -206,4 +208,5 @@ var ofClaim = [...]Reason{
 	conntrack.ReplyTaken:    PortsExhausted,
 	conntrack.TableFull:     TableFull,
 	conntrack.ChainFull:     ChainFull,
+	conntrack.ClientFull:    ClientFull,
 }
