@@ -149,6 +149,7 @@ func TestMTUIsFollowed(t *testing.T) {
 	must(t, whole("8000"))
 	exec(t, client, "ping", "-c", "1", "-W", "5", "-M", "do", "-s", "8000", "10.0.0.1")
 
+	must(t, server.Netlink().LinkSetMTU(ifname(t, server, "eth0"), 1400)) // or its frames are lost on the link
 	must(t, gw.Netlink().LinkSetMTU(ifname(t, gw.Host, "wan0"), 1400))
 	logged(t, gw, "interface=wan0 mtu=1400")
 	if err := whole("8000"); err == nil {
