@@ -31,9 +31,8 @@
 // For each direction a flow's record keeps a route.Hint: the slot of the
 // neighbour it leaves to, with a generation. Applying a State or a change of
 // the neighbour makes the hint miss, and the packet is routed anew. The reverse
-// path is checked (RFC 3704) whenever a hint is made, not for every packet: a
-// spoofed packet that names a live flow's exact tuple can only end where that
-// flow's packets end.
+// path is checked (RFC 3704) whenever a hint is made, and for packets that come in
+// by another port than the one the flow's other direction leaves by.
 //
 // A filter verdict holds for the flow, unless the rules look at what differs from
 // packet to packet. Then the entry is marked and every packet of it meets the

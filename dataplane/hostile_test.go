@@ -163,3 +163,22 @@ func TestNoRouteLeadsToLinkLocalAddresses(t *testing.T) {
 	l.wantDrops(NoRoute)
 	l.wantFlows()
 }
+
+func TestLiveFlowIsNoPassForSpoofedSources(t *testing.T) {
+	l := newLab(t, labConfig{})
+	l.send("lan", udp("10.0.0.5:1", "198.51.100.7:1"))
+	l.want("wan", "udp 203.0.113.1:1 > 198.51.100.7:1 ttl 63 len 0")
+	l.send("wan", udp("198.51.100.7:1", "203.0.113.1:1"))
+	l.want("lan", "udp 198.51.100.7:1 > 10.0.0.5:1 ttl 63 len 0")
+
+	l.send("wan", udp("10.0.0.5:1", "198.51.100.7:1"))
+	l.want("wan")
+	l.wantDrops(SpoofedSource)
+	l.send("lan", udp("198.51.100.7:1", "203.0.113.1:1"))
+	l.want("lan")
+	l.wantDrops(SpoofedSource)
+
+	l.send("lan", udp("10.0.0.5:1", "198.51.100.7:1"))
+	l.want("wan", "udp 203.0.113.1:1 > 198.51.100.7:1 ttl 63 len 0")
+	l.wantDrops()
+}

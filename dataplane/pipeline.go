@@ -135,6 +135,10 @@ func (w *Worker) known(p *packet.Packet, ref conntrack.Ref, r role) bool {
 	if e.Status()&conntrack.Dying != 0 {
 		return false // ended since the lookup, by an earlier packet of the batch or by a user
 	}
+	if r == roleWire && !w.cameTheWayBack(p, e, ref.Dir) {
+		w.drop(SpoofedSource)
+		return true
+	}
 	var seg conntrack.Segment
 	segmentOf(p, &seg)
 	switch v := w.ct.Track(ref, &seg, w.tick); {
@@ -260,6 +264,14 @@ func (w *Worker) neighbour(hop *route.NextHop, dst tuple.Addr) (route.Hint, Reas
 		w.e.host.Resolve(hop.Port, addr.Netip())
 	}
 	return hint, None
+}
+
+// cameTheWayBack checks the reverse path of a packet of a known flow: either it came in where the flow's other direction leaves, or its source may be
+// behind this port all the same. A flow without an answer has no other direction
+// to compare with; its first packet was checked.
+func (w *Worker) cameTheWayBack(p *packet.Packet, e *conntrack.Entry, d tuple.Direction) bool {
+	out, _, ok := w.e.neigh.Get(route.Hint(e.Hint(d.Other())))
+	return !ok || out == p.In || w.reversePath(p, roleWire) == None
 }
 
 // reversePath checks the source of a packet against the routes (RFC 3704).

@@ -11,12 +11,18 @@ import (
 // arena returns n bytes that stay as they are until the next flush. Frames the
 // gateway makes itself are built there, since senders only borrow them.
 func (w *Worker) arena(n int) []byte {
-	if len(w.out)-w.used < n {
-		w.flush()
-	}
+	w.reserve(n)
 	b := w.out[w.used : w.used+n : w.used+n]
 	w.used += n
 	return b
+}
+
+// reserve makes sure that the next n bytes of the arena come without a flush, so
+// that a segment outlives its being fragmented.
+func (w *Worker) reserve(n int) {
+	if len(w.out)-w.used < n {
+		w.flush()
+	}
 }
 
 // putFragments splits an IPv4 packet that is longer than its egress's MTU and may
@@ -44,7 +50,7 @@ func (w *Worker) putSegments(s port.Sender, p *packet.Packet, eg *portEntry) Rea
 	}
 	q := &w.pieces[0]
 	g := packet.MakeSegmenter(p)
-	for g.Next(q, w.arena(g.BufferLen())) {
+	for w.reserve(arenaSize / 2); g.Next(q, w.arena(g.BufferLen())); w.reserve(arenaSize / 2) {
 		if q.End-q.L3 > eg.mtu {
 			if why := w.putFragments(s, q, eg); why != None {
 				return why

@@ -103,7 +103,7 @@ func newWorker(e *Engine, index int) (*Worker, error) {
 // link-layer header.
 const maxFrame = 65535 + 32
 
-// arenaSize holds the segments of two super-packets.
+// arenaSize: half of it holds the longest segment and its fragments.
 const arenaSize = 4 * (packet.Headroom + maxFrame)
 
 func (w *Worker) close() {
