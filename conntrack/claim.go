@@ -195,6 +195,13 @@ func (a *actor) kill(slot uint32, how killing, now Tick) bool {
 	e := &t.entries[slot]
 	ho := t.index.key.tuple(&e.half[tuple.Original].tuple)
 	hr := t.index.key.tuple(&e.half[tuple.Reply].tuple)
+	return a.endEntry(slot, how, now, ho, hr)
+}
+
+// endEntry is kill for who has the hashes of both tuples.
+func (a *actor) endEntry(slot uint32, how killing, now Tick, ho, hr uint64) bool {
+	t := a.t
+	e := &t.entries[slot]
 	if !a.unlink(slot, how, now, ho, hr) {
 		return false
 	}

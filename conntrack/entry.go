@@ -42,8 +42,10 @@ type half struct {
 
 // Use of Entry.proto by protocols that take no lock.
 const (
-	areaStream = 0 // tick from which a UDP flow is a stream
-	areaOwner  = 1 // + direction: who counts, see Worker.account
+	areaStream   = 0 // tick from which a UDP flow is a stream
+	areaOwner    = 1 // + direction: who counts, see account.go
+	areaStamp    = 3 // epoch when a second worker came
+	areaVisitors = 4 // + 2 * direction: what others than the owner counted
 )
 
 const wordLock = 1 << 31
@@ -109,10 +111,16 @@ func (e *Entry) Timeout() Tick { return Tick(word.Load32(&e.timeout)) }
 func (e *Entry) State() State { return stateOf(e.Proto(), word.Load32(&e.word)) }
 
 // Packets returns how many packets direction d had.
-func (e *Entry) Packets(d tuple.Direction) uint64 { return word.Load64(&e.half[d].packets) }
+func (e *Entry) Packets(d tuple.Direction) uint64 {
+	packets, _ := e.counters(d)
+	return packets
+}
 
 // Bytes returns how many bytes of IP packets direction d had.
-func (e *Entry) Bytes(d tuple.Direction) uint64 { return word.Load64(&e.half[d].bytes) }
+func (e *Entry) Bytes(d tuple.Direction) uint64 {
+	_, bytes := e.counters(d)
+	return bytes
+}
 
 // deadline returns the tick at which the entry expires unless a packet comes.
 func (e *Entry) deadline() Tick {
@@ -160,7 +168,7 @@ func (e *Entry) copyTo(c *Entry) {
 	for d := range e.half {
 		from, to := &e.half[d], &c.half[d]
 		to.tuple = from.tuple
-		to.packets, to.bytes = word.Load64(&from.packets), word.Load64(&from.bytes)
+		to.packets, to.bytes = e.counters(tuple.Direction(d))
 		to.seen, to.hint = word.Load32(&from.seen), word.Load32(&from.hint)
 	}
 	c.word, c.status = word.Load32(&e.word)&^wordLock, word.Load32(&e.status)

@@ -2,8 +2,11 @@ package conntrack
 
 import (
 	"sync/atomic"
+	"unsafe"
 
+	"example.com/culvert/conntrack/internal/prefetch"
 	"example.com/culvert/conntrack/internal/word"
+	"example.com/culvert/conntrack/tuple"
 )
 
 // The due array holds, per slot, a tick that is not later than the entry's
@@ -16,6 +19,7 @@ const (
 	chunkSlots = 1024 // claimed by a worker at a time
 	maxChunks  = 1024 // looked at in one Begin: a million slots, under half a millisecond
 	maxExamine = 512  // entries examined in one Begin, four times that after a pause
+	sweepGroup = 32   // entries whose cache misses overlap
 )
 
 // dueAt returns the value for Table.due of a deadline: 0 means something else.
@@ -29,7 +33,7 @@ func (w *Worker) sweep(now Tick) {
 	if now.Sub(w.swept) > 1 { // idle
 		bound *= 4
 	}
-	w.swept = now
+	w.swept, w.behind = now, false
 	if t.scanBase.Load() == 0 {
 		t.scanBase.CompareAndSwap(0, max(uint32(now), 1))
 	}
@@ -44,7 +48,11 @@ func (w *Worker) sweep(now Tick) {
 	examined := 0
 	for range maxChunks {
 		at := t.scan.Load()
-		if at >= goal || examined >= bound {
+		if at >= goal {
+			return
+		}
+		if examined >= bound {
+			w.behind = true
 			return
 		}
 		if goal-at > chunks { // more than a pass behind: one is enough
@@ -57,26 +65,67 @@ func (w *Worker) sweep(now Tick) {
 	}
 }
 
+// Behind reports whether entries wait to be expired that the bound of the last
+// Begin left over. A worker that has nothing else to do begins again at once.
+func (w *Worker) Behind() bool { return w.behind }
+
 // sweepChunk ends the expired entries of one chunk of slots and returns how
 // many entries it looked at.
 func (w *Worker) sweepChunk(chunk uint32, now Tick) int {
 	t := w.t
 	examined := 0
 	end := min((chunk+1)*chunkSlots, t.slots.high.Load()+1)
+	group := w.ids[:0]
 	for slot := max(chunk*chunkSlots, 1); slot < end; slot++ {
 		due := word.Load32(&t.due[slot])
 		if due == 0 || !now.Reached(Tick(due)) {
 			continue
 		}
 		examined++
-		deadline := t.entries[slot].deadline()
-		if now.Reached(deadline) {
-			w.kill(slot, ifExpired, now)
+		if group = append(group, slot); len(group) == sweepGroup {
+			w.sweepSlots(group, now)
+			group = group[:0]
+		}
+	}
+	w.sweepSlots(group, now)
+	return examined
+}
+
+// sweepSlots ends the expired ones among a few slots that look due, and notes
+// when the others are.
+func (w *Worker) sweepSlots(slots []uint32, now Tick) {
+	t := w.t
+	for i, slot := range slots {
+		e := &t.entries[slot]
+		w.lines[3*i] = uintptr(unsafe.Pointer(&e.half[tuple.Original]))
+		w.lines[3*i+1] = uintptr(unsafe.Pointer(&e.half[tuple.Reply]))
+		w.lines[3*i+2] = uintptr(unsafe.Pointer(&e.word))
+	}
+	prefetch.Lines(w.lines[:3*len(slots)])
+
+	n := 0
+	for _, slot := range slots {
+		e := &t.entries[slot]
+		due, deadline := word.Load32(&t.due[slot]), e.deadline()
+		if !now.Reached(deadline) {
+			if due != 0 {
+				t.postpone(slot, due, deadline)
+			}
 			continue
 		}
-		t.postpone(slot, due, deadline)
+		slots[n] = slot
+		for d := range e.half {
+			h := t.index.key.tuple(&e.half[d].tuple)
+			w.hash[2*n+d] = h
+			w.lines[2*n+d] = uintptr(unsafe.Pointer(&t.index.buckets[t.index.firstBucket(h)]))
+		}
+		n++
 	}
-	return examined
+	prefetch.Lines(w.lines[:2*n])
+
+	for i, slot := range slots[:n] {
+		w.endEntry(slot, ifExpired, now, w.hash[2*i], w.hash[2*i+1])
+	}
 }
 
 // postpone moves the due tick of a slot from old to its deadline.

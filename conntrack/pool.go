@@ -155,6 +155,13 @@ func (e *epochs) oldest() uint64 {
 	return oldest
 }
 
+// passed reports whether every participant has entered later than the epoch
+// whose lower half stamp is.
+func (e *epochs) passed(stamp uint32) bool {
+	oldest := e.oldest()
+	return oldest == away || int32(uint32(oldest)-stamp) > 0
+}
+
 // retirees are numbers on their way back to the pool: an open chain that is
 // growing and closed ones that wait for their epoch.
 type retirees struct {

@@ -150,38 +150,6 @@ func (w *Worker) replied(r Ref, e *Entry, status Status, change Change, now Tick
 	}
 }
 
-// shared is the owner of a direction that several workers have used.
-const shared = ^uint32(0)
-
-// account counts a packet. While one worker alone sees a direction, its counts
-// are plain additions; from the second worker on they are atomic ones. Packets
-// that meet the moment of change, once per direction and flow, can be lost from
-// the count.
-func (w *Worker) account(d tuple.Direction, e *Entry, s *Segment) {
-	h := &e.half[d]
-	owner := &e.proto[areaOwner+int(d)]
-	me := uint32(w.seat) + 1
-	switch now := word.Load32(owner); now {
-	case me:
-		word.Add64(&h.packets, 1)
-		word.Add64(&h.bytes, uint64(s.Bytes))
-		return
-	case 0:
-		if atomic.CompareAndSwapUint32(owner, 0, me) {
-			word.Add64(&h.packets, 1)
-			word.Add64(&h.bytes, uint64(s.Bytes))
-			return
-		}
-		fallthrough
-	default:
-		if now != shared {
-			atomic.StoreUint32(owner, shared)
-		}
-	}
-	atomic.AddUint64(&h.packets, 1)
-	atomic.AddUint64(&h.bytes, uint64(s.Bytes))
-}
-
 // trackTCP takes a segment through the pure tracker under the entry's lock.
 func (w *Worker) trackTCP(r Ref, e *Entry, status Status, s *Segment, now Tick) Verdict {
 	var c tcpConn
