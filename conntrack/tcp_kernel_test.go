@@ -99,3 +99,30 @@ func TestZeroWindowHoldsUntilTheNextACK(t *testing.T) {
 	x.expect(tuple.Original, ACK, 1, 1, 0, Accept, "ESTABLISHED")
 	x.timeout(5 * 24 * time.Hour)
 }
+
+func TestUnansweredPickupIsShort(t *testing.T) {
+	x := newWire(t, Config{})
+	x.track(tuple.Original, &Segment{Flags: ACK, Seq: 500, Window: 1000, Payload: 10})
+	x.timeout(300 * time.Second)
+}
+
+func TestSYNAfterTheOtherSidesRSTDoesNotReopen(t *testing.T) {
+	x := established(t, Config{})
+	x.expect(tuple.Reply, RST, 1, 0, 0, Accept, "CLOSE")
+	x.expect(tuple.Original, SYN, 50000, 0, 0, Ignore, "CLOSE")
+}
+
+func TestRestartWantsTheIgnoredSYNAcknowledged(t *testing.T) {
+	x := established(t, Config{})
+	x.expect(tuple.Original, SYN, 50000, 0, 0, Ignore, "ESTABLISHED")
+	x.expect(tuple.Reply, SYN|ACK, 90000, 60001, 0, Ignore, "ESTABLISHED")
+}
+
+func TestChallengeACKIsNoAnswerToTheFIN(t *testing.T) {
+	x := established(t, Config{})
+	x.expect(tuple.Original, FIN|ACK, 1, 1, 0, Accept, "FIN_WAIT")
+	x.expect(tuple.Reply, FIN|ACK, 1, 2, 0, Accept, "LAST_ACK")
+	x.expect(tuple.Original, SYN, 50000, 0, 0, Ignore, "LAST_ACK")
+	x.expect(tuple.Reply, ACK, 2, 2, 0, Ignore, "LAST_ACK")
+	x.expect(tuple.Reply, ACK, 2, 2, 0, Accept, "TIME_WAIT")
+}
