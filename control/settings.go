@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"example.com/culvert/conntrack"
 	"example.com/culvert/control/privilege"
 	"example.com/culvert/dataplane"
@@ -17,6 +19,22 @@ func workersOf(cfg *config.Config) int {
 		return cfg.Gateway.Workers
 	}
 	return runtime.NumCPU()
+}
+
+// cpusFor returns the processors that workers are pinned to, one after the other.
+// A single worker goes where there is room: many small gateways may share a
+// machine, and pinning all of them would put them on one processor.
+func cpusFor(workers int) (cpus []int) {
+	var allowed unix.CPUSet
+	if workers < 2 || unix.SchedGetaffinity(0, &allowed) != nil {
+		return nil
+	}
+	for cpu := range len(allowed) * 64 {
+		if allowed.IsSet(cpu) {
+			cpus = append(cpus, cpu)
+		}
+	}
+	return cpus
 }
 
 func tableConfig(cfg *config.Config, workers int) conntrack.Config {
@@ -71,6 +89,7 @@ func engineConfig(cfg *config.Config, workers int, table *conntrack.Table, h dat
 	}
 	return dataplane.Config{
 		Workers:  workers,
+		PinCPUs:  cpusFor(workers),
 		Waiting:  waitings[cfg.Gateway.Waiting],
 		Table:    table,
 		Host:     h,
