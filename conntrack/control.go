@@ -326,7 +326,7 @@ func (t *Table) update(k tuple.Tuple, change Change, f func(uint32, *Entry, Tick
 // still there. The caller got e in its current epoch.
 func (t *Table) Master(e *Entry) (slot uint32, ok bool) {
 	ext := word.Load32(&e.ext)
-	if ext == 0 || t.exts[ext].master.Slot == 0 || !t.aliveMaster(&t.exts[ext].master) {
+	if ext == 0 || t.exts[ext].master.Slot == 0 || !t.aliveMaster(&t.exts[ext].master, t.Now()) {
 		return 0, false
 	}
 	return t.exts[ext].master.Slot, true

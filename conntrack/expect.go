@@ -212,7 +212,7 @@ func (t *Table) makeWayLocked(slot, gen uint32, cell uint64, x *Expectation, now
 		if !both.meets(&x.Tuple, &r.x.Tuple) {
 			continue
 		}
-		if now.Reached(r.deadline) || r.x.Tuple == x.Tuple && r.x.Mask == x.Mask &&
+		if now.Reached(r.deadline) || t.ended(&r.master, now) || r.x.Tuple == x.Tuple && r.x.Mask == x.Mask &&
 			r.x.Class == x.Class && r.master.Slot == slot && r.master.Gen == gen {
 			t.removeExpectLocked(n, now)
 			return t.makeWayLocked(slot, gen, cell, x, now)
@@ -300,7 +300,7 @@ func (w *Worker) Expected(k *tuple.Tuple, x *Announced) bool {
 	defer ex.mu.Unlock()
 	for n := ex.heads[cell]; n != 0; n = ex.recs[n].next {
 		r := &ex.recs[n]
-		if r.x.Flags&ExpectInactive != 0 || w.now.Reached(r.deadline) || !r.x.Mask.meets(&r.x.Tuple, k) || !t.aliveMaster(&r.master) {
+		if r.x.Flags&ExpectInactive != 0 || w.now.Reached(r.deadline) || !r.x.Mask.meets(&r.x.Tuple, k) || !t.aliveMaster(&r.master, w.now) {
 			continue
 		}
 		*x = Announced{Expectation: r.x, Master: r.master, Mark: t.entries[r.master.Slot].Mark()}
@@ -313,11 +313,15 @@ func (w *Worker) Expected(k *tuple.Tuple, x *Announced) bool {
 	return false
 }
 
-// aliveMaster reports whether a master is still the flow it was, and others may
-// know about it. The caller is in an epoch or holds an expectation of it.
-func (t *Table) aliveMaster(m *Master) bool {
+// ended reports whether a master is no longer the flow it was.
+func (t *Table) ended(m *Master, now Tick) bool {
 	e := &t.entries[m.Slot]
-	return word.Load32(&e.gen) == m.Gen && e.Status()&(Confirmed|Dying) == Confirmed
+	return word.Load32(&e.gen) != m.Gen || e.Status()&Dying != 0 || e.expired(tuple.Original, now)
+}
+
+// aliveMaster reports whether a master has not ended, and others may know about it.
+func (t *Table) aliveMaster(m *Master, now Tick) bool {
+	return !t.ended(m, now) && t.entries[m.Slot].Status().Has(Confirmed)
 }
 
 // orphan ends the expectations of a flow that has ended.

@@ -2,6 +2,7 @@ package conntrack
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -10,8 +11,59 @@ import (
 
 // twin is the table as one can read it in a minute: UDP flows in a map.
 type twin struct {
-	now   Tick
-	flows map[tuple.Tuple]*twinFlow // both tuples of a flow lead to it
+	now     Tick
+	flows   map[tuple.Tuple]*twinFlow // both tuples of a flow lead to it
+	expects []twinExpect              // oldest first
+}
+
+// twinExpect expects a flow to a port.
+type twinExpect struct {
+	port   uint16
+	master *twinFlow
+	end    Tick
+}
+
+const (
+	modelExpectMax     = 2
+	modelExpectTimeout = 20 * second
+)
+
+// expect announces a flow to a port and reports whether it may.
+func (m *twin) expect(port uint16, master *twinFlow) bool {
+	m.dropExpects(func(x *twinExpect) bool { return x.end <= m.now || x.port == port && x.master == master })
+	mine := 0
+	for _, x := range m.expects {
+		if x.port == port {
+			return false
+		}
+		if x.master == master {
+			mine++
+		}
+	}
+	if mine == modelExpectMax {
+		oldest := slices.IndexFunc(m.expects, func(x twinExpect) bool { return x.master == master })
+		m.expects = slices.Delete(m.expects, oldest, oldest+1)
+	}
+	m.expects = append(m.expects, twinExpect{port, master, m.now + modelExpectTimeout})
+	return true
+}
+
+// expected uses up the expectation for a port and returns its master.
+func (m *twin) expected(port uint16) (master *twinFlow) {
+	m.dropExpects(func(x *twinExpect) bool {
+		if x.end <= m.now {
+			return true
+		}
+		if x.port == port {
+			master = x.master
+		}
+		return x.port == port
+	})
+	return master
+}
+
+func (m *twin) dropExpects(f func(*twinExpect) bool) {
+	m.expects = slices.DeleteFunc(m.expects, func(x twinExpect) bool { return f(&x) })
 }
 
 type twinFlow struct {
@@ -22,9 +74,22 @@ type twinFlow struct {
 	timeout   time.Duration
 	replied   bool
 	assured   bool
+	fixed     bool
 	mark      uint32
+	labels    uint64
 	packets   [2]uint64
 }
+
+// idle returns the timeouts before and after a flow is a stream.
+func (f *twinFlow) idle() (udp, stream time.Duration) {
+	if f.p.Policy != 0 {
+		return modelPolicy.UDP, modelPolicy.UDPStream
+	}
+	return 30 * time.Second, 120 * time.Second
+}
+
+// modelPolicy is what rules make of timeouts here.
+var modelPolicy = Timeouts{UDP: 10 * time.Second, UDPStream: 50 * time.Second}
 
 func (m *twin) find(k tuple.Tuple) *twinFlow {
 	f := m.flows[k]
@@ -38,6 +103,14 @@ func (m *twin) find(k tuple.Tuple) *twinFlow {
 func (m *twin) remove(f *twinFlow) {
 	delete(m.flows, f.p.Original)
 	delete(m.flows, f.p.Reply)
+	m.dropExpects(func(x *twinExpect) bool { return x.master == f })
+}
+
+// expire ends what is over.
+func (m *twin) expire() {
+	for k := range m.flows {
+		m.find(k)
+	}
 }
 
 func (m *twin) claim(p *Proposal) Claim {
@@ -47,17 +120,20 @@ func (m *twin) claim(p *Proposal) Claim {
 	if m.find(p.Reply) != nil {
 		return ReplyTaken
 	}
-	f := &twinFlow{p: *p, born: m.now, mark: p.Mark, timeout: 30 * time.Second}
+	f := &twinFlow{p: *p, born: m.now, seen: m.now, mark: p.Mark}
+	f.timeout, _ = f.idle()
 	m.flows[p.Original], m.flows[p.Reply] = f, f
 	return Claimed
 }
 
 func (m *twin) packet(f *twinFlow, d tuple.Direction) {
-	f.seen = m.now
 	f.packets[d]++
-	f.timeout = 30 * time.Second
+	timeout, stream := f.idle()
 	if f.replied && m.now-f.born >= 2*second {
-		f.timeout, f.assured = 120*time.Second, true
+		timeout, f.assured = stream, true
+	}
+	if !f.fixed {
+		f.seen, f.timeout = m.now, timeout
 	}
 	f.replied = f.replied || d == tuple.Reply
 }
@@ -67,23 +143,39 @@ type pair struct {
 	t *testing.T
 	w *Worker
 	m *twin
+
+	policy uint32
 }
 
-// modelProposal makes one of 16 flows that compete for 8 outside ports in two zones.
-func modelProposal(b byte) *Proposal {
+// Bits of an operation.
+const (
+	opReply   = 0x80 // the tuple of the reply direction
+	opAbort   = 0x40 // the first packet does not leave
+	opZones   = 0x20 // the reply direction is in another zone
+	opVariant = 0x10
+)
+
+// proposal makes one of 16 flows that compete for 8 outside ports in two zones.
+func (x *pair) proposal(op, b byte) *Proposal {
 	p := proposal(flowTuple(tuple.UDP, int(b&15)))
 	p.Original.Zone = uint16(b >> 4 & 1)
 	p.Reply.Zone = p.Original.Zone
 	p.Reply.DstPort = uint16(60000 + int(b>>5))
+	if op&opZones != 0 {
+		p.Reply.Zone ^= 1
+	}
+	if op&opVariant != 0 {
+		p.Policy = x.policy
+	}
 	p.Mark = uint32(b)
 	return p
 }
 
 // step does one operation on both and compares what they say.
 func (x *pair) step(op, arg byte) {
-	p := modelProposal(arg)
+	p := x.proposal(op, arg)
 	k := p.Original
-	if op&0x80 != 0 {
+	if op&opReply != 0 {
 		k = p.Reply
 	}
 	switch op & 0x0f {
@@ -94,7 +186,8 @@ func (x *pair) step(op, arg byte) {
 		} else if got != Claimed {
 			return
 		}
-		if op&0x40 != 0 {
+		x.unconfirmed(p)
+		if op&opAbort != 0 {
 			x.w.Abort(r)
 			x.m.remove(x.m.flows[p.Original])
 			return
@@ -123,12 +216,7 @@ func (x *pair) step(op, arg byte) {
 			x.m.remove(f)
 		}
 	case 13:
-		f := x.m.find(k)
-		if got, want := x.w.t.SetMark(k, uint32(op), 0xf0) == nil, f != nil; got != want {
-			x.t.Fatalf("set mark of %v: %v, want %v", k, got, want)
-		} else if got {
-			f.mark = f.mark&^0xf0 | uint32(op)&0xf0
-		}
+		x.update(op, arg, k)
 	case 14:
 		odd := func(mark uint32) bool { return mark&1 == 1 }
 		x.w.t.DeleteIf(func(f *Flow) bool { return odd(f.Mark) })
@@ -138,7 +226,82 @@ func (x *pair) step(op, arg byte) {
 			}
 		}
 	case 15:
-		x.compare()
+		switch {
+		case op&opVariant == 0:
+			x.compare()
+		case op&opAbort == 0:
+			x.expect(k, uint16(arg>>4))
+		default:
+			x.expected(uint16(arg >> 4))
+		}
+	}
+}
+
+// unconfirmed looks whether a flow is the only one that was claimed.
+func (x *pair) unconfirmed(p *Proposal) {
+	if got := listed(x.w.t.DumpUnconfirmed); len(got) != 1 || got[0] != p.Original {
+		x.t.Fatalf("unconfirmed: %v, want %v", got, p.Original)
+	}
+}
+
+// update changes a flow in one of four ways.
+func (x *pair) update(op, arg byte, k tuple.Tuple) {
+	f := x.m.find(k)
+	var u Update
+	var change func()
+	switch arg & 3 {
+	case 0:
+		u = Update{What: ChangedMark, Mark: uint32(op), MarkMask: 0xf0}
+		change = func() { f.mark = f.mark&^0xf0 ^ uint32(op) }
+	case 1:
+		u = Update{What: ChangedLabels, Labels: [2]uint64{uint64(op), 0}, Mask: [2]uint64{0xff, 0}}
+		change = func() { f.labels = uint64(op) }
+	case 2:
+		u = Update{What: ChangedStatus, Status: FixedTimeout | Assured}
+		change = func() { f.fixed, f.assured = true, true }
+	case 3:
+		u = Update{What: ChangedTimeout, Timeout: Tick(op) * 10}
+		change = func() { f.seen, f.timeout = x.m.now, u.Timeout.Duration() }
+	}
+	if got, want := x.w.t.Update(k, &u) == nil, f != nil; got != want {
+		x.t.Fatalf("update %v: %v, want %v", k, got, want)
+	} else if got {
+		change()
+	}
+}
+
+// expectPort is a tuple to a port that no flow here has.
+func expectPort(port uint16) tuple.Tuple {
+	k := flowTuple(tuple.UDP, 77)
+	k.DstPort = 1000 + port
+	return k
+}
+
+// expect announces a flow to a port for the flow with tuple k.
+func (x *pair) expect(k tuple.Tuple, port uint16) {
+	x.m.expire()
+	r, f := x.w.Find(&k), x.m.find(k)
+	if f == nil {
+		return
+	}
+	e := &Expectation{Tuple: expectPort(port), Mask: AnyMask()}
+	got := x.w.Expect(r, e, ExpectPolicy{Max: modelExpectMax, Timeout: modelExpectTimeout})
+	if want := x.m.expect(port, f); (got == nil) != want {
+		x.t.Fatalf("%v expects port %d: %v, want %v", k, port, got, want)
+	}
+}
+
+// expected brings a packet to a port that may be expected.
+func (x *pair) expected(port uint16) {
+	x.m.expire()
+	k := expectPort(port)
+	var got Announced
+	met, master := x.w.Expected(&k, &got), x.m.expected(port)
+	if met != (master != nil) {
+		x.t.Fatalf("port %d is expected: %v, want %v", port, met, master != nil)
+	}
+	if met && (got.Master.Original != master.p.Original || got.Mark != master.mark) {
+		x.t.Fatalf("port %d: master %v mark %d, want %v and %d", port, got.Master.Original, got.Mark, master.p.Original, master.mark)
 	}
 }
 
@@ -179,8 +342,11 @@ func (x *pair) compare() {
 		if want.assured {
 			status |= Assured
 		}
+		if want.fixed {
+			status |= FixedTimeout
+		}
 		timeout := want.timeout - (x.m.now - want.seen).Duration()
-		if f.Tuple[1] != want.p.Reply || f.Mark != want.mark || f.Status != status || f.Packets != want.packets ||
+		if f.Tuple[1] != want.p.Reply || f.Mark != want.mark || f.Labels[0] != want.labels || f.Status != status || f.Packets != want.packets ||
 			f.Bytes[0] != 10*want.packets[0] || f.Timeout != timeout {
 			x.t.Fatalf("%v: got %+v, want %+v status %v timeout %v", f.Tuple[0], f, want, status, timeout)
 		}
@@ -197,6 +363,10 @@ func (x *pair) compare() {
 // runModel interprets pairs of bytes as operations.
 func runModel(t *testing.T, ops []byte) {
 	x := &pair{t: t, w: newWorker(t, Config{Max: 1000}), m: &twin{now: start, flows: map[tuple.Tuple]*twinFlow{}}}
+	var err error
+	if x.policy, err = x.w.t.Policy(modelPolicy); err != nil {
+		t.Fatal(err)
+	}
 	for i := 0; i+1 < len(ops); i += 2 {
 		x.step(ops[i], ops[i+1])
 	}
@@ -215,11 +385,13 @@ func TestModel(t *testing.T) {
 }
 
 func FuzzModel(f *testing.F) {
-	f.Add([]byte{0, 1, 4, 1, 0x84, 1, 15, 0})            // a flow and its answer
-	f.Add([]byte{0, 1, 0, 0x31, 0, 0x11, 15, 0})         // competing for a reply tuple, and not in another zone
-	f.Add([]byte{0x40, 1, 0, 1, 12, 1, 0, 1, 15, 0})     // abort, claim, delete, claim
-	f.Add([]byte{0, 1, 11, 255, 0, 1, 11, 255, 0x84, 1}) // expiry, then the same tuple again
-	f.Add([]byte{0, 1, 13, 1, 0x9d, 1, 14, 0, 15, 0})    // marks
+	f.Add([]byte{0, 1, 4, 1, 0x84, 1, 15, 0})                                         // a flow and its answer
+	f.Add([]byte{0, 1, 0, 0x31, 0, 0x11, 15, 0})                                      // competing for a reply tuple, and not in another zone
+	f.Add([]byte{0x40, 1, 0, 1, 12, 1, 0, 1, 15, 0})                                  // abort, claim, delete, claim
+	f.Add([]byte{0, 1, 11, 255, 0, 1, 11, 255, 0x84, 1})                              // expiry, then the same tuple again
+	f.Add([]byte{0, 1, 13, 1, 0x9d, 1, 14, 0, 15, 0})                                 // marks
+	f.Add([]byte{0, 1, 0x1f, 0x31, 0x5f, 0x30, 0x1f, 0x11, 12, 1, 0x5f, 0x10, 15, 0}) // expectations, met and orphaned
+	f.Add([]byte{0x30, 1, 13, 2, 4, 1, 13, 3, 0xa4, 1, 13, 1, 15, 0})                 // zones, policy, updates
 	f.Fuzz(func(t *testing.T, ops []byte) {
 		runModel(t, ops[:min(len(ops), 2000)])
 	})

@@ -27,11 +27,35 @@ func newTable(t testing.TB, cfg Config) *Table {
 		for _, err := range table.Check(table.Now()) {
 			t.Error(err)
 		}
+		exactClients(t, table)
 		if err := table.Close(); err != nil {
 			t.Error(err)
 		}
 	})
 	return table
+}
+
+// exactClients compares the counts of clients, which nobody is changing now, with
+// their flows.
+func exactClients(t testing.TB, table *Table) {
+	t.Helper()
+	flows, half := map[uint32]uint32{}, map[uint32]uint32{}
+	for slot := uint32(1); slot <= table.slots.high.Load(); slot++ {
+		status := table.entries[slot].Status()
+		if status&(linked|Dying) != linked {
+			continue
+		}
+		flows[table.owner[slot]]++
+		if status&Assured == 0 {
+			half[table.owner[slot]]++
+		}
+	}
+	for i := range table.clients.recs {
+		r := &table.clients.recs[i]
+		if r.flows != flows[uint32(i)] || r.half != half[uint32(i)] {
+			t.Errorf("client %d: counts %d flows, %d half-open, has %d and %d", i, r.flows, r.half, flows[uint32(i)], half[uint32(i)])
+		}
+	}
 }
 
 // newWorker makes a table with one worker that has begun at start.
