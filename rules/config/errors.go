@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"example.com/culvert/internal/nearest"
 	"example.com/culvert/rules"
 )
 
@@ -69,39 +70,8 @@ func (r *reporter) location(at Pos) rules.Location {
 
 // suggest returns what to do about a misspelt word: the nearest of known, or all.
 func suggest(word string, known []string) string {
-	best, distance := "", len(word)/3+2
-	for _, k := range known {
-		if d := editDistance(word, k); d < distance {
-			best, distance = k, d
-		}
-	}
-	if best != "" {
+	if best := nearest.To(word, known); best != "" {
 		return fmt.Sprintf("did you mean %q?", best)
 	}
 	return "known are " + strings.Join(known, ", ")
-}
-
-// editDistance counts the insertions, deletions and substitutions between a and
-// b (Levenshtein). It stops early for words that no key is as long as.
-func editDistance(a, b string) int {
-	if len(a) > 64 {
-		return len(a)
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			substitute := diagonal
-			if a[i] != b[j] {
-				substitute++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(substitute, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
