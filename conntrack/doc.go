@@ -10,8 +10,10 @@
 // Entries are records of 192 bytes, three cache lines without pointers, in
 // memory that the collector does not scan: a line for each direction (tuple,
 // counters, time of the last packet) and one for what both share (state,
-// status, timeout, mark). A flow costs about 220 bytes all in: the record, four
-// bytes for expiry, four for the free list, two places in the index.
+// status, timeout, mark). A flow costs about 224 bytes all in: the record, four
+// bytes each for expiry, the free list and its client, two places in the index.
+// What few flows have (labels, helper, master, timeouts of a rule) is in an
+// extension record.
 //
 // # Life
 //
@@ -20,6 +22,8 @@
 //	          event. May: Track, Confirm, Abort.
 //	Confirm   the first packet has left: listed, NEW event, the timer runs.
 //	          May: Track, Kill, and end by expiry, early drop or command.
+//	dying     out of the index, but its DESTROY event found no room: listed by
+//	          DumpDying until it does, at most a thousand for each worker.
 //	ended     out of the index, DESTROY event. Whoever found it before may still
 //	          look at it until his batch is over; then the slot is used again.
 //
@@ -46,9 +50,10 @@
 // # Who writes what
 //
 // A packet stores the time in its direction's line and adds to its counters.
-// TCP state is changed under a lock that is one bit of its own word; UDP, ICMP
-// and the rest take no lock, and status bits are set by atomic or. Words that
-// others read are accessed through internal/word.
+// TCP, SCTP and DCCP state is changed under a lock that is one bit of its own
+// word; UDP, ICMP and the rest take no lock, and status bits are set by atomic
+// or. Words that others read are accessed through internal/word. See account.go
+// for how no packet is lost from the counts when a flow moves between workers.
 //
 // # Time
 //
@@ -57,12 +62,31 @@
 // somebody asks. An array of four bytes a flow holds a tick that is not later;
 // workers walk it once a second in small pieces, and only what looks due there
 // is looked at. A lookup never finds an expired entry, however late the walk.
+// Timeouts are the table's, or those that a rule asked for (Table.Policy).
+//
+// # Expectations
+//
+// A helper announces flows of the one it watches, the master. They are few, so
+// one lock guards them; an array of counters tells a lookup whether there can be
+// anything to find. An expectation ends when it is met, with its master, after
+// its timeout, or when a newer one of its class takes its place.
+//
+// # Pressure
+//
+// Every flow counts for its client: the source address, for IPv6 the /64. While
+// the table is nearly full, a walk over the clients, a piece with every tick,
+// computes max-min fair shares and tells alarms. The Linux profile makes room in
+// a full table at the cost of the largest holder, of flows that are not assured
+// or about to end; the RFC profile ends no live flow, and refuses new ones to who
+// is above his share.
 //
 // # Events
 //
 // Each worker notes events in a ring of its own and never waits. One goroutine
 // puts them in order and hands them to the subscribers, each of whom is told
-// exactly how many it missed. Without subscribers events cost one load.
+// exactly how many it missed. A DESTROY waits for room in its ring, other events
+// are lost when there is none. After the DESTROY of an entry there is no UPDATE
+// of it. Without subscribers events cost one load.
 //
 // # What it does not do
 //

@@ -133,7 +133,7 @@ type Alarm struct {
 }
 
 // Alarms is where alarms arrive, for one reader. Some wait; when there are more
-// the newest are dropped.
+// the newest are dropped. Close closes it.
 func (t *Table) Alarms() <-chan Alarm { return t.shares.alarms }
 
 // Holders returns the n clients with the most flows, largest first. It looks at

@@ -188,6 +188,9 @@ func TestAlarmsNameTheLargestHolders(t *testing.T) {
 	if a, ok := next(); !ok || a.Percent != 80 {
 		t.Errorf("after the table had drained: %+v %v", a, ok)
 	}
+	for range len(w.t.shares.alarms) {
+		t.Error("an alarm waits that nobody should have told")
+	}
 }
 
 func TestAClientIsAnIPv6Subnet(t *testing.T) {

@@ -153,6 +153,7 @@ func (t *Table) Close() error {
 	t.closed.Do(func() {
 		t.events.stop()
 		t.closeExpects()
+		close(t.shares.alarms)
 		err = t.free()
 	})
 	return err
