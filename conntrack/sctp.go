@@ -40,13 +40,15 @@ type SCTPChunks struct {
 func chunkMatters(kind uint8) bool { return kind < numChunks && sctpBegins[kind] != None }
 
 // Add notes the next chunk of a packet; reflected is its T bit. It reports
-// false when there are more chunks that matter than any host bundles.
+// false when the packet is broken: a cookie is not its first chunk (RFC 9260
+// sections 5.1, 6.10), or more chunks matter than any host bundles.
 func (c *SCTPChunks) Add(kind uint8, reflected uint8) bool {
 	if !chunkMatters(kind) {
 		c.Others = uint8(min(int(c.Others)+1, 255))
 		return true
 	}
-	if c.Num == MaxChunks {
+	isCookie := kind == ChunkCookieEcho || kind == ChunkCookieAck
+	if c.Num == MaxChunks || isCookie && (c.Num > 0 || c.Others > 0) {
 		return false
 	}
 	c.Types[c.Num] = kind
@@ -56,20 +58,15 @@ func (c *SCTPChunks) Add(kind uint8, reflected uint8) bool {
 }
 
 // wellFormed reports whether the chunks may be together in one packet: INIT,
-// INIT ACK and SHUTDOWN COMPLETE are alone (RFC 9260 section 6.10), cookies come
-// first.
+// INIT ACK and SHUTDOWN COMPLETE are alone (RFC 9260 section 6.10).
 func (c *SCTPChunks) wellFormed() bool {
 	if c.Num == 0 {
 		return c.Others > 0
 	}
-	for i, kind := range c.Types[:c.Num] {
+	for _, kind := range c.Types[:c.Num] {
 		switch kind {
 		case ChunkInit, ChunkInitAck, ChunkShutdownComplete:
 			if c.Num > 1 || c.Others > 0 {
-				return false
-			}
-		case ChunkCookieEcho, ChunkCookieAck:
-			if i > 0 {
 				return false
 			}
 		}
@@ -77,8 +74,20 @@ func (c *SCTPChunks) wellFormed() bool {
 	return true
 }
 
-// begins reports whether a packet may be the first of a flow: data may not.
-func (c *SCTPChunks) begins() bool { return c.Num > 0 && c.Others == 0 && c.wellFormed() }
+// begins reports whether a packet may be the first of a flow: data may not, nor
+// what a host discards out of the blue (RFC 9260 section 8.4).
+func (c *SCTPChunks) begins() bool {
+	if c.Num == 0 || c.Others != 0 {
+		return false
+	}
+	for _, kind := range c.Types[:c.Num] {
+		switch kind {
+		case ChunkAbort, ChunkShutdownComplete, ChunkCookieAck:
+			return false
+		}
+	}
+	return c.wellFormed()
+}
 
 // sctpBegins is what the first chunk of a flow makes of it. None: it can begin
 // none.
@@ -246,15 +255,23 @@ func ownTagRules(p *SCTPChunks) bool {
 	return false
 }
 
-// begin learns the tag that the first packet of a flow tells.
+// begin learns the tags that the first packet of a flow tells. Out of the blue, the
+// answer reflects the tag (RFC 9260 section 8.4), but not if it answers a
+// heartbeat.
 func (c *sctpConn) begin(d tuple.Direction, p *SCTPChunks) {
-	switch p.Types[0] {
-	case ChunkInit:
-		c.tag[d.Other()] = p.InitTag
-	case ChunkHeartbeat:
-		c.tag[d] = p.Tag
-	default: // out of the blue: the answer reflects the tag (RFC 9260 section 8.4)
-		c.tag[d.Other()] = p.Tag
+	reflects := true
+	for _, kind := range p.Types[:p.Num] {
+		reflects = reflects && kind != ChunkHeartbeat && kind != ChunkHeartbeatAck
+	}
+	for _, kind := range p.Types[:p.Num] {
+		switch {
+		case kind == ChunkInit:
+			c.tag[d.Other()] = p.InitTag
+		case kind == ChunkHeartbeat:
+			c.tag[d] = p.Tag
+		case kind == ChunkShutdownAck || reflects:
+			c.tag[d.Other()] = p.Tag
+		}
 	}
 }
 

@@ -79,7 +79,10 @@ func sctpSegment(tag, initTag uint32, kinds ...uint8) *Segment {
 	s := &Segment{Bytes: 100}
 	s.SCTP.Tag, s.SCTP.InitTag = tag, initTag
 	for _, kind := range kinds {
-		s.SCTP.Add(kind, 0)
+		if !s.SCTP.Add(kind, 0) {
+			s.SCTP = SCTPChunks{} // as the engine tells of a broken packet
+			break
+		}
 	}
 	return s
 }
@@ -223,6 +226,10 @@ func TestWhatMayBeginAnSCTPFlow(t *testing.T) {
 		{"data", sctpSegment(7, 0, chunkData), InvalidState},
 		{"cookie with data", sctpSegment(7, 0, ChunkCookieEcho, chunkData), InvalidState},
 		{"nothing", sctpSegment(7, 0), InvalidState},
+		{"an end out of the blue is discarded", sctpSegment(7, 0, ChunkShutdownComplete), InvalidState},
+		{"so is a cookie's answer", sctpSegment(7, 0, ChunkCookieAck), InvalidState},
+		{"a heartbeat tells the tag of the cookie before it", sctpSegment(7, 0, ChunkCookieEcho, ChunkHeartbeat), Accept},
+		{"a cookie behind something else", sctpSegment(7, 0, ChunkHeartbeat, ChunkCookieEcho), InvalidState},
 	}
 	w := newWorker(t, Config{Max: 10})
 	k := flowTuple(tuple.SCTP, 1)

@@ -480,7 +480,8 @@ func (c *tcpConn) reset(d tuple.Direction, s *Segment, next State, status Status
 // follows reports whether a RST comes right behind the latest ACK of its sender,
 // as far as half of its number tells; the window check is still to come.
 func (c *tcpConn) follows(d tuple.Direction, s *Segment) bool {
-	return uint16(s.Seq) == uint16(c.last) && !before(c.side[d].end, s.Seq)
+	plain := c.noted(d, 0) && c.noted(d.Other(), 0)
+	return plain && uint16(s.Seq) == uint16(c.last) && !before(c.side[d].end, s.Seq)
 }
 
 // closing reports whether one side at least has ended the connection.
