@@ -143,6 +143,29 @@ func TestPatternTakesInterfacesAsTheyComeAndGo(t *testing.T) {
 	}
 }
 
+func TestWidestPatternTakesNeitherLoopbackNorWhatTheGatewayMakes(t *testing.T) {
+	inNewNamespace(t)
+	lo, err := netlink.LinkByName("lo")
+	must(t, err)
+	must(t, netlink.LinkSetUp(lo))
+	addVeth(t, "wan0", "203.0.113.1/24")
+	cfg := config.Quick([]string{"*"}, []string{"wan0"})
+	cfg.Host.Enabled = true
+	cfg.Interfaces = append(cfg.Interfaces, config.Interface{Name: "tun0", Area: "guest", Driver: config.TUN,
+		AddressFrom: config.Static, Addresses: []netip.Prefix{netip.MustParsePrefix("10.9.0.1/24")}})
+	g := startIn(t, cfg)
+	addVeth(t, "lan0", "10.0.0.1/24") // has all be looked at again, with TAPs and TUN there
+	eventually(t, "new interface is served", func() bool { _, ok := served(g, "lan0"); return ok })
+	var got []string
+	for _, i := range g.Status().Interfaces {
+		got = append(got, i.Name)
+	}
+	slices.Sort(got)
+	if want := []string{"lan0", "lan0-peer", "tun0", "wan0", "wan0-peer"}; !slices.Equal(got, want) {
+		t.Errorf("serves %v, want %v", got, want)
+	}
+}
+
 func TestRemovedInterfaceIsTheKernelsAgain(t *testing.T) {
 	inNewNamespace(t)
 	addVeth(t, "lan0", "10.0.0.1/24")

@@ -2,6 +2,8 @@ package control
 
 import (
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 
@@ -57,4 +59,16 @@ func setMTU(tap port.Port, mtu int) error {
 
 // tapName names the TAP of the interface with the given index: unique in its
 // namespace, and within the 15 bytes a name may have.
-func tapName(index int) string { return fmt.Sprintf("culvert%d", index) }
+func tapName(index int) string { return tapStem + strconv.Itoa(index) }
+
+const tapStem = "culvert"
+
+// isTAP reports whether name is what tapName makes, here or in another process.
+func isTAP(name string) bool {
+	rest, ok := strings.CutPrefix(name, tapStem)
+	if !ok {
+		return false
+	}
+	_, err := strconv.ParseUint(rest, 10, 31)
+	return err == nil
+}

@@ -88,6 +88,9 @@ func makePlan(cfg *config.Config, added []config.Interface, w world) (*plan, err
 		}
 		snapshot := w.kernels[conf.Netns]
 		for _, name := range snapshot.Match(conf.Name) {
+			if isTAP(name) {
+				continue // the way to the kernel, not an interface to serve
+			}
 			one := conf
 			one.Name = name
 			take(one, snapshot.Interfaces[name])

@@ -83,6 +83,13 @@ func TestPlanMatchesInterfaces(t *testing.T) {
 			[]string{"veth2", "veth1"}, nil},
 		{"a pattern that fits nothing is no fault",
 			homeRouter + "[[interface]]\nname = \"ppp*\"\narea = \"wan\"\n", nil, []string{"lan0", "wan0"}, nil},
+		{"a pattern takes no TAP to the kernel",
+			"[[interface]]\nname = \"*\"\narea = \"lan\"\n",
+			func(w *world) {
+				w.kernels[""].Interfaces["culvert2"] = kernel.Interface{Name: "culvert2", Index: 6}
+				w.kernels[""].Interfaces["culvert-a"] = kernel.Interface{Name: "culvert-a", Index: 7}
+			},
+			[]string{"culvert-a", "lan0", "veth1", "veth2", "wan0"}, nil},
 		{"what was removed at run time stays out", homeRouter,
 			func(w *world) { w.excluded = map[key]struct{}{{"", "lan0"}: {}} }, []string{"wan0"}, nil},
 		{"a TUN device need not be there before",

@@ -19,8 +19,8 @@ func TestSnapshotHasLoopback(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if lo, ok := s.Interfaces["lo"]; !ok || lo.Index == 0 || lo.MTU == 0 {
-		t.Errorf("loopback is %+v, want an index and an MTU", lo)
+	if lo, ok := s.Interfaces["lo"]; !ok || lo.Index == 0 || lo.MTU == 0 || lo.Link != Other {
+		t.Errorf("loopback is %+v, want an index and an MTU, and no Ethernet", lo)
 	}
 	again, err := w.Snapshot()
 	if err != nil {
@@ -32,7 +32,7 @@ func TestSnapshotHasLoopback(t *testing.T) {
 }
 
 func TestMatch(t *testing.T) {
-	s := Snapshot{Interfaces: map[string]Interface{"veth2": {}, "veth10": {}, "eth0": {}}}
+	s := Snapshot{Interfaces: map[string]Interface{"veth2": {}, "veth10": {}, "eth0": {}, "lo": {Link: Other}, "vetun": {Link: Other}}}
 	for _, tt := range []struct {
 		claim, pattern string
 		want           []string
@@ -40,6 +40,9 @@ func TestMatch(t *testing.T) {
 		{"a plain name fits itself", "eth0", []string{"eth0"}},
 		{"a pattern fits many, sorted", "veth*", []string{"veth10", "veth2"}},
 		{"nothing fits a name that is absent", "wan0", nil},
+		{"a pattern takes Ethernet only", "*", []string{"eth0", "veth10", "veth2"}},
+		{"not even by a letter", "l*", nil},
+		{"a plain name fits anything", "lo", []string{"lo"}},
 		{"a plain name is no prefix", "veth", nil},
 	} {
 		if got := s.Match(tt.pattern); !slices.Equal(got, tt.want) {

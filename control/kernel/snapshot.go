@@ -12,10 +12,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Link is what an interface carries.
+type Link uint8
+
+// Values of Link.
+const (
+	Ethernet Link = iota
+	Other         // loopback, TUN, tunnels
+)
+
 // Interface is one network interface.
 type Interface struct {
 	Name      string
 	Index     int
+	Link      Link
 	MAC       [6]byte        // zero for links without one
 	MTU       int            // bytes of the largest IP packet
 	Up        bool           // administratively up and with carrier
@@ -37,12 +47,13 @@ type Snapshot struct {
 }
 
 // Match returns the names of the interfaces that pattern fits, sorted. A trailing
-// * fits any rest; without one a pattern fits itself only.
+// * fits any rest on Ethernet interfaces, so that no * takes the loopback; without
+// one a pattern fits itself only.
 func (s Snapshot) Match(pattern string) []string {
 	prefix, open := strings.CutSuffix(pattern, "*")
 	var names []string
-	for name := range s.Interfaces {
-		if name == pattern || open && strings.HasPrefix(name, prefix) {
+	for name, i := range s.Interfaces {
+		if name == pattern || open && i.Link == Ethernet && strings.HasPrefix(name, prefix) {
 			names = append(names, name)
 		}
 	}
@@ -68,7 +79,7 @@ func (s Snapshot) Equal(t Snapshot) bool {
 
 // Equal reports whether i and j say the same.
 func (i Interface) Equal(j Interface) bool {
-	return i.Name == j.Name && i.Index == j.Index && i.MAC == j.MAC && i.MTU == j.MTU &&
+	return i.Name == j.Name && i.Index == j.Index && i.Link == j.Link && i.MAC == j.MAC && i.MTU == j.MTU &&
 		i.Up == j.Up && slices.Equal(i.Addresses, j.Addresses)
 }
 
@@ -76,6 +87,9 @@ func interfaceFrom(link netlink.Link) Interface {
 	a := link.Attrs()
 	i := Interface{Name: a.Name, Index: a.Index, MTU: a.MTU}
 	copy(i.MAC[:], a.HardwareAddr)
+	if a.EncapType != "ether" || len(a.HardwareAddr) != len(i.MAC) {
+		i.Link = Other
+	}
 	// Links without a carrier (TUN before it is opened, loopback) say "unknown"
 	// and are up when they are set up; IFF_RUNNING covers both.
 	i.Up = a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_RUNNING != 0
