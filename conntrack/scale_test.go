@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"example.com/culvert/conntrack/tuple"
 )
 
 // bytesPerFlow is the budget of a flow, all in.
@@ -22,7 +24,7 @@ func TestMemoryPerFlow(t *testing.T) {
 		if i%MaxBatch == 0 {
 			w.Begin(start)
 		}
-		mustAdmit(t, w, proposal(benchTuple(i)), data, start)
+		mustAdmit(t, w, proposal(benchTuple(tuple.UDP, i)), data, start)
 	}
 	if got := (resident(t) - before) / flows; got > bytesPerFlow {
 		t.Errorf("%d bytes a flow, want at most %d", got, bytesPerFlow)
