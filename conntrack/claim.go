@@ -215,7 +215,8 @@ func (a *actor) endEntry(slot uint32, how killing, now Tick, ho, hr uint64) bool
 		if e.ext != 0 && t.cfg.Timestamp {
 			word.Store64(&t.exts[e.ext].stop, uint64(t.Time(now).UnixNano()))
 		}
-		if !a.note(EventDestroy, 0, slot, now) && a.linger(slot) {
+		a.deliverDying(now) // in their order
+		if (a.dying.n > 0 || !a.note(EventDestroy, 0, slot, now)) && a.linger(slot) {
 			return true
 		}
 	}
