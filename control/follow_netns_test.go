@@ -4,9 +4,11 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/netip"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -163,6 +165,32 @@ func TestWidestPatternTakesNeitherLoopbackNorWhatTheGatewayMakes(t *testing.T) {
 	slices.Sort(got)
 	if want := []string{"lan0", "lan0-peer", "tun0", "wan0", "wan0-peer"}; !slices.Equal(got, want) {
 		t.Errorf("serves %v, want %v", got, want)
+	}
+}
+
+func TestInterfacesHearEveryGroupOfNeighbourDiscovery(t *testing.T) {
+	inNewNamespace(t)
+	addVeth(t, "trunk")
+	addVeth(t, "wan0", "203.0.113.1/24")
+	cfg := config.Quick([]string{"trunk"}, []string{"wan0"})
+	cfg.Interfaces = append(cfg.Interfaces, config.Interface{Name: "trunk.7", Area: "guest", Parent: "trunk", VLAN: 7,
+		AddressFrom: config.Static, Addresses: []netip.Prefix{netip.MustParsePrefix("fd00:7::1/64")}})
+	g := startIn(t, cfg)
+	allmulti := func(name string) int {
+		out, err := exec.Command("ip", "-d", "-j", "link", "show", name).Output()
+		must(t, err)
+		var links []struct{ Allmulti int }
+		must(t, json.Unmarshal(out, &links))
+		return links[0].Allmulti
+	}
+	for _, name := range []string{"trunk", "wan0"} { // trunk.7 hears by its parent
+		if got := allmulti(name); got != 1 {
+			t.Errorf("%s is in all groups %d times, want once", name, got)
+		}
+	}
+	must(t, g.RemoveInterface(t.Context(), "wan0"))
+	if got := allmulti("wan0"); got != 0 {
+		t.Errorf("wan0 is still in all groups %d times", got)
 	}
 }
 

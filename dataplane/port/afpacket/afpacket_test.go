@@ -3,9 +3,9 @@
 package afpacket
 
 import (
+	"encoding/json"
 	"net"
-	"os"
-	"strings"
+	"os/exec"
 	"testing"
 	"unsafe"
 
@@ -381,23 +381,38 @@ func TestLongFramesWithoutRoomAreCounted(t *testing.T) {
 	}
 }
 
-func TestJoinedGroupsAreLetIn(t *testing.T) {
-	n := newNetwork(t, 1)
-	p := open(t, n.g0, Config{})
-	group := net.HardwareAddr{0x33, 0x33, 0xff, 1, 2, 3}
-	if err := p.JoinMulticast(group); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.JoinMulticast(n.g0.MAC(t)); err == nil {
-		t.Error("a unicast address was joined")
-	}
-	var groups []byte
-	nstest.Do(t, n.g0.Netns, func() (err error) {
-		groups, err = os.ReadFile("/proc/thread-self/net/dev_mcast")
-		return err
-	})
-	if !strings.Contains(string(groups), "3333ff010203") {
-		t.Errorf("the interface does not listen to %v:\n%s", group, groups)
+func TestFilterOfTheInterfaceIsOpenAsAskedUntilClose(t *testing.T) {
+	for _, tt := range []struct {
+		claim             string
+		accept            Accept
+		allmulti, promisc int
+	}{
+		{"own addresses only", AcceptOwn, 0, 0},
+		{"every group", AcceptAllMulticast, 1, 0},
+		{"everything", AcceptAll, 0, 1},
+	} {
+		n := newNetwork(t, 1)
+		filter := func() (allmulti, promisc int) {
+			var links []struct{ Allmulti, Promiscuity int }
+			nstest.Do(t, n.g0.Netns, func() error {
+				out, err := exec.Command("ip", "-d", "-j", "link", "show", n.g0.Name).Output()
+				if err != nil {
+					return err
+				}
+				return json.Unmarshal(out, &links)
+			})
+			return links[0].Allmulti, links[0].Promiscuity
+		}
+		p := open(t, n.g0, Config{Accept: tt.accept, Queues: 2})
+		if a, pr := filter(); a != tt.allmulti || pr != tt.promisc {
+			t.Errorf("%s: allmulti %d and promiscuity %d, want %d and %d", tt.claim, a, pr, tt.allmulti, tt.promisc)
+		}
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+		if a, pr := filter(); a+pr != 0 {
+			t.Errorf("%s: allmulti %d and promiscuity %d after Close", tt.claim, a, pr)
+		}
 	}
 }
 

@@ -24,7 +24,9 @@ const (
 )
 
 // Accept says which frames the interface's address filter lets in, besides
-// those for its own address, broadcast, and joined groups.
+// those for its own address and broadcast, until the port is closed. Group by
+// group is no choice: neighbour discovery needs one for each address that the
+// gateway answers for, and filters of devices overflow to "all" at a few dozen.
 type Accept uint8
 
 // Values of Accept.

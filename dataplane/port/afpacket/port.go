@@ -94,14 +94,6 @@ func (p *Port) accept() error {
 	return nil
 }
 
-// JoinMulticast lets frames for the multicast address mac in, until Close.
-func (p *Port) JoinMulticast(mac net.HardwareAddr) error {
-	if len(mac) != 6 || mac[0]&1 == 0 {
-		return fmt.Errorf("join %s on %s: not a multicast address", mac, p.cfg.Ifname)
-	}
-	return p.queues[0].rx.addMembership(p.info.Index, unix.PACKET_MR_MULTICAST, mac)
-}
-
 func (p *Port) update(a *netlink.LinkAttrs) {
 	copy(p.info.MAC[:], a.HardwareAddr)
 	p.info.Name = a.Name
