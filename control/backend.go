@@ -257,7 +257,7 @@ func (g *Gateway) AddInterface(_ context.Context, spec api.InterfaceSpec) error 
 	g.excluded = without(excluded, k)
 	if err := g.reshape(k, need); err != nil {
 		g.added, g.excluded = added, excluded
-		return fmt.Errorf("interface %v: %w: %w", k, ErrRefused, err)
+		return fmt.Errorf("%w: %w", ErrRefused, err) // which names the interface
 	}
 	return nil
 }
@@ -282,7 +282,7 @@ func (g *Gateway) RemoveInterface(_ context.Context, name string) error {
 	}
 	if err := g.reshape(k, mayBeAbsent); err != nil {
 		g.added, g.excluded = added, excluded
-		return fmt.Errorf("interface %s: %w: %w", name, ErrRefused, err)
+		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"example.com/culvert/conntrack/ctfmt"
 	"example.com/culvert/control/api"
 )
 
@@ -47,7 +48,7 @@ func conntrackCommand() *cobra.Command {
 	f.BoolVarP(&o.events, "event", "E", false, "print events until interrupted")
 	f.BoolVarP(&o.count, "count", "C", false, "print how many flows there are")
 	f.BoolVarP(&o.flush, "flush", "F", false, "end every flow")
-	f.StringVarP(&o.output, "output", "o", "", "`LIST` of extended, id, timestamp, ktimestamp, labels; or json")
+	f.StringVarP(&o.output, "output", "o", "", "`LIST` of extended, id, timestamp, ktimestamp; or json")
 	f.StringVarP(&o.mask, "event-mask", "e", "", "`LIST` of events: ALL, NEW, UPDATES, DESTROY")
 	f.StringVarP(&o.family, "family", "f", "", "`FAMILY` of the flows: ipv4 or ipv6")
 	f.StringVarP(&o.proto, "protonum", "p", "", "`PROTOCOL` of the flows, by name or number")
@@ -74,11 +75,12 @@ func (o *conntrackOptions) run(cmd *cobra.Command) error {
 	if err != nil {
 		return misused(err)
 	}
+	if o.commands() != 1 {
+		return misused(errors.New("want exactly one of -L, -E, -C and -F"))
+	}
 	client := connect(o.socket)
 	defer client.Close()
 	switch {
-	case o.commands() != 1:
-		return misused(errors.New("want exactly one of -L, -E, -C and -F"))
 	case o.list:
 		return o.dump(cmd, client, form)
 	case o.events:
@@ -122,7 +124,13 @@ func (o *conntrackOptions) format() (f api.Format, err error) {
 			f.Output = append(f.Output, word)
 		}
 	}
+	if err := api.ParseOutput(strings.Join(f.Output, ","), &ctfmt.Options{}); err != nil {
+		return f, err
+	}
 	if o.mask != "" {
+		if _, err := api.ParseEvents(o.mask); err != nil {
+			return f, err
+		}
 		f.Events = []string{o.mask}
 	}
 	if f.Family, err = api.ParseFamily(o.family); err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -21,11 +22,11 @@ func rulesCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return render(cmd.OutOrStdout(), *output, rules, func(w io.Writer) error {
+		return render(cmd.OutOrStdout(), output, rules, func(w io.Writer) error {
 			return table(w, func(row func(...any)) {
 				row("HITS", "RULE", "WHERE")
 				for _, r := range rules {
-					row(r.Hits, r.Text, r.Position)
+					row(r.Hits, r.Text, cmp.Or(r.Position, "built in"))
 				}
 			})
 		})
@@ -49,7 +50,7 @@ func countersCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return render(cmd.OutOrStdout(), *output, counters, func(w io.Writer) error {
+		return render(cmd.OutOrStdout(), output, counters, func(w io.Writer) error {
 			return table(w, func(row func(...any)) {
 				row("PACKETS", "REASON", "STEP", "ADVICE")
 				for _, c := range counters {

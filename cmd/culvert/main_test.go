@@ -109,6 +109,12 @@ func TestMisuseNamesTheNearest(t *testing.T) {
 		{"a stray word for the demo", []string{"demo", "now"}, "culvert: unexpected argument \"now\"\nTry 'culvert demo --help'.\n"},
 		{"conntrack, in its own words", []string{"conntrack", "--dmup"}, conntrackName + ": unknown flag: --dmup; did you mean --dump?\n" + conntrackHint + "\n"},
 		{"two conntrack commands", []string{"conntrack", "-L", "-C"}, conntrackName + ": want exactly one of -L, -E, -C and -F\n" + conntrackHint + "\n"},
+		{"an unknown form of output", []string{"rules", "-o", "yaml"}, "culvert: invalid argument \"yaml\" for \"-o, --output\" flag: use text or json\nTry 'culvert rules --help'.\n"},
+		{"an unknown driver", []string{"interface", "add", "veth1", "--area", "lan", "--driver", "dpdk"}, "culvert: invalid argument \"dpdk\" for \"--driver\" flag: use af_packet or tun\nTry 'culvert interface add --help'.\n"},
+		{"an unknown driver of the demo", []string{"demo", "--driver", "foo"}, "culvert: --driver foo: use af_packet or tun\nTry 'culvert demo --help'.\n"},
+		{"an unknown option of conntrack", []string{"conntrack", "-L", "-o", "foo"}, conntrackName + ": unknown output option \"foo\"; use extended, id, timestamp or ktimestamp\n" + conntrackHint + "\n"},
+		{"an unknown event", []string{"conntrack", "-E", "-e", "foo"}, conntrackName + ": unknown event \"foo\"; use ALL, NEW, UPDATES or DESTROY\n" + conntrackHint + "\n"},
+		{"an unknown log format", []string{"run", "--log-format", "xml"}, "culvert: invalid argument \"xml\" for \"--log-format\" flag: use text or json\nTry 'culvert run --help'.\n"},
 		{"an unknown protocol", []string{"conntrack", "-L", "-p", "tpc"}, conntrackName + ": unknown protocol \"tpc\"; use a name such as tcp, or a number below 256\n" + conntrackHint + "\n"},
 	} {
 		stdout, stderr, code := culvert(t, tt.args...)

@@ -34,8 +34,8 @@ func reloadCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "generation %d: %d rules, %d interfaces\n",
-			result.Generation, result.Rules, result.Interfaces)
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "generation %d: %s, %s\n",
+			result.Generation, count(result.Rules, "rule"), count(result.Interfaces, "interface"))
 		return err
 	}
 	return cmd
@@ -49,7 +49,7 @@ func releaseCommand() *cobra.Command {
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			n, err := control.ReleaseHeld()
-			fmt.Fprintf(cmd.OutOrStdout(), "%d interfaces released\n", n)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s released\n", count(n, "interface"))
 			return err
 		},
 	}
@@ -77,14 +77,15 @@ func interfaceAddCommand() *cobra.Command {
 	socket := socketFlag(cmd)
 	var spec api.InterfaceSpec
 	cmd.Flags().StringVar(&spec.Area, "area", "", "`AREA` the interface belongs to")
-	cmd.Flags().StringVar(&spec.Driver, "driver", "", "`DRIVER`: af_packet or tun (default af_packet)")
+	driver := choice{"af_packet", []string{"af_packet", "tun"}}
+	cmd.Flags().Var(&driver, "driver", "`DRIVER`: af_packet or tun")
 	cmd.Flags().StringSliceVar(&spec.Addresses, "address", nil, "gateway's `PREFIX` on it; repeat for more (default the kernel's)")
 	cmd.Flags().StringSliceVar(&spec.NextHops, "next-hop", nil, "`ADDRESS` of the router behind it; repeat for more")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if spec.Area == "" {
 			return usageError{err: fmt.Errorf("--area is missing")}
 		}
-		spec.Name = args[0]
+		spec.Name, spec.Driver = args[0], driver.word
 		client := connect(*socket)
 		defer client.Close()
 		return client.AddInterface(cmd.Context(), spec)

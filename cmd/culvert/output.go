@@ -4,28 +4,58 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 )
 
+// choice is the value of a flag that takes one of a few words.
+type choice struct {
+	word  string // the default, before the flags are parsed
+	words []string
+}
+
+// Set implements pflag.Value.
+func (c *choice) Set(word string) error {
+	if !slices.Contains(c.words, word) {
+		return fmt.Errorf("use %s", strings.Join(c.words, " or "))
+	}
+	c.word = word
+	return nil
+}
+
+// String implements pflag.Value.
+func (c *choice) String() string { return c.word }
+
+// Type implements pflag.Value; the help text shows the default as that of a string.
+func (c *choice) Type() string { return "string" }
+
 // outputFlag adds -o and returns where its value will be.
-func outputFlag(cmd *cobra.Command) *string {
-	return cmd.Flags().StringP("output", "o", "text", "`FORM` of the answer: text or json")
+func outputFlag(cmd *cobra.Command) *choice {
+	form := &choice{"text", []string{"text", "json"}}
+	cmd.Flags().VarP(form, "output", "o", "`FORM` of the answer: text or json")
+	return form
 }
 
 // render prints v as JSON or by text, as form says.
-func render(w io.Writer, form string, v any, text func(io.Writer) error) error {
-	switch form {
-	case "text":
+func render(w io.Writer, form *choice, v any, text func(io.Writer) error) error {
+	if form.word == "text" {
 		return text(w)
-	case "json":
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		enc.SetEscapeHTML(false)
-		return enc.Encode(v)
 	}
-	return usageError{err: fmt.Errorf("unknown output form %q; use text or json", form)}
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// count returns "1 rule", "2 rules".
+func count(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return fmt.Sprintf("%d %s", n, noun)
 }
 
 // table prints rows in columns.

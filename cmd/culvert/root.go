@@ -80,6 +80,14 @@ Example:
 func newRoot() *cobra.Command {
 	show := demo.Command()
 	show.Args = noArguments
+	runDemo := show.RunE
+	show.RunE = func(cmd *cobra.Command, args []string) error {
+		err := runDemo(cmd, args)
+		if wrong, ok := errors.AsType[demo.Misuse](err); ok {
+			return usageError{err: wrong}
+		}
+		return err
+	}
 	root := &cobra.Command{
 		Use:           "culvert COMMAND",
 		Short:         "Translate and filter packets between networks, without the kernel's netfilter",

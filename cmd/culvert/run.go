@@ -29,7 +29,7 @@ type runOptions struct {
 	config    string
 	lan, wan  []string
 	socket    string
-	logFormat string
+	logFormat choice
 	logLevel  string
 }
 
@@ -46,7 +46,8 @@ func runCommand() *cobra.Command {
 	f.StringSliceVar(&o.lan, "lan", nil, "inside `INTERFACE`, without a file; repeat for more")
 	f.StringSliceVar(&o.wan, "wan", nil, "outside `INTERFACE`, without a file: IPv4 leaves masqueraded")
 	f.StringVar(&o.socket, "socket", "", "control `PATH` (default CULVERT_SOCKET, the file's, or /run/culvert/NAME.sock for root)")
-	f.StringVar(&o.logFormat, "log-format", "text", "`FORM` of the log on standard error: text or json")
+	o.logFormat = choice{"text", []string{"text", "json"}}
+	f.Var(&o.logFormat, "log-format", "`FORM` of the log on standard error: text or json")
 	f.StringVar(&o.logLevel, "log-level", "info", "least `LEVEL` that is logged: debug, info, warn or error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), o, cmd.ErrOrStderr()) }
 	return cmd
@@ -77,13 +78,10 @@ func (o *runOptions) logger(w io.Writer) (*slog.Logger, error) {
 		return nil, usageError{err: fmt.Errorf("unknown log level %q; use debug, info, warn or error", o.logLevel)}
 	}
 	options := &slog.HandlerOptions{Level: level}
-	switch o.logFormat {
-	case "text":
-		return slog.New(slog.NewTextHandler(w, options)), nil
-	case "json":
+	if o.logFormat.word == "json" {
 		return slog.New(slog.NewJSONHandler(w, options)), nil
 	}
-	return nil, usageError{err: fmt.Errorf("unknown log format %q; use text or json", o.logFormat)}
+	return slog.New(slog.NewTextHandler(w, options)), nil
 }
 
 func run(ctx context.Context, o runOptions, stderr io.Writer) error {

@@ -28,7 +28,7 @@ func statusCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := render(cmd.OutOrStdout(), *output, st, func(w io.Writer) error { return printStatus(w, st) }); err != nil {
+		if err := render(cmd.OutOrStdout(), output, st, func(w io.Writer) error { return printStatus(w, st) }); err != nil {
 			return err
 		}
 		if !st.Ready {
@@ -53,8 +53,8 @@ func printStatus(w io.Writer, st api.Status) error {
 	if !st.Ready {
 		state = "waiting"
 	}
-	fmt.Fprintf(w, "%s: %s, generation %d, %d rules, up %v\n",
-		st.Name, state, st.Generation, st.Rules, time.Since(st.Started).Round(time.Second))
+	fmt.Fprintf(w, "%s: %s, generation %d, %s, up %v\n",
+		st.Name, state, st.Generation, count(st.Rules, "rule"), time.Since(st.Started).Round(time.Second))
 	fmt.Fprintf(w, "flows: %d of %d\n", st.Flows, st.FlowLimit)
 	fmt.Fprintf(w, "packets: %d forwarded, %d dropped\n\n", st.Forwarded, st.Dropped)
 	return table(w, func(row func(...any)) {

@@ -52,7 +52,14 @@ var errRoot = errors.New(`the demo makes network namespaces, which needs root. R
 or, from a checkout (sudo seldom has go in its PATH):
   go build -o /tmp/culvert ./cmd/culvert && sudo /tmp/culvert demo`)
 
-// topologyFor checks the options and declares the network.
+// Misuse is an error of the command line: values of flags that do not exist, or
+// do not go together.
+type Misuse struct{ error }
+
+func misuse(format string, args ...any) error { return Misuse{fmt.Errorf(format, args...)} }
+
+// topologyFor checks the options, whose errors are of type Misuse, and declares
+// the network.
 func topologyFor(o options) (netns.Topology, error) {
 	kind := netns.Culvert
 	switch o.gateway {
@@ -60,13 +67,13 @@ func topologyFor(o options) (netns.Topology, error) {
 	case netns.Kernel.String():
 		kind = netns.Kernel
 	default:
-		return netns.Topology{}, fmt.Errorf("--gateway %s: use %s or %s", o.gateway, netns.Culvert, netns.Kernel)
+		return netns.Topology{}, misuse("--gateway %s: use %s or %s", o.gateway, netns.Culvert, netns.Kernel)
 	}
 	switch {
 	case o.driver != driverAFPacket && o.driver != driverTUN:
-		return netns.Topology{}, fmt.Errorf("--driver %s: use %s or %s", o.driver, driverAFPacket, driverTUN)
+		return netns.Topology{}, misuse("--driver %s: use %s or %s", o.driver, driverAFPacket, driverTUN)
 	case o.driver == driverTUN && kind == netns.Kernel:
-		return netns.Topology{}, fmt.Errorf("--driver %s: the kernel has drivers of its own, leave the flag out with --gateway %s", o.driver, kind)
+		return netns.Topology{}, misuse("--driver %s: the kernel has drivers of its own, leave the flag out with --gateway %s", o.driver, kind)
 	}
 	self, err := os.Executable()
 	if err != nil {
