@@ -92,7 +92,7 @@ func bulkLab(t testing.TB, max int) (e *Engine, lan, wan *bulk) {
 	if err := e.Apply(st); err != nil {
 		t.Fatal(err)
 	}
-	e.neigh.Find(wanID, addr("203.0.113.254"), 0)
+	e.neigh.Ask(wanID, addr("203.0.113.254"), 1, 0)
 	e.NeighbourLearned(wanID, addr("203.0.113.254"), [6]byte{2, 9})
 	t.Cleanup(func() {
 		e.Close()

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"net/netip"
 	"runtime"
 	"sync"
@@ -64,6 +65,7 @@ type Engine struct {
 	table         *conntrack.Table
 	host          Host
 	neigh         *route.Neighbours
+	seed          maphash.Seed // of askers
 	frags         *frag.Table
 	view          atomic.Pointer[view]
 	workers       []*Worker
@@ -108,9 +110,11 @@ func New(cfg Config) (*Engine, error) {
 		host:    cfg.Host,
 		frags:   frag.New(cfg.Fragments),
 		neigh:   route.NewNeighbours(cfg.Neighbours),
+		seed:    maphash.MakeSeed(),
 		senders: make(map[senderKey]port.Sender),
 	}
 	e.icmp.init(cfg.ICMPRate)
+	e.neigh.OnReplace(e.resolved)
 	e.view.Store(emptyView())
 	for i := range cfg.Workers {
 		w, err := newWorker(e, i)

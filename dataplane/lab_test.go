@@ -245,7 +245,7 @@ func (l *lab) removePort(id uint16) {
 
 // resolve makes a neighbour known.
 func (l *lab) resolve(id uint16, a string) {
-	l.e.neigh.Find(id, addr(a), l.now)
+	l.e.neigh.Ask(id, addr(a), 1, l.now)
 	l.e.NeighbourLearned(id, addr(a), macOf(addr(a)))
 }
 

@@ -275,14 +275,13 @@ func TestPendingMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer q.close()
-	small := pendingSlot - packet.Headroom
+	small, big := q.pool(pendingSlot-packet.Headroom), q.pool(pendingSlot-packet.Headroom+1)
 	for range 3 { // slots are reused, and sizes do not mix
-		a, b := q.take(small), q.take(1)
-		if a == nil || b == nil || a == b || q.take(small) != nil {
+		a, b := q.take(small, 1), q.take(small, 2)
+		if a == b || len(small.free) != 0 || small == big {
 			t.Fatal("want exactly two small slots")
 		}
-		c := q.take(small + 1)
-		if c == nil || len(c.mem) < maxFrame {
+		if c := q.take(big, 1); len(c.mem) < maxFrame {
 			t.Fatal("a long frame needs a big slot")
 		}
 		for _, i := range q.queue {

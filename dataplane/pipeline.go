@@ -237,12 +237,12 @@ func (w *Worker) nextHop(p *packet.Packet, to *tuple.Tuple, r role) (route.Hint,
 	if !ok {
 		return 0, NoRoute
 	}
-	return w.neighbour(&hop, to.Dst)
+	return w.neighbour(p, &hop, to.Dst)
 }
 
-// neighbour returns the hint for a next hop, asking for its address if that is
-// not known.
-func (w *Worker) neighbour(hop *route.NextHop, dst tuple.Addr) (route.Hint, Reason) {
+// neighbour returns the hint for a next hop, asking on behalf of who sent p for its
+// address if that is not known.
+func (w *Worker) neighbour(p *packet.Packet, hop *route.NextHop, dst tuple.Addr) (route.Hint, Reason) {
 	if hop.Port == HostPort {
 		return w.e.neigh.HostHint(), None
 	}
@@ -254,13 +254,14 @@ func (w *Worker) neighbour(hop *route.NextHop, dst tuple.Addr) (route.Hint, Reas
 	if eg.pointToPoint {
 		addr = tuple.Addr{}
 	}
-	hint, st, fresh, ok := w.e.neigh.Find(hop.Port, addr, w.now)
-	switch {
-	case !ok:
+	hint, st, fresh := w.e.neigh.Find(hop.Port, addr, w.now)
+	if st == route.Unknown {
+		hint, st, fresh = w.e.neigh.Ask(hop.Port, addr, w.asker(p), w.now)
+	}
+	if st == route.Unknown {
 		return 0, NeighboursFull
-	case st == route.Failed:
-		return 0, NeighbourFailed
-	case fresh && w.e.host != nil:
+	}
+	if fresh && w.e.host != nil {
 		w.e.host.Resolve(hop.Port, addr.Netip())
 	}
 	return hint, None

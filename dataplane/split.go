@@ -69,7 +69,7 @@ func (w *Worker) forwardPlain(p *packet.Packet, hop *route.NextHop, r role) {
 	hint := w.e.neigh.HostHint()
 	if hop.Port != HostPort {
 		var why Reason
-		if hint, why = w.neighbour(hop, p.Tuple.Dst); why != None {
+		if hint, why = w.neighbour(p, hop, p.Tuple.Dst); why != None {
 			w.refuse(p, conntrack.Ref{}, why, r)
 			return
 		}

@@ -4,9 +4,9 @@ import (
 	"math"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/dataplane/fair"
 )
 
 // Hint is a cached next hop: slot index << 16 | tag. The zero Hint is never
@@ -49,8 +49,10 @@ type slot struct {
 	static    bool // never fails, never needs upkeep (point-to-point links, the host)
 	addr      tuple.Addr
 	mac       [6]byte
-	asked     int64 // while Incomplete: when Find last said fresh, ns
-	confirmed int64 // what the last Learn said, ns
+	asked     int64       // while Incomplete: when Find or Ask last said fresh, ns
+	open      fair.Handle // its place among its port's open questions, while Incomplete
+	owner     uint32      // counts the neighbours that had the slot
+	confirmed int64       // what the last Learn said, ns
 }
 
 type neighbourKey struct {
@@ -66,9 +68,13 @@ type Neighbours struct {
 
 	mu    sync.Mutex // guards all below and the non-atomic fields of slots
 	index map[neighbourKey]uint32
-	free  []uint32 // indexes given back by Forget
+	free  []uint32 // indexes given back
 	next  uint32   // first index never used
 	hand  uint32   // clock hand for reclaiming
+
+	asked    map[uint16]*questions // open ones, of each port
+	failed   failures
+	replaced func()
 }
 
 // NewNeighbours returns a table for at most max neighbours (1..MaxNeighbours),
@@ -78,7 +84,9 @@ func NewNeighbours(max int) *Neighbours {
 		slots: make([]slot, min(max, MaxNeighbours-1)+1),
 		index: make(map[neighbourKey]uint32),
 		next:  1,
+		asked: make(map[uint16]*questions),
 	}
+	n.failed.slots = make([]uint32, len(n.slots))
 	host := &n.slots[0]
 	host.state, host.static = Reachable, true
 	host.retag()
@@ -131,45 +139,96 @@ func (n *Neighbours) Get(h Hint) (port uint16, mac [6]byte, ok bool) {
 // HostHint returns the hint of the gateway's own host.
 func (n *Neighbours) HostHint() Hint { return Hint(uint16(n.slots[0].word.Load())) }
 
-const (
-	askAgain = int64(time.Second)     // a question or its answer may be lost: repeat it while packets come
-	giveUp   = 5 * int64(time.Second) // an open question this old may lose its slot
-)
+// OnReplace has f called whenever an open question was given up for another one:
+// packets that waited for its answer have to ask anew. It must be called before
+// the first Ask; f is called by Ask, with no lock held.
+func (n *Neighbours) OnReplace(f func()) { n.replaced = f }
 
-// Find returns the slot of addr on port, making one if there is none, and its
-// state at time now (ns). With Reachable the hint is valid; otherwise it only
-// names the slot. When a new neighbour is wanted and the table is full, one that
-// failed or was not used lately is replaced; ok is false when there is none near.
-// fresh reports that the caller should have the address resolved.
-func (n *Neighbours) Find(port uint16, addr tuple.Addr, now int64) (h Hint, st State, fresh, ok bool) {
+// Find returns the slot of addr on port and its state at time now (ns): Reachable,
+// and the hint is valid, or Incomplete, and the hint only names the slot. fresh
+// reports that the caller should have the address resolved. With Unknown nobody
+// has asked yet: see Ask.
+func (n *Neighbours) Find(port uint16, addr tuple.Addr, now int64) (h Hint, st State, fresh bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	i, known := n.index[neighbourKey{port, addr}]
-	if !known {
-		if i, ok = n.takeLocked(now); !ok {
-			return 0, Unknown, false, false
-		}
-		s := &n.slots[i]
-		s.addr, s.mac, s.static, s.asked = addr, [6]byte{}, false, now
-		s.port.Store(uint32(port)) // no hint is valid: takeLocked has seen to it
-		s.state = Incomplete
-		s.retag()
-		n.index[neighbourKey{port, addr}] = i
-		return Hint(i << 16), Incomplete, true, true
+	if !known || n.slots[i].state == Failed {
+		return 0, Unknown, false
 	}
+	return n.knownLocked(i, now)
+}
+
+// Ask is Find for a neighbour that Find did not know: it opens a question on behalf
+// of asker, if nobody else has done so meanwhile.
+//
+// A question needs a place among the port's open ones. An asker has at most
+// openShare; when all are taken, the oldest of the heaviest asker gives way to one
+// who has fewer. It also needs a slot: that of a neighbour that failed, or that was
+// not used lately. With Unknown the question cannot be asked now.
+func (n *Neighbours) Ask(port uint16, addr tuple.Addr, asker Asker, now int64) (h Hint, st State, fresh bool) {
+	n.mu.Lock()
+	i, known := n.index[neighbourKey{port, addr}]
+	if known && n.slots[i].state != Failed {
+		defer n.mu.Unlock()
+		return n.knownLocked(i, now)
+	}
+	var ok, replaced bool
+	if known {
+		ok, replaced = n.reopenLocked(i, asker, now)
+	} else {
+		i, ok, replaced = n.newLocked(port, addr, asker, now)
+	}
+	n.mu.Unlock()
+	if replaced && n.replaced != nil {
+		n.replaced()
+	}
+	if !ok {
+		return 0, Unknown, false
+	}
+	return Hint(i << 16), Incomplete, true
+}
+
+// knownLocked is Find for a neighbour that is reachable or asked for.
+func (n *Neighbours) knownLocked(i uint32, now int64) (h Hint, st State, fresh bool) {
 	s := &n.slots[i]
 	s.used.Store(1)
-	switch s.state {
-	case Reachable:
-		return Hint(i<<16 | uint32(s.tag)), Reachable, false, true
-	case Failed:
-		s.state, s.asked = Incomplete, now // this packet asks again
-		return Hint(i << 16), Incomplete, true, true
+	if s.state == Reachable {
+		return Hint(i<<16 | uint32(s.tag)), Reachable, false
 	}
 	if now-s.asked >= askAgain {
-		s.asked, fresh = now, true
+		n.repeatLocked(i, now)
+		fresh = true
 	}
-	return Hint(i << 16), s.state, fresh, true
+	return Hint(i << 16), Incomplete, fresh
+}
+
+// reopenLocked asks again for a neighbour that failed.
+func (n *Neighbours) reopenLocked(i uint32, asker Asker, now int64) (ok, replaced bool) {
+	q, replaced, ok := n.admitLocked(uint16(n.slots[i].port.Load()), asker, now)
+	if ok {
+		n.slots[i].used.Store(1)
+		n.openLocked(i, q, asker, now)
+	}
+	return ok, replaced
+}
+
+// newLocked asks for a neighbour that has no slot.
+func (n *Neighbours) newLocked(port uint16, addr tuple.Addr, asker Asker, now int64) (i uint32, ok, replaced bool) {
+	q, replaced, ok := n.admitLocked(port, asker, now)
+	if !ok {
+		return 0, false, replaced
+	}
+	if i, ok = n.takeLocked(now); !ok {
+		return 0, false, replaced
+	}
+	s := &n.slots[i]
+	s.addr, s.mac = addr, [6]byte{}
+	s.owner++
+	s.port.Store(uint32(port)) // no hint is valid: takeLocked has seen to it
+	n.openLocked(i, q, asker, now)
+	s.retag()
+	n.index[neighbourKey{port, addr}] = i
+	return i, true, replaced
 }
 
 // reclaimSteps bounds the search for a slot to reclaim: a scan of a large prefix
@@ -188,7 +247,11 @@ func (n *Neighbours) takeLocked(now int64) (uint32, bool) {
 		n.next++
 		return n.next - 1, true
 	}
-	// Second chance: the first slot that failed, or was not used since the hand last passed.
+	if i, ok := n.takeFailedLocked(); ok {
+		n.clearLocked(i)
+		return i, true
+	}
+	// Second chance: the first slot that was not used since the hand last passed.
 	for range min(2*len(n.slots), reclaimSteps) {
 		n.hand++
 		if int(n.hand) >= len(n.slots) {
@@ -199,9 +262,7 @@ func (n *Neighbours) takeLocked(now int64) (uint32, bool) {
 			continue
 		}
 		if s.state != Reachable || s.used.Swap(0) == 0 {
-			delete(n.index, neighbourKey{uint16(s.port.Load()), s.addr})
-			s.state = Unknown
-			s.publish() // before its port changes: Get reads the two one after the other
+			n.clearLocked(n.hand)
 			return n.hand, true
 		}
 	}
@@ -224,6 +285,7 @@ func (n *Neighbours) Learn(port uint16, addr tuple.Addr, mac [6]byte, confirmed 
 	if s.state == Reachable && s.mac == mac {
 		return i, true
 	}
+	n.closeLocked(i)
 	s.mac, s.state = mac, Reachable
 	s.retag()
 	return i, true
@@ -240,8 +302,10 @@ func (n *Neighbours) Static(port uint16, addr tuple.Addr, mac [6]byte) bool {
 		if i, ok = n.takeLocked(math.MaxInt64); !ok { // open questions give way
 			return false
 		}
+		n.slots[i].owner++
 		n.index[neighbourKey{port, addr}] = i
 	}
+	n.closeLocked(i)
 	s := &n.slots[i]
 	s.addr, s.mac, s.state, s.static = addr, mac, Reachable, true
 	s.port.Store(uint32(port))
@@ -259,20 +323,13 @@ func (n *Neighbours) Fail(port uint16, addr tuple.Addr) (i uint32, ok bool) {
 		return 0, false
 	}
 	s := &n.slots[i]
+	if s.state != Failed {
+		n.failed.add(i)
+	}
+	n.closeLocked(i)
 	s.state = Failed
 	s.retag()
 	return i, true
-}
-
-// Peek returns the state of a slot, and the valid hint when it is Reachable.
-func (n *Neighbours) Peek(i uint32) (Hint, State) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	s := &n.slots[i]
-	if s.state == Reachable {
-		return Hint(i<<16 | uint32(s.tag)), Reachable
-	}
-	return Hint(i << 16), s.state
 }
 
 // Invalidate makes every cached hint miss: routes or ports have changed. What is
@@ -290,15 +347,12 @@ func (n *Neighbours) Forget(port uint16) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for k, i := range n.index {
-		if k.port != port {
-			continue
+		if k.port == port {
+			n.clearLocked(i)
+			n.free = append(n.free, i)
 		}
-		s := &n.slots[i]
-		s.state, s.static = Unknown, false
-		s.retag()
-		n.free = append(n.free, i)
-		delete(n.index, k)
 	}
+	delete(n.asked, port)
 }
 
 // Neighbour is a copy of one entry.

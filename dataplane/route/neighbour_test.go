@@ -14,21 +14,23 @@ var (
 	macA = [6]byte{2, 0, 0, 0, 0, 0xa}
 	macB = [6]byte{2, 0, 0, 0, 0, 0xb}
 	host = addr("10.0.0.5")
+
+	asker Asker = 7
 )
 
 // reach makes (port, a) reachable at mac and returns its hint.
 func reach(t *testing.T, n *Neighbours, port uint16, a tuple.Addr, mac [6]byte, now int64) Hint {
 	t.Helper()
-	if _, _, _, ok := n.Find(port, a, now); !ok {
+	if _, st, _ := n.Ask(port, a, asker, now); st == Unknown {
 		t.Fatalf("no room for %v", a)
 	}
 	i, ok := n.Learn(port, a, mac, now)
 	if !ok {
 		t.Fatalf("%v was asked for, but its answer is ignored", a)
 	}
-	h, st := n.Peek(i)
-	if st != Reachable {
-		t.Fatalf("%v is %v after its answer, want reachable", a, st)
+	h, st, _ := n.Find(port, a, now)
+	if st != Reachable || h.Slot() != i {
+		t.Fatalf("%v is %v in slot %d after its answer, want reachable in slot %d", a, st, h.Slot(), i)
 	}
 	return h
 }
@@ -56,14 +58,14 @@ func TestHintIsValidUntilSomethingChanges(t *testing.T) {
 	}{
 		{"nothing happens", func(*Neighbours) {}, true},
 		{"the same answer again", func(n *Neighbours) { n.Learn(1, host, macA, 9) }, true},
-		{"another neighbour fails", func(n *Neighbours) { n.Find(1, addr("10.0.0.6"), 0); n.Fail(1, addr("10.0.0.6")) }, true},
+		{"another neighbour fails", func(n *Neighbours) { n.Ask(1, addr("10.0.0.6"), asker, 0); n.Fail(1, addr("10.0.0.6")) }, true},
 		{"another port goes away", func(n *Neighbours) { n.Forget(2) }, true},
 		{"the neighbour moved", func(n *Neighbours) { n.Learn(1, host, macB, 9) }, false},
 		{"the neighbour failed", func(n *Neighbours) { n.Fail(1, host) }, false},
-		{"it failed and came back", func(n *Neighbours) { n.Fail(1, host); n.Find(1, host, 9); n.Learn(1, host, macA, 9) }, false},
+		{"it failed and came back", func(n *Neighbours) { n.Fail(1, host); n.Ask(1, host, asker, 9); n.Learn(1, host, macA, 9) }, false},
 		{"routes changed", func(n *Neighbours) { n.Invalidate() }, false},
 		{"its port went away", func(n *Neighbours) { n.Forget(1) }, false},
-		{"its port went away and came back", func(n *Neighbours) { n.Forget(1); n.Find(1, host, 9); n.Learn(1, host, macA, 9) }, false},
+		{"its port went away and came back", func(n *Neighbours) { n.Forget(1); n.Ask(1, host, asker, 9); n.Learn(1, host, macA, 9) }, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.claim, func(t *testing.T) {
@@ -82,9 +84,9 @@ func TestHintIsValidUntilSomethingChanges(t *testing.T) {
 
 func TestHintsThatNeverWere(t *testing.T) {
 	n := NewNeighbours(2)
-	h, st, fresh, ok := n.Find(1, host, 0)
-	if st != Incomplete || !fresh || !ok {
-		t.Fatalf("new neighbour is %v, fresh %v, ok %v; want incomplete, to be asked for", st, fresh, ok)
+	h, st, fresh := n.Ask(1, host, asker, 0)
+	if st != Incomplete || !fresh {
+		t.Fatalf("new neighbour is %v, fresh %v; want incomplete, to be asked for", st, fresh)
 	}
 	for _, h := range []Hint{0, h, h | 1, 0xffffffff, 7<<16 | 1} {
 		wantMiss(t, n, h, "nothing")
@@ -132,7 +134,7 @@ func TestQuestionsAreRepeated(t *testing.T) {
 		if s.do != nil {
 			s.do()
 		}
-		if _, st, fresh, ok := n.Find(1, host, s.now); !ok || fresh != s.fresh || st != s.state {
+		if _, st, fresh := n.Ask(1, host, asker, s.now); fresh != s.fresh || st != s.state {
 			t.Errorf("%s: state %v, ask %v; want %v, %v", s.claim, st, fresh, s.state, s.fresh)
 		}
 	}
@@ -169,7 +171,7 @@ func TestFullTableReplacesFailedThenIdleNeighbours(t *testing.T) {
 	for i := range hints[:3] {
 		n.Get(hints[i])
 	}
-	if _, _, _, ok := n.Find(2, host, 0); !ok {
+	if _, st, _ := n.Ask(2, host, asker, 0); st == Unknown {
 		t.Fatal("an idle neighbour was not replaced")
 	}
 	for i, h := range hints[:3] {
@@ -184,7 +186,7 @@ func TestFullTableReplacesFailedThenIdleNeighbours(t *testing.T) {
 		n.Get(h)
 	}
 	n.Fail(1, tuple.AddrFrom4([4]byte{10, 0, 1, 2}))
-	n.Find(2, host, 0)
+	n.Ask(2, host, asker, 0)
 	if got := len(n.All()); got != 4 {
 		t.Errorf("%d neighbours in a table of 4", got)
 	}
@@ -197,12 +199,12 @@ func TestFullTableReplacesFailedThenIdleNeighbours(t *testing.T) {
 
 func TestOpenQuestionsKeepTheirSlotForAWhile(t *testing.T) {
 	n := NewNeighbours(2)
-	n.Find(1, addr("10.0.0.1"), 0)
-	n.Find(1, addr("10.0.0.2"), 0)
-	if _, _, _, ok := n.Find(1, host, giveUp-1); ok {
+	n.Ask(1, addr("10.0.0.1"), asker, 0)
+	n.Ask(1, addr("10.0.0.2"), asker, 0)
+	if _, st, _ := n.Ask(1, host, asker, giveUp-1); st != Unknown {
 		t.Error("a neighbour that may still answer lost its slot")
 	}
-	if _, _, _, ok := n.Find(1, host, giveUp); !ok {
+	if _, st, _ := n.Ask(1, host, asker, giveUp); st == Unknown {
 		t.Error("a question that nobody answers keeps its slot for ever")
 	}
 }
@@ -212,8 +214,8 @@ func TestStaticNeighboursAreNeverReplaced(t *testing.T) {
 	if !n.Static(1, tuple.Addr{}, [6]byte{}) {
 		t.Fatal("no room for the first")
 	}
-	h, _ := n.Peek(1)
-	if _, _, _, ok := n.Find(2, host, 100*second); ok {
+	h, _, _ := n.Find(1, tuple.Addr{}, 0)
+	if _, st, _ := n.Ask(2, host, asker, 100*second); st != Unknown {
 		t.Error("a static neighbour was replaced")
 	}
 	wantHit(t, n, h, 1, [6]byte{})
@@ -282,14 +284,14 @@ func TestHintNeverMixesNeighbours(t *testing.T) {
 		port := uint16(1 + i%5)
 		a := tuple.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
 		now := int64(i) * second
-		if _, _, _, ok := n.Find(port, a, now); !ok {
+		if _, st, _ := n.Ask(port, a, asker, now); st == Unknown {
 			continue
 		}
-		slot, ok := n.Learn(port, a, macOf(port), now)
+		_, ok := n.Learn(port, a, macOf(port), now)
 		if !ok {
 			t.Fatal("lost")
 		}
-		h, _ := n.Peek(slot)
+		h, _, _ := n.Find(port, a, now)
 		select {
 		case hints <- h:
 		default:
