@@ -122,7 +122,6 @@ var sctpNext = [tuple.NumDirections][numChunks]sctpStates{
 		ChunkShutdownComplete: {SCTPShutdownAckSent: SCTPClosed},
 	},
 	tuple.Reply: {
-		ChunkInit:             {SCTPShutdownSent: SCTPClosed, SCTPShutdownRecd: SCTPClosed},
 		ChunkInitAck:          {SCTPClosed: SCTPCookieWait},
 		ChunkShutdown:         {SCTPEstablished: SCTPShutdownRecd},
 		ChunkShutdownAck:      {SCTPShutdownSent: SCTPShutdownAckSent, SCTPShutdownRecd: SCTPShutdownAckSent},
@@ -229,7 +228,7 @@ func (c *sctpConn) advance(d tuple.Direction, p *SCTPChunks, status Status) sctp
 		switch kind {
 		case ChunkInit:
 			c.init(d, p.InitTag)
-			if next == SCTPClosed && status.Has(Confirmed) {
+			if c.state == SCTPClosed && status.Has(Confirmed) {
 				r.idle = idleKeep // or retransmissions keep a dead entry's port for ever
 			}
 		case ChunkInitAck:

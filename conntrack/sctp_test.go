@@ -23,7 +23,7 @@ orig error          CL .  .  .  .  .  .  .  CL
 orig cookie-echo    CL .  CE .  .  .  .  .  CL
 orig cookie-ack     CL .  .  ES .  .  .  .  CL
 orig complete       CL .  .  .  .  .  .  CL CL
-reply init          -  .  .  .  .  CL CL .  -
+reply init          -  .  .  .  .  .  .  .  -
 reply init-ack      -  CW .  .  .  .  .  .  -
 reply heartbeat     -  .  .  .  .  .  .  .  .
 reply heartbeat-ack -  .  .  .  .  .  .  .  ES

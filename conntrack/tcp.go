@@ -168,7 +168,7 @@ type tcpConn struct {
 
 	// last is about the latest packet: with noteSYN what ignoredSYN packs of an
 	// ignored SYN, with noteACK the sequence number after an ignored packet; else of
-	// the last ACK a hash and the low half of the sequence number after it.
+	// the last ACK its direction, a hash and the low half of the number after it.
 	last uint32
 }
 
@@ -481,7 +481,7 @@ func (c *tcpConn) reset(d tuple.Direction, s *Segment, next State, status Status
 // as far as half of its number tells; the window check is still to come.
 func (c *tcpConn) follows(d tuple.Direction, s *Segment) bool {
 	plain := c.noted(d, 0) && c.noted(d.Other(), 0)
-	return plain && uint16(s.Seq) == uint16(c.last) && !before(c.side[d].end, s.Seq)
+	return plain && c.last>>lastDirShift == uint32(d) && uint16(s.Seq) == uint16(c.last) && !before(c.side[d].end, s.Seq)
 }
 
 // closing reports whether one side at least has ended the connection.

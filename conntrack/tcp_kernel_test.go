@@ -126,3 +126,14 @@ func TestChallengeACKIsNoAnswerToTheFIN(t *testing.T) {
 	x.expect(tuple.Reply, ACK, 2, 2, 0, Ignore, "LAST_ACK")
 	x.expect(tuple.Reply, ACK, 2, 2, 0, Accept, "TIME_WAIT")
 }
+
+func TestRSTBehindTheLastACKOfItsSenderIsExact(t *testing.T) {
+	x := established(t, Config{})
+	x.expect(tuple.Original, ACK, 1, 1, 100, Accept, "ESTABLISHED")
+	x.expect(tuple.Original, RST, 101, 0, 0, Accept, "CLOSE")
+
+	y := established(t, Config{})
+	y.expect(tuple.Original, ACK, 1, 1, 100, Accept, "ESTABLISHED")
+	y.expect(tuple.Reply, ACK, 1, 1, 0, Accept, "ESTABLISHED")
+	y.expect(tuple.Original, RST, 101, 0, 0, Accept, "ESTABLISHED") // the other side has the word
+}

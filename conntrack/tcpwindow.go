@@ -23,6 +23,7 @@ const minAckWindow = 66000
 func (c *tcpConn) window(d tuple.Direction, s *Segment, class tcpClass, l *tcpLimits) Verdict {
 	v := c.checkWindow(d, s, class)
 	if v != Accept && (c.flags[d]&sideLoose != 0 || l.window == Liberal) {
+		c.last = c.last&^lastDir | uint32(d)<<lastDirShift // the latest packet, though not the one that was counted
 		return Accept
 	}
 	return v
@@ -144,14 +145,22 @@ func (c *tcpConn) move(d tuple.Direction, s *Segment, end, ack, sack uint32) {
 // maxRetrans is the most retransmissions that can be counted.
 const maxRetrans = 3
 
+// Parts of tcpConn.last of an ACK; the rest is the low half of the sequence number
+// after it.
+const (
+	lastDirShift = 31
+	lastDir      = 1 << lastDirShift
+	lastHash     = 0x7fff << 16
+)
+
 // countRetrans counts equal segments in a row.
 func (c *tcpConn) countRetrans(d tuple.Direction, s *Segment) {
 	h := uint32(0x9e3779b1)
-	for _, v := range [...]uint32{s.Seq, s.Ack, s.Payload, uint32(s.Window)<<1 | uint32(d)} {
+	for _, v := range [...]uint32{s.Seq, s.Ack, s.Payload, uint32(s.Window)} {
 		h = (h ^ v) * 0x85ebca6b
 		h ^= h >> 15
 	}
-	h = h&^0xffff | uint32(uint16(s.Seq+segLength(s)))
+	h = uint32(d)<<lastDirShift | h&lastHash | uint32(uint16(s.Seq+segLength(s)))
 	if c.last == h && c.noted(d, 0) {
 		c.retrans = min(c.retrans+1, maxRetrans)
 		return
