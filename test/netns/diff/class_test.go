@@ -59,6 +59,11 @@ var classes = []class{
 		(*trial).resetAfterSYN,
 	},
 	{
+		"syn-without-options",
+		"a SYN offers what its options say; the kernel keeps the offers of the SYN before when there are none at all",
+		(*trial).bareSYN,
+	},
+	{
 		"window-of-ignored-syn",
 		"the window of an ignored SYN is taken for 65535; until its sender says more, the other side may say what only the receiver can refuse",
 		(*trial).restarted,
@@ -140,20 +145,37 @@ func (o *outcome) states() []string {
 func (t *trial) resetAfterSYN() bool {
 	half := func(s string) bool { return s == "SYN_SENT" || s == "SYN_SENT2" }
 	k, o := t.outcomes[kernel].states(), t.outcomes[ours].states()
-	return len(k) == 1 && len(o) == 1 && half(o[0]) && (k[0] == "CLOSE" || k[0] == "SYN_SENT") &&
+	return len(k) == 1 && len(o) == 1 && half(o[0]) && k[0] != o[0] &&
 		slices.ContainsFunc(t.events, func(e event) bool {
 			m, ok := e.what.(*tcp)
 			return ok && m.flags&rst != 0
 		})
 }
 
-// restarted reports whether the server has answered a SYN in the middle of a
-// connection, and the gateways agree about its state.
-func (t *trial) restarted() bool {
-	if !slices.Equal(t.outcomes[kernel].states(), t.outcomes[ours].states()) {
-		return false
+// bareSYN reports whether the client has sent a SYN with options and then one
+// without, before the server answered.
+func (t *trial) bareSYN() bool {
+	offered := false
+	for _, e := range t.events {
+		m, ok := e.what.(*tcp)
+		switch {
+		case !ok:
+		case e.from == server && m.flags&syn != 0:
+			offered = false
+		case e.from == client && m.flags&(syn|ack|rst|fin) == syn:
+			if bare := m.scale < 0 && !m.sackOK; bare && offered {
+				return true
+			}
+			offered = true
+		}
 	}
-	begun, again := false, false
+	return false
+}
+
+// restarted reports whether the server has answered a SYN in the middle of a
+// connection, and later said more than the client had allowed.
+func (t *trial) restarted() bool {
+	begun, again, answered, limit := false, false, false, uint32(0)
 	for _, e := range t.events {
 		m, ok := e.what.(*tcp)
 		switch {
@@ -161,10 +183,13 @@ func (t *trial) restarted() bool {
 		case e.from == client && m.flags&syn != 0:
 			again = begun
 		case again && e.from == server && m.flags&(syn|ack) == syn|ack:
+			answered, limit = true, m.seq+1
+		case answered && e.from == server && int32(m.seq-limit) > 0:
 			return true
-		default:
-			begun = true
+		case answered && e.from == client && m.flags&ack != 0:
+			limit = m.ack + uint32(m.win)
 		}
+		begun = begun || ok
 	}
 	return false
 }
