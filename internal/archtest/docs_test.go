@@ -94,6 +94,7 @@ var knownRFCs = map[int]string{
 	6264: "An Incremental Carrier-Grade NAT for IPv6 Transition",
 	6296: "IPv6-to-IPv6 Network Prefix Translation",
 	6437: "IPv6 Flow Label Specification",
+	6583: "Operational Neighbor Discovery Problems",
 	6598: "IANA-Reserved IPv4 Prefix for Shared Address Space",
 	6633: "Deprecation of ICMP Source Quench Messages",
 	6691: "TCP Options and Maximum Segment Size (MSS)",
@@ -125,6 +126,7 @@ var knownRFCs = map[int]string{
 	8900: "IP Fragmentation Considered Fragile",
 	9260: "Stream Control Transmission Protocol",
 	9293: "Transmission Control Protocol (TCP)",
+	9868: "Transport Options for UDP",
 }
 
 var rfcQuote = regexp.MustCompile(`\bRFC[ -]?(\d+)`)
