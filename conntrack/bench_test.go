@@ -81,7 +81,6 @@ func benchTuple(proto uint8, i int) tuple.Tuple {
 // over it has other sequence numbers.
 type stream struct {
 	keys []tuple.Tuple
-	dirs [tuple.NumDirections]bool
 	seg  Segment
 	at   int
 }

@@ -41,19 +41,26 @@ func equal(w, tag uint64) uint64 {
 	return (w - lanesLow) &^ w & lanesHigh
 }
 
-// first returns the first value whose tag matches, or 0.
-func (b *bucket) first(tag uint64) uint32 {
-	if m := equal(word.Load64(&b.tags[0]), tag); m != 0 {
-		return word.Load32(&b.ids[bits.TrailingZeros64(m)/laneBits])
+// candidate returns a value whose tag matches, or 0. There is no branch on where
+// it is: nobody could predict it. The matches of word w go to bit w of their
+// lane, so that the number of the lowest bit tells lane and word.
+func (b *bucket) candidate(tag uint64) uint32 {
+	m := equal(word.Load64(&b.tags[0]), tag)>>(laneBits-1) |
+		equal(word.Load64(&b.tags[1]), tag)>>(laneBits-2) |
+		equal(word.Load64(&b.tags[2]), tag)&lastTags>>(laneBits-3)
+	at := uint(bits.TrailingZeros64(m))
+	id := word.Load32(&b.line()[(bucketIDs+at/laneBits+at%laneBits*perWord)%(64/4)])
+	if m == 0 {
+		return 0
 	}
-	if m := equal(word.Load64(&b.tags[1]), tag); m != 0 {
-		return word.Load32(&b.ids[perWord+bits.TrailingZeros64(m)/laneBits])
-	}
-	if m := equal(word.Load64(&b.tags[2]), tag) & lastTags; m != 0 {
-		return word.Load32(&b.ids[2*perWord+bits.TrailingZeros64(m)/laneBits])
-	}
-	return 0
+	return id
 }
+
+// line views a bucket as the words of 32 bits of its cache line.
+func (b *bucket) line() *[64 / 4]uint32 { return (*[64 / 4]uint32)(unsafe.Pointer(b)) }
+
+// bucketIDs is where ids begin in line.
+const bucketIDs = uint(unsafe.Offsetof(bucket{}.ids) / 4)
 
 // overflow returns how many values passed this bucket because it was full.
 func (b *bucket) overflow() uint16 {

@@ -57,17 +57,17 @@ func TestBucketMatchesEveryPlace(t *testing.T) {
 			var b bucket
 			b.addOverflow(1) // must not be taken for a tag
 			b.set(place, tag, 77)
-			if got := b.first(tag); got != 77 {
+			if got := b.candidate(tag); got != 77 {
 				t.Errorf("tag %#x in place %d: first = %d, want 77", tag, place, got)
 			}
-			if got := b.first(tag ^ 0x100); got != 0 {
+			if got := b.candidate(tag ^ 0x100); got != 0 {
 				t.Errorf("tag %#x in place %d: first of another tag = %d, want 0", tag, place, got)
 			}
 			if b.overflow() != 1 || b.tag(place) != tag || b.place(77) != place {
 				t.Errorf("overflow %d tag %#x place %d", b.overflow(), b.tag(place), b.place(77))
 			}
 			b.clear(place)
-			if b.first(tag) != 0 {
+			if b.candidate(tag) != 0 {
 				t.Errorf("tag %#x in place %d: found after it was cleared", tag, place)
 			}
 		}

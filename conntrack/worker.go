@@ -116,42 +116,95 @@ func (a *actor) forget(e *Entry) {
 }
 
 // Lookup finds the entries of a batch of at most MaxBatch packets: refs[i] is
-// that of keys[i]. Entries whose time is over are not found. The three passes
-// let the cache misses of the batch overlap.
+// that of keys[i]. Entries whose time is over are not found.
+//
+// The batch goes through three steps in groups, a group being one step ahead of
+// the next one: while the processor computes for one, the cache lines that
+// another waits for are on their way.
 func (w *Worker) Lookup(keys []tuple.Tuple, refs []Ref) {
-	x := &w.t.index
-	refs = refs[:len(keys)]
-	for i := range keys {
-		h := x.key.tuple(&keys[i])
-		at := x.firstBucket(h)
-		w.hash[i], w.home[i] = h, at
-		w.lines[i] = uintptr(unsafe.Pointer(&x.buckets[at]))
-	}
-	prefetch.Lines(w.lines[:len(keys)])
-
-	for i := range keys {
-		id := x.buckets[w.home[i]].first(tagOf(w.hash[i]))
-		w.ids[i] = id
-		e := &w.t.entries[id>>1]
-		w.lines[2*i] = uintptr(unsafe.Pointer(&e.half[id&1]))
-		w.lines[2*i+1] = uintptr(unsafe.Pointer(&e.word))
-	}
-	prefetch.Lines(w.lines[:2*len(keys)])
-
-	found := uint64(0)
-	for i := range keys {
-		id := w.ids[i]
-		switch {
-		case id == 0 && x.buckets[w.home[i]].overflow() == 0: // new
-		case id == 0 || !same(&w.t.entries[id>>1].half[id&1].tuple, &keys[i]):
-			id = x.find(w.t.entries, &keys[i], w.hash[i])
+	n := len(keys)
+	refs = refs[:n]
+	found := 0
+	for at := 0; at < n+2*lookupGroup; at += lookupGroup {
+		if at < n {
+			w.hashGroup(keys, at)
 		}
-		refs[i] = w.alive(id)
+		if at >= lookupGroup && at < n+lookupGroup {
+			w.probeGroup(n, at-lookupGroup)
+		}
+		if at >= 2*lookupGroup {
+			found += w.matchGroup(keys, refs, at-2*lookupGroup)
+		}
+	}
+	word.Add64(&w.stats.Found, uint64(found))
+}
+
+// lookupGroup is how many packets go through a step of Lookup together: enough
+// for misses to overlap, and few enough for the lines on their way to fit into
+// the processor's buffers.
+const lookupGroup = 16
+
+// hashGroup finds the home buckets of the group that begins at at, and asks for
+// their lines.
+func (w *Worker) hashGroup(keys []tuple.Tuple, at int) {
+	x := &w.t.index
+	end := min(at+lookupGroup, len(keys))
+	hash, home := w.hash[at:end], w.home[at:end]
+	x.key.tuples(hash, keys[at:end])
+	lines := w.lines[:len(hash)]
+	home = home[:len(hash)]
+	for i, h := range hash {
+		b := x.firstBucket(h)
+		home[i] = b
+		lines[i] = uintptr(unsafe.Pointer(&x.buckets[b]))
+	}
+	prefetch.Lines(lines)
+}
+
+// probeGroup finds the candidates in the home buckets of a group of a batch of
+// n, and asks for the lines of their records that a packet needs.
+func (w *Worker) probeGroup(n, at int) {
+	x := &w.t.index
+	end := min(at+lookupGroup, n)
+	hash := w.hash[at:end]
+	home, ids, lines := w.home[at:end][:len(hash)], w.ids[at:end][:len(hash)], w.lines[:2*len(hash)]
+	for i, h := range hash {
+		id := x.buckets[home[i]].candidate(tagOf(h))
+		ids[i] = id
+		e := &w.t.entries[id>>1]
+		lines[2*i] = uintptr(unsafe.Pointer(&e.half[id&1]))
+		lines[2*i+1] = uintptr(unsafe.Pointer(&e.word))
+	}
+	prefetch.Lines(lines)
+}
+
+// matchGroup compares the candidates of a group with the keys, searches for what
+// is not there, and returns how many entries it found.
+func (w *Worker) matchGroup(keys []tuple.Tuple, refs []Ref, at int) (found int) {
+	x := &w.t.index
+	end := min(at+lookupGroup, len(keys))
+	keys = keys[at:end]
+	refs, ids := refs[at:end][:len(keys)], w.ids[at:end][:len(keys)]
+	for i := range keys {
+		id := ids[i]
+		if id == 0 && x.buckets[w.home[at+i]].overflow() == 0 {
+			refs[i] = Ref{}
+			continue
+		}
+		e := &w.t.entries[id>>1]
+		h := &e.half[id&1]
+		if id == 0 || !same(&h.tuple, &keys[i]) {
+			refs[i] = w.alive(x.find(w.t.entries, &keys[i], w.hash[at+i]))
+		} else if w.now.Reached(Tick(word.Load32(&h.seen))+e.Timeout()) || e.Status()&Dying != 0 {
+			refs[i] = w.alive(id)
+		} else {
+			refs[i] = refOf(id)
+		}
 		if refs[i].Slot != 0 {
 			found++
 		}
 	}
-	word.Add64(&w.stats.Found, found)
+	return found
 }
 
 // Find is Lookup for one packet.
