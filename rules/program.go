@@ -167,42 +167,40 @@ func (p *Program) Follow() Scope { return p.follow }
 // Pre walks the pre list: mark, zone and notrack. It runs before the lookup of
 // the flow.
 func (p *Program) Pre(k *Key, d *Decision) {
-	for _, r := range p.lists[Pre] {
-		if !r.match.holds(k, d) {
-			continue
-		}
-		d.Hits.add(r.Index)
-		switch r.then {
-		case ActMark:
-			d.setMark(r.spec)
-			continue
-		case ActZone:
-			d.Zone = r.spec.Zone
-		case ActNoTrack:
-			d.Tracking = NoTrack
-		}
-		d.PreRule = r
+	d.PreRule = p.first(Pre, k, d)
+	if d.PreRule == nil {
 		return
+	}
+	switch d.PreRule.then {
+	case ActZone:
+		d.Zone = d.PreRule.spec.Zone
+	case ActNoTrack:
+		d.Tracking = NoTrack
 	}
 }
 
 // Dnat walks the dnat list for the first packet of a flow. It returns nil when
 // the destination stays.
 func (p *Program) Dnat(k *Key, d *Decision) *nat.Destination {
-	for _, r := range p.lists[Dnat] {
+	d.DnatRule = p.first(Dnat, k, d)
+	if d.DnatRule == nil || d.DnatRule.then == ActNone {
+		return nil
+	}
+	return &d.DnatRule.spec.Dest
+}
+
+// first returns the rule of a list that decides, nil if none does, after those
+// before it that mark.
+func (p *Program) first(list List, k *Key, d *Decision) *Rule {
+	for _, r := range p.lists[list] {
 		if !r.match.holds(k, d) {
 			continue
 		}
 		d.Hits.add(r.Index)
-		if r.then == ActMark {
-			d.setMark(r.spec)
-			continue
+		if r.then != ActMark {
+			return r
 		}
-		d.DnatRule = r
-		if r.then == ActNone {
-			return nil
-		}
-		return &r.spec.Dest
+		d.setMark(r.spec)
 	}
 	return nil
 }
@@ -255,22 +253,11 @@ func (r *Rule) verdict(k *Key) Verdict {
 // Snat walks the snat list for the first packet of a flow. It returns nil when
 // the source stays; see nat.NullSearch.
 func (p *Program) Snat(k *Key, d *Decision) *nat.Source {
-	for _, r := range p.lists[Snat] {
-		if !r.match.holds(k, d) {
-			continue
-		}
-		d.Hits.add(r.Index)
-		if r.then == ActMark {
-			d.setMark(r.spec)
-			continue
-		}
-		d.SnatRule = r
-		if r.then == ActNone {
-			return nil
-		}
-		return &r.spec.Src
+	d.SnatRule = p.first(Snat, k, d)
+	if d.SnatRule == nil || d.SnatRule.then == ActNone {
+		return nil
 	}
-	return nil
+	return &d.SnatRule.spec.Src
 }
 
 func (d *Decision) setMark(rs *RuleSpec) {
