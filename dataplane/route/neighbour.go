@@ -4,6 +4,7 @@ import (
 	"math"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane/fair"
@@ -41,7 +42,7 @@ func (s State) String() string { return stateNames[s] }
 // a word with tag 0 has no usable address.
 type slot struct {
 	word atomic.Uint64
-	used atomic.Uint32 // 1: a packet went there since the last Upkeep
+	used atomic.Uint32 // usedSinceUpkeep, usedSinceHand
 	port atomic.Uint32
 
 	tag       uint16
@@ -52,8 +53,16 @@ type slot struct {
 	asked     int64       // while Incomplete: when Find or Ask last said fresh, ns
 	open      fair.Handle // its place among its port's open questions, while Incomplete
 	owner     uint32      // counts the neighbours that had the slot
+	idle      int64       // when the hand last found it used, or it was asked for, ns
 	confirmed int64       // what the last Learn said, ns
 }
+
+// Bits of slot.used: a packet went there since ...
+const (
+	usedSinceUpkeep = 1 << iota // the last Upkeep
+	usedSinceHand               // the clock hand passed
+	usedNow         = usedSinceUpkeep | usedSinceHand
+)
 
 type neighbourKey struct {
 	port uint16
@@ -127,8 +136,8 @@ func (n *Neighbours) Get(h Hint) (port uint16, mac [6]byte, ok bool) {
 		return 0, mac, false
 	}
 	port = uint16(s.port.Load())
-	if s.used.Load() == 0 {
-		s.used.Store(1)
+	if s.used.Load() != usedNow {
+		s.used.Store(usedNow)
 	}
 	if s.word.Load() != w { // reused for another port meanwhile
 		return 0, mac, false
@@ -191,7 +200,7 @@ func (n *Neighbours) Ask(port uint16, addr tuple.Addr, asker Asker, now int64) (
 // knownLocked is Find for a neighbour that is reachable or asked for.
 func (n *Neighbours) knownLocked(i uint32, now int64) (h Hint, st State, fresh bool) {
 	s := &n.slots[i]
-	s.used.Store(1)
+	s.used.Store(usedNow)
 	if s.state == Reachable {
 		return Hint(i<<16 | uint32(s.tag)), Reachable, false
 	}
@@ -206,7 +215,6 @@ func (n *Neighbours) knownLocked(i uint32, now int64) (h Hint, st State, fresh b
 func (n *Neighbours) reopenLocked(i uint32, asker Asker, now int64) (ok, replaced bool) {
 	q, replaced, ok := n.admitLocked(uint16(n.slots[i].port.Load()), asker, now)
 	if ok {
-		n.slots[i].used.Store(1)
 		n.openLocked(i, q, asker, now)
 	}
 	return ok, replaced
@@ -235,6 +243,9 @@ func (n *Neighbours) newLocked(port uint16, addr tuple.Addr, asker Asker, now in
 // must not make each packet walk the whole table.
 const reclaimSteps = 1024
 
+// idleFor is how long a neighbour has not been used when it may lose its slot.
+const idleFor = 10 * int64(time.Second)
+
 // takeLocked finds a slot for a new neighbour, whose old hints all miss. n.mu
 // must be held.
 func (n *Neighbours) takeLocked(now int64) (uint32, bool) {
@@ -251,22 +262,41 @@ func (n *Neighbours) takeLocked(now int64) (uint32, bool) {
 		n.clearLocked(i)
 		return i, true
 	}
-	// Second chance: the first slot that was not used since the hand last passed.
-	for range min(2*len(n.slots), reclaimSteps) {
+	// Second chance: the first slot that was not used since the hand last passed,
+	// and that was some time ago.
+	for range min(len(n.slots)-1, reclaimSteps) {
 		n.hand++
 		if int(n.hand) >= len(n.slots) {
 			n.hand = 1
 		}
-		s := &n.slots[n.hand]
-		if s.static || s.state == Incomplete && now-s.asked < giveUp {
+		if !n.slots[n.hand].mayGo(now) {
 			continue
 		}
-		if s.state != Reachable || s.used.Swap(0) == 0 {
-			n.clearLocked(n.hand)
-			return n.hand, true
-		}
+		n.clearLocked(n.hand)
+		return n.hand, true
 	}
 	return 0, false
+}
+
+// atAnyPrice as the time lets open questions and neighbours in use give way.
+const atAnyPrice = math.MaxInt64
+
+// mayGo reports at time now whether the clock hand, which is passing, may give the
+// slot away.
+func (s *slot) mayGo(now int64) bool {
+	if s.static || now == atAnyPrice {
+		return !s.static
+	}
+	switch s.state {
+	case Incomplete:
+		return now-s.asked >= giveUp
+	case Reachable:
+		if s.used.And(^uint32(usedSinceHand))&usedSinceHand != 0 {
+			s.idle = now
+		}
+		return now-s.idle >= idleFor
+	}
+	return true
 }
 
 // Learn records the link-layer address of a neighbour, confirmed at the given
@@ -299,7 +329,7 @@ func (n *Neighbours) Static(port uint16, addr tuple.Addr, mac [6]byte) bool {
 	defer n.mu.Unlock()
 	i, ok := n.index[neighbourKey{port, addr}]
 	if !ok {
-		if i, ok = n.takeLocked(math.MaxInt64); !ok { // open questions give way
+		if i, ok = n.takeLocked(atAnyPrice); !ok {
 			return false
 		}
 		n.slots[i].owner++
@@ -371,7 +401,7 @@ func (n *Neighbours) Upkeep(before int64, ask func(port uint16, addr tuple.Addr)
 	n.mu.Lock()
 	for k, i := range n.index {
 		s := &n.slots[i]
-		if s.state == Reachable && !s.static && s.confirmed < before && s.used.Swap(0) != 0 {
+		if s.state == Reachable && !s.static && s.confirmed < before && s.used.And(^uint32(usedSinceUpkeep))&usedSinceUpkeep != 0 {
 			due = append(due, k)
 		}
 	}

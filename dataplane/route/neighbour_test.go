@@ -167,11 +167,13 @@ func full(t *testing.T, size int) (*Neighbours, []Hint) {
 
 func TestFullTableReplacesFailedThenIdleNeighbours(t *testing.T) {
 	n, hints := full(t, 4)
-	n.Upkeep(1, func(uint16, tuple.Addr) {}) // clears used
+	if _, st, _ := n.Ask(2, host, asker, 0); st != Unknown {
+		t.Fatal("a neighbour in use was replaced")
+	}
 	for i := range hints[:3] {
 		n.Get(hints[i])
 	}
-	if _, st, _ := n.Ask(2, host, asker, 0); st == Unknown {
+	if _, st, _ := n.Ask(2, host, asker, idleFor); st == Unknown {
 		t.Fatal("an idle neighbour was not replaced")
 	}
 	for i, h := range hints[:3] {
@@ -322,7 +324,8 @@ func TestGetDoesNotAllocate(t *testing.T) {
 func TestReclaimedSlotIsInvalidBeforeItHasAnotherOwner(t *testing.T) {
 	n, hints := full(t, 1)
 	n.mu.Lock()
-	_, ok := n.takeLocked(0)
+	n.takeLocked(0)
+	_, ok := n.takeLocked(idleFor)
 	n.mu.Unlock()
 	if !ok {
 		t.Fatal("the idle neighbour was not reclaimed")

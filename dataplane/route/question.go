@@ -74,7 +74,8 @@ func (n *Neighbours) admitLocked(port uint16, asker fair.Owner, now int64) (q *q
 // openLocked makes slot i a question of asker's, to which q has room.
 func (n *Neighbours) openLocked(i uint32, q *questions, asker fair.Owner, now int64) {
 	s := &n.slots[i]
-	s.state, s.asked = Incomplete, now
+	s.state, s.asked, s.idle = Incomplete, now, now
+	s.used.Store(0)
 	s.open = q.open.Add(asker, i)
 }
 
