@@ -3,27 +3,21 @@ package afpacket
 import (
 	"errors"
 	"fmt"
-	"net"
-	"sync"
-	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
+	"example.com/culvert/dataplane/port/internal/device"
 	"example.com/culvert/dataplane/port/ns"
 )
 
 // Port is an interface of the kernel.
 type Port struct {
 	cfg    Config
+	dev    device.Device
 	queues []*queue
-	mtu    atomic.Int64
-	up     atomic.Bool
-
-	mu   sync.Mutex // guards info
-	info port.Info
 }
 
 var (
@@ -54,11 +48,10 @@ func (p *Port) open() error {
 	if a.EncapType != "ether" || len(a.HardwareAddr) != 6 {
 		return fmt.Errorf("not an Ethernet interface (link type %s)", a.EncapType)
 	}
-	p.info = port.Info{
-		Name: a.Name, Index: a.Index, Link: packet.LinkEthernet, GSO: true,
+	p.dev.Set(port.Info{
+		Index: a.Index, Link: packet.LinkEthernet, GSO: true,
 		Driver: "af_packet", Netns: p.cfg.Netns, NumQueues: p.cfg.Queues,
-	}
-	p.update(a)
+	}, a)
 	group := newGroup
 	for range p.cfg.Queues {
 		q := &queue{port: p}
@@ -72,7 +65,7 @@ func (p *Port) open() error {
 			}
 		}
 	}
-	if err := p.accept(); err != nil {
+	if err := p.accept(a.Index); err != nil {
 		return err
 	}
 	for _, q := range p.queues {
@@ -83,50 +76,22 @@ func (p *Port) open() error {
 	return nil
 }
 
-func (p *Port) accept() error {
+func (p *Port) accept(ifindex int) error {
 	rx := p.queues[0].rx
 	switch p.cfg.Accept {
 	case AcceptAllMulticast:
-		return rx.addMembership(p.info.Index, unix.PACKET_MR_ALLMULTI, nil)
+		return rx.addMembership(ifindex, unix.PACKET_MR_ALLMULTI, nil)
 	case AcceptAll:
-		return rx.addMembership(p.info.Index, unix.PACKET_MR_PROMISC, nil)
+		return rx.addMembership(ifindex, unix.PACKET_MR_PROMISC, nil)
 	}
 	return nil
 }
 
-func (p *Port) update(a *netlink.LinkAttrs) {
-	copy(p.info.MAC[:], a.HardwareAddr)
-	p.info.Name = a.Name
-	p.info.MTU = a.MTU
-	p.info.Up = a.Flags&net.FlagUp != 0
-	p.mtu.Store(int64(a.MTU))
-	p.up.Store(p.info.Up)
-}
-
 // Info implements port.Port.
-func (p *Port) Info() port.Info {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.info
-}
+func (p *Port) Info() port.Info { return p.dev.Info() }
 
 // Refresh implements port.Port.
-func (p *Port) Refresh() (port.Info, error) {
-	var link netlink.Link
-	err := ns.Do(p.cfg.Netns, func() (err error) {
-		link, err = netlink.LinkByIndex(p.Info().Index)
-		return err
-	})
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err != nil {
-		p.info.Up = false
-		p.up.Store(false)
-		return p.info, fmt.Errorf("interface %s: %w", p.info.Name, err)
-	}
-	p.update(link.Attrs())
-	return p.info, nil
-}
+func (p *Port) Refresh() (port.Info, error) { return p.dev.Refresh() }
 
 // Queue implements port.Port.
 func (p *Port) Queue(i int) port.Queue { return p.queues[i] }
@@ -134,7 +99,7 @@ func (p *Port) Queue(i int) port.Queue { return p.queues[i] }
 // NewSender implements port.Port.
 func (p *Port) NewSender() (port.Sender, error) {
 	s := &sender{port: p}
-	err := ns.Do(p.cfg.Netns, func() error { return s.open(p.info.Index, p.cfg.Qdisc) })
+	err := ns.Do(p.cfg.Netns, func() error { return s.open(p.dev.Info().Index, p.cfg.Qdisc) })
 	if err != nil {
 		s.Close()
 		return nil, fmt.Errorf("open sender on %s: %w", p.cfg.Ifname, err)
@@ -144,7 +109,7 @@ func (p *Port) NewSender() (port.Sender, error) {
 
 // Close implements port.Port.
 func (p *Port) Close() error {
-	p.up.Store(false)
+	p.dev.Down()
 	var errs []error
 	for _, q := range p.queues {
 		errs = append(errs, q.close())

@@ -61,10 +61,10 @@ func (s *sender) Close() error {
 
 // Send implements port.Sender.
 func (s *sender) Send(p *packet.Packet) port.Status {
-	if !s.port.up.Load() {
+	if !s.port.dev.Up() {
 		return port.Down
 	}
-	if st := port.Fit(p, packet.LinkEthernet, int(s.port.mtu.Load()), port.WithGSO); st != port.Sent {
+	if st := port.Fit(p, packet.LinkEthernet, s.port.dev.MTU(), port.WithGSO); st != port.Sent {
 		return st
 	}
 	tag := 0

@@ -205,12 +205,11 @@ func (p *Port) configure() error {
 	if link, err = netlink.LinkByIndex(link.Attrs().Index); err != nil {
 		return err
 	}
-	p.info = port.Info{
-		Name: p.cfg.Name, Index: link.Attrs().Index, Link: p.link, GSO: p.cfg.Offload == OffloadOn,
+	p.dev.Set(port.Info{
+		Index: link.Attrs().Index, Link: p.link, GSO: p.cfg.Offload == OffloadOn,
 		Driver: map[packet.Link]string{packet.LinkIP: "tun", packet.LinkEthernet: "tap"}[p.link],
 		Netns:  p.cfg.Netns, NumQueues: p.cfg.Queues,
-	}
-	p.update(link.Attrs())
+	}, link.Attrs())
 	return nil
 }
 

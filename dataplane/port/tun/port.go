@@ -4,28 +4,22 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"sync"
 	"sync/atomic"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
-	"example.com/culvert/dataplane/port/ns"
+	"example.com/culvert/dataplane/port/internal/device"
 )
 
 // Port is a TUN or TAP interface.
 type Port struct {
 	cfg    Config
 	link   packet.Link
+	dev    device.Device
 	queues []*queue
-	mtu    atomic.Int64
-	up     atomic.Bool
 	gone   atomic.Bool // the interface was deleted; never cleared
-
-	mu   sync.Mutex // guards info
-	info port.Info
 }
 
 var (
@@ -34,38 +28,11 @@ var (
 	_ port.Closer = (*sender)(nil)
 )
 
-func (p *Port) update(a *netlink.LinkAttrs) {
-	copy(p.info.MAC[:], a.HardwareAddr)
-	p.info.MTU = a.MTU
-	p.info.Up = a.Flags&net.FlagUp != 0
-	p.mtu.Store(int64(a.MTU))
-	p.up.Store(p.info.Up)
-}
-
 // Info implements port.Port.
-func (p *Port) Info() port.Info {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.info
-}
+func (p *Port) Info() port.Info { return p.dev.Info() }
 
 // Refresh implements port.Port.
-func (p *Port) Refresh() (port.Info, error) {
-	var link netlink.Link
-	err := ns.Do(p.cfg.Netns, func() (err error) {
-		link, err = netlink.LinkByIndex(p.Info().Index)
-		return err
-	})
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err != nil {
-		p.info.Up = false
-		p.up.Store(false)
-		return p.info, fmt.Errorf("interface %s: %w", p.info.Name, err)
-	}
-	p.update(link.Attrs())
-	return p.info, nil
-}
+func (p *Port) Refresh() (port.Info, error) { return p.dev.Refresh() }
 
 // Queue implements port.Port.
 func (p *Port) Queue(i int) port.Queue { return p.queues[i] }
@@ -86,7 +53,7 @@ func (p *Port) NewSender() (port.Sender, error) {
 
 // Close implements port.Port. The interface is gone when it and all senders are closed.
 func (p *Port) Close() error {
-	p.up.Store(false)
+	p.dev.Down()
 	var errs []error
 	for _, q := range p.queues {
 		errs = append(errs, q.close())

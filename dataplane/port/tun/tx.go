@@ -51,10 +51,10 @@ func (s *sender) Close() error {
 
 // Send implements port.Sender; the frame is with the kernel when it returns.
 func (s *sender) Send(p *packet.Packet) port.Status {
-	if !s.port.up.Load() || s.port.gone.Load() {
+	if !s.port.dev.Up() || s.port.gone.Load() {
 		return port.Down
 	}
-	if st := port.Fit(p, s.port.link, int(s.port.mtu.Load()), port.GSO(s.header > 0)); st != port.Sent {
+	if st := port.Fit(p, s.port.link, s.port.dev.MTU(), port.GSO(s.header > 0)); st != port.Sent {
 		return st
 	}
 	var e unix.Errno
