@@ -148,7 +148,9 @@ func (g *Gateway) start(ctx context.Context) error {
 // build makes the parts that live as long as the gateway.
 func (g *Gateway) build() (err error) {
 	workers := workersOf(g.cfg)
-	if g.table, err = conntrack.New(tableConfig(g.cfg, workers)); err != nil {
+	table := g.cfg.Conntrack.Table()
+	table.Workers = workers
+	if g.table, err = conntrack.New(table); err != nil {
 		return err
 	}
 	if g.host, err = host.New(host.Config{Log: g.log}); err != nil {

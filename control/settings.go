@@ -37,45 +37,6 @@ func cpusFor(workers int) (cpus []int) {
 	return cpus
 }
 
-func tableConfig(cfg *config.Config, workers int) conntrack.Config {
-	c := &cfg.Conntrack
-	t := conntrack.Config{
-		Max:       c.Max,
-		Workers:   workers,
-		Timestamp: c.Timestamp,
-		Timeouts: conntrack.Timeouts{
-			TCPRetrans: c.Timeouts.TCPRetrans,
-			TCPUnacked: c.Timeouts.TCPUnacked,
-			UDP:        c.Timeouts.UDP,
-			UDPStream:  c.Timeouts.UDPStream,
-			GRE:        c.Timeouts.GRE,
-			GREStream:  c.Timeouts.GREStream,
-			ICMP:       c.Timeouts.ICMP,
-			ICMPv6:     c.Timeouts.ICMPv6,
-			Generic:    c.Timeouts.Generic,
-		},
-	}
-	tcp := &t.Timeouts.TCP
-	tcp[conntrack.SynSent], tcp[conntrack.SynSent2] = c.Timeouts.TCPSynSent, c.Timeouts.TCPSynSent
-	tcp[conntrack.SynRecv] = c.Timeouts.TCPSynRecv
-	tcp[conntrack.Established] = c.Timeouts.TCPEstablished
-	tcp[conntrack.FinWait] = c.Timeouts.TCPFinWait
-	tcp[conntrack.CloseWait] = c.Timeouts.TCPCloseWait
-	tcp[conntrack.LastAck] = c.Timeouts.TCPLastAck
-	tcp[conntrack.TimeWait] = c.Timeouts.TCPTimeWait
-	tcp[conntrack.Closed] = c.Timeouts.TCPClose
-	if c.Profile == config.ProfileRFC {
-		t.Profile = conntrack.RFC
-	}
-	if !c.TCPLoose {
-		t.Pickup = conntrack.Strict
-	}
-	if c.TCPLiberal {
-		t.Window = conntrack.Liberal
-	}
-	return t
-}
-
 var waitings = map[config.Waiting]dataplane.Waiting{
 	config.WaitAuto:       dataplane.WaitAuto,
 	config.WaitLatency:    dataplane.WaitLatency,

@@ -100,34 +100,13 @@ func (n *Net) build() (err error) {
 	return n.apply()
 }
 
+// tableConfig is that of every gateway but for its size; two runs are the same.
 func tableConfig(cfg *config.Config) conntrack.Config {
-	c, t := &cfg.Conntrack, &cfg.Conntrack.Timeouts
-	out := conntrack.Config{
-		Max: min(c.Max, maxFlows), Workers: 1,
-		Key:  [16]byte{1}, // the same order in every run
-		Base: time.Unix(1e9, 0).UTC(),
-		Timeouts: conntrack.Timeouts{
-			TCPRetrans: t.TCPRetrans, TCPUnacked: t.TCPUnacked, UDP: t.UDP, UDPStream: t.UDPStream,
-			GRE: t.GRE, GREStream: t.GREStream, ICMP: t.ICMP, ICMPv6: t.ICMPv6, Generic: t.Generic,
-		},
-	}
-	for state, d := range map[conntrack.State]time.Duration{
-		conntrack.SynSent: t.TCPSynSent, conntrack.SynSent2: t.TCPSynSent, conntrack.SynRecv: t.TCPSynRecv,
-		conntrack.Established: t.TCPEstablished, conntrack.FinWait: t.TCPFinWait, conntrack.CloseWait: t.TCPCloseWait,
-		conntrack.LastAck: t.TCPLastAck, conntrack.TimeWait: t.TCPTimeWait, conntrack.Closed: t.TCPClose,
-	} {
-		out.Timeouts.TCP[state] = d
-	}
-	if c.Profile == config.ProfileRFC {
-		out.Profile = conntrack.RFC
-	}
-	if !c.TCPLoose {
-		out.Pickup = conntrack.Strict
-	}
-	if c.TCPLiberal {
-		out.Window = conntrack.Liberal
-	}
-	return out
+	c := cfg.Conntrack.Table()
+	c.Max, c.Workers = min(c.Max, maxFlows), 1
+	c.Key = [16]byte{1}
+	c.Base = time.Unix(1e9, 0).UTC()
+	return c
 }
 
 func (n *Net) addLink(id uint16, conf config.Interface) error {
