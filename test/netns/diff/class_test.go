@@ -186,7 +186,7 @@ func (t *trial) restarted() bool {
 			answered, limit = true, m.seq+1
 		case answered && e.from == server && int32(m.seq-limit) > 0:
 			return true
-		case answered && e.from == client && m.flags&ack != 0:
+		case answered && e.from == client && m.flags&ack != 0 && len(t.outcomes[ours].at(e.step)) > 0:
 			limit = m.ack + uint32(m.win)
 		}
 		begun = begun || ok
