@@ -5,7 +5,7 @@
 //
 //  1. Parse checks lengths and checksums and finds the tuple. What is wrong with
 //     a frame is a Fault.
-//  2. TCPOptions and GRECallID give, on demand, what only some flows need.
+//  2. TCPOptions gives, on demand, what only some flows need.
 //  3. Translate (or the Delta of a flow, worked out once, or TranslateError for
 //     ICMP errors), DecrementTTL and ClampMSS change headers. Each changes the
 //     checksums in the same step.
@@ -41,7 +41,8 @@
 //
 // Packets are not put together here (package frag). The IPv6 routing header and
 // IPv4 source routes are refused, so that the address in the header is the one
-// the checksum and the flow mean. GRE tuples have no ports (GRECallID).
+// the checksum and the flow mean. GRE tuples have no ports: a packet of PPTP names
+// one of the two call ids only, so who knows the other sets them.
 //
 // Nothing here allocates, locks or reads a clock. Functions may run at the same
 // time on different Packets.

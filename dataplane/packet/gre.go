@@ -9,21 +9,13 @@ const (
 	greCallIDAt = 6
 )
 
-// GRECallID returns the call id in the key of a PPTP data packet: the one chosen
-// by the receiver. Parse leaves the ports of GRE tuples at zero, because a
-// packet names one of the two call ids only; who knows the other sets them.
-func GRECallID(p *Packet) (id uint16, ok bool) {
-	b := p.Mem[p.L4:p.End]
-	if p.Flags&FragmentLater != 0 || !isPPTP(b) {
-		return 0, false
-	}
-	return be.Uint16(b[greCallIDAt:]), true
-}
-
+// isPPTP reports whether b is a PPTP data packet, whose key has the call id that
+// the receiver chose.
 func isPPTP(b []byte) bool {
 	return len(b) >= grePPTPLen && be.Uint16(b)&(greKeyFlag|greVersion) == greKeyFlag|1 && be.Uint16(b[2:]) == grePPP
 }
 
+// writeCallID changes the call id of a PPTP data packet; other GRE has none.
 func writeCallID(p *Packet, b []byte, id uint16) {
 	if isPPTP(b) {
 		be.PutUint16(b[greCallIDAt:], id)
