@@ -56,8 +56,8 @@ func TestRulesWithStateEndEstablishedFlows(t *testing.T) {
 	l.reload(func(s *rules.Spec) {
 		masquerade(s)
 		s.Lists[rules.Filter] = []rules.RuleSpec{
-			{If: rules.Conditions{State: oneOf(rules.Established), Src: oneOf(nat.Single(addr("10.0.0.5")))}, Then: rules.ActDrop},
-			{If: rules.Conditions{State: oneOf(rules.Established), Dst: oneOf(nat.Single(addr("10.0.0.5")))}, Then: rules.ActDrop},
+			{If: rules.Conditions{State: oneOf(rules.Established), Src: oneOf(single("10.0.0.5")...)}, Then: rules.ActDrop},
+			{If: rules.Conditions{State: oneOf(rules.Established), Dst: oneOf(single("10.0.0.5")...)}, Then: rules.ActDrop},
 		}
 	})
 	for range 2 {

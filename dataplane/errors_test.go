@@ -4,7 +4,6 @@ import (
 	"testing"
 
 	"example.com/culvert/conntrack/tuple"
-	"example.com/culvert/nat"
 	"example.com/culvert/rules"
 )
 
@@ -143,7 +142,7 @@ func TestFilterSeesErrorsAsRelated(t *testing.T) {
 	l := newLab(t, labConfig{rules: func(s *rules.Spec) {
 		masquerade(s)
 		s.Lists[rules.Filter] = []rules.RuleSpec{{
-			If:   rules.Conditions{State: oneOf(rules.Related), ICMP: oneOf(rules.ICMPType{Type: 11, MaxCode: 255}), InArea: oneOf("wan"), OutArea: oneOf("lan"), Dst: oneOf(nat.Single(addr("10.0.0.5")))},
+			If:   rules.Conditions{State: oneOf(rules.Related), ICMP: oneOf(rules.ICMPType{Type: 11, MaxCode: 255}), InArea: oneOf("wan"), OutArea: oneOf("lan"), Dst: oneOf(single("10.0.0.5")...)},
 			Then: rules.ActDrop,
 		}}
 	}})

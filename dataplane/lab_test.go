@@ -71,7 +71,7 @@ func masquerade(s *rules.Spec) {
 
 func oneOf[T any](v ...T) rules.Match[T] { return rules.Match[T]{Values: v} }
 
-func single(a string) []nat.AddrRange { return []nat.AddrRange{nat.Single(addr(a))} }
+func single(a string) []nat.AddrRange { return []nat.AddrRange{{First: addr(a), Last: addr(a)}} }
 
 func addr(s string) tuple.Addr { return tuple.AddrFrom(netip.MustParseAddr(s)) }
 

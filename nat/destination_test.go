@@ -9,7 +9,7 @@ import (
 
 func TestDestination(t *testing.T) {
 	local := addr("192.168.1.1")
-	pool := []AddrRange{Single(addr("10.0.0.9"))}
+	pool := []AddrRange{{addr("10.0.0.9"), addr("10.0.0.9")}}
 	for _, tt := range []struct {
 		claim string
 		d     Destination

@@ -154,7 +154,7 @@ func TestOneAddressCarries64512FlowsToOneDestination(t *testing.T) {
 }
 
 func TestPoolIsUsedUpAddressByAddress(t *testing.T) {
-	pool := []AddrRange{{addr("203.0.113.4"), addr("203.0.113.6")}, Single(addr("203.0.113.9"))}
+	pool := []AddrRange{{addr("203.0.113.4"), addr("203.0.113.6")}, {addr("203.0.113.9"), addr("203.0.113.9")}}
 	s := Source{Addrs: pool, Ports: PortRange{5000, 5009}}
 	from := flow(tuple.UDP, "10.0.0.5", 5003)
 	offers, whys := walk(t, from, s.Search(from, tuple.Addr{}, 3))

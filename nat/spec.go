@@ -13,9 +13,6 @@ type AddrRange struct {
 	First, Last tuple.Addr
 }
 
-// Single is the range of one address.
-func Single(a tuple.Addr) AddrRange { return AddrRange{a, a} }
-
 // Contains reports whether a lies in r.
 func (r *AddrRange) Contains(a tuple.Addr) bool {
 	return compare(&r.First, &a) <= 0 && compare(&a, &r.Last) <= 0
