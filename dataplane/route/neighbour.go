@@ -385,14 +385,6 @@ func (n *Neighbours) Forget(port uint16) {
 	delete(n.asked, port)
 }
 
-// Neighbour is a copy of one entry.
-type Neighbour struct {
-	Port  uint16
-	Addr  tuple.Addr
-	MAC   [6]byte
-	State State
-}
-
 // Upkeep calls ask for every reachable neighbour that packets used since the
 // last Upkeep and that was last confirmed before the given time (ns), so that
 // the host stack can verify it.
@@ -409,15 +401,4 @@ func (n *Neighbours) Upkeep(before int64, ask func(port uint16, addr tuple.Addr)
 	for _, k := range due {
 		ask(k.port, k.addr)
 	}
-}
-
-// All returns a copy of every entry, in no order.
-func (n *Neighbours) All() []Neighbour {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	all := make([]Neighbour, 0, len(n.index))
-	for k, i := range n.index {
-		all = append(all, Neighbour{Port: k.port, Addr: k.addr, MAC: n.slots[i].mac, State: n.slots[i].state})
-	}
-	return all
 }

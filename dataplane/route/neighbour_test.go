@@ -142,15 +142,15 @@ func TestQuestionsAreRepeated(t *testing.T) {
 
 func TestLearnIgnoresStrangers(t *testing.T) {
 	n := NewNeighbours(8)
-	if _, ok := n.Learn(1, host, macA, 0); ok || len(n.All()) != 0 {
-		t.Errorf("an address nobody asked for is taken: %v", n.All())
+	if _, ok := n.Learn(1, host, macA, 0); ok || len(n.all()) != 0 {
+		t.Errorf("an address nobody asked for is taken: %v", n.all())
 	}
 	n.Static(1, host, macA)
-	if _, ok := n.Learn(1, host, macB, 0); ok || n.All()[0].MAC != macA {
-		t.Errorf("an announcement replaces what the user fixed: %v", n.All())
+	if _, ok := n.Learn(1, host, macB, 0); ok || n.all()[0].MAC != macA {
+		t.Errorf("an announcement replaces what the user fixed: %v", n.all())
 	}
-	if _, ok := n.Fail(1, host); ok || n.All()[0].State != Reachable {
-		t.Errorf("a fixed neighbour fails: %v", n.All())
+	if _, ok := n.Fail(1, host); ok || n.all()[0].State != Reachable {
+		t.Errorf("a fixed neighbour fails: %v", n.all())
 	}
 }
 
@@ -189,10 +189,10 @@ func TestFullTableReplacesFailedThenIdleNeighbours(t *testing.T) {
 	}
 	n.Fail(1, tuple.AddrFrom4([4]byte{10, 0, 1, 2}))
 	n.Ask(2, host, asker, 0)
-	if got := len(n.All()); got != 4 {
+	if got := len(n.all()); got != 4 {
 		t.Errorf("%d neighbours in a table of 4", got)
 	}
-	for _, k := range n.All() {
+	for _, k := range n.all() {
 		if k.State == Failed {
 			t.Error("the failed neighbour was not the first to go")
 		}
@@ -229,7 +229,7 @@ func TestStaticNeighboursAreNeverReplaced(t *testing.T) {
 func TestForgottenSlotsAreUsedAgain(t *testing.T) {
 	n, _ := full(t, 4)
 	n.Forget(1)
-	if got := n.All(); len(got) != 0 {
+	if got := n.all(); len(got) != 0 {
 		t.Fatalf("still known: %v", got)
 	}
 	for i := range 4 {
@@ -331,4 +331,23 @@ func TestReclaimedSlotIsInvalidBeforeItHasAnotherOwner(t *testing.T) {
 		t.Fatal("the idle neighbour was not reclaimed")
 	}
 	wantMiss(t, n, hints[0], "its slot was reclaimed")
+}
+
+// neighbour is a copy of one entry.
+type neighbour struct {
+	Port  uint16
+	Addr  tuple.Addr
+	MAC   [6]byte
+	State State
+}
+
+// all returns a copy of every entry, in no order.
+func (n *Neighbours) all() []neighbour {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	all := make([]neighbour, 0, len(n.index))
+	for k, i := range n.index {
+		all = append(all, neighbour{Port: k.port, Addr: k.addr, MAC: n.slots[i].mac, State: n.slots[i].state})
+	}
+	return all
 }

@@ -19,7 +19,7 @@ func target(i int) tuple.Addr {
 
 // openOn counts the open questions of a port.
 func openOn(n *Neighbours, port uint16) (open int) {
-	for _, k := range n.All() {
+	for _, k := range n.all() {
 		if k.Port == port && k.State == Incomplete {
 			open++
 		}
