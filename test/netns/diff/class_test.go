@@ -65,7 +65,7 @@ var classes = []class{
 	},
 	{
 		"window-of-ignored-syn",
-		"the window of an ignored SYN is taken for 65535; until its sender says more, the other side may say what only the receiver can refuse",
+		"the window of an ignored SYN is not kept but taken for 65535: its receiver may reach further ahead or back, as with most SYNs",
 		(*trial).restarted,
 	},
 	{
@@ -173,9 +173,10 @@ func (t *trial) bareSYN() bool {
 }
 
 // restarted reports whether the server has answered a SYN in the middle of a
-// connection, and later said more than the client had allowed.
+// connection, and later said more than the client had allowed, or something old.
 func (t *trial) restarted() bool {
-	begun, again, answered, limit := false, false, false, uint32(0)
+	begun, again, answered := false, false, false
+	first, limit := uint32(0), uint32(0) // what the server may say, at least
 	for _, e := range t.events {
 		m, ok := e.what.(*tcp)
 		switch {
@@ -183,8 +184,8 @@ func (t *trial) restarted() bool {
 		case e.from == client && m.flags&syn != 0:
 			again = begun
 		case again && e.from == server && m.flags&(syn|ack) == syn|ack:
-			answered, limit = true, m.seq+1
-		case answered && e.from == server && int32(m.seq-limit) > 0:
+			answered, first, limit = true, m.seq+1, m.seq+1
+		case answered && e.from == server && (int32(m.seq-limit) > 0 || int32(m.seq-first) < 0):
 			return true
 		case answered && e.from == client && m.flags&ack != 0 && len(t.outcomes[ours].at(e.step)) > 0:
 			limit = m.ack + uint32(m.win)
