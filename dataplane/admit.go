@@ -18,7 +18,8 @@ const perPacketFilter = conntrack.UserStatus
 const claimTries = 8
 
 // admit takes the first packet of a flow through the rules and makes its entry:
-// destination NAT, route, filter, source NAT, bind. In that order, each once.
+// expectation, destination NAT, route, filter, source NAT, bind. In that order,
+// each once.
 func (w *Worker) admit(p *packet.Packet, r role) {
 	var seg conntrack.Segment
 	segmentOf(p, &seg)
@@ -36,6 +37,13 @@ func (w *Worker) admit(p *packet.Packet, r role) {
 	d := &w.decision
 	k := w.key(p, r, rules.New)
 	prop := conntrack.Proposal{Original: k.Tuple}
+
+	// Expectation. Rules translate its flow as any other; the filter sees it as related.
+	var x conntrack.Announced
+	if w.ct.Expected(&k.Tuple, &x) {
+		x.Inherit(&prop)
+		k.State, k.Mark = rules.Related, prop.Mark
+	}
 
 	// Destination.
 	if dst := w.v.prog.Dnat(&k, d); dst != nil {
@@ -102,7 +110,8 @@ func (w *Worker) admit(p *packet.Packet, r role) {
 			}
 		}
 	}
-	prop.Mark = d.ApplyMark(0)
+	prop.Mark = d.ApplyMark(prop.Mark)
+	prop.Policy = w.v.policyOf(d.TimeoutRule)
 	if w.exhausted.holds(&key, w.now) {
 		w.refuse(p, conntrack.Ref{}, PortsExhausted, r)
 		return

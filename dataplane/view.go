@@ -119,6 +119,8 @@ type view struct {
 	sinks   []sinks                 // by worker
 	hits    []rules.Hits            // by worker
 	carried rules.Hits              // of the same rules under earlier views
+
+	policies []uint32 // by Rule.Index: number of its timeouts in the table, 0 for the table's own
 }
 
 // noRules is a program with the default policy only.
@@ -195,6 +197,9 @@ func (e *Engine) newView(st State, gen uint32) (*view, error) {
 			p.local = v.prog.Area(p.area).Services == rules.Answered
 			p.outside = v.prog.Area(p.area).Side == rules.Outside
 		}
+	}
+	if err := v.addPolicies(e.table); err != nil {
+		return nil, err
 	}
 	v.hits = make([]rules.Hits, e.cfg.Workers)
 	v.carried = v.prog.NewHits()

@@ -6,7 +6,9 @@
 // A [Spec] is what the user wrote: four ordered lists that name interfaces and
 // areas. [Compile] binds it to the interfaces that exist now ([Binding]) and
 // gives a [Program], which never changes and is swapped as a whole. In each list
-// the first rule with a terminal action ends the walk; mark goes on.
+// the first rule with a terminal action ends the walk; mark goes on. Timeouts go with
+// any action that lets a flow pass: of several rules that have some, the last one
+// on the flow's way gives it all of its timeouts, as in nftables.
 //
 //	Pre      before the flow is looked up: mark, zone, notrack
 //	Dnat     first packets: new destination, or redirect to the gateway itself

@@ -121,6 +121,8 @@ type Decision struct {
 
 	PreRule, DnatRule, FilterRule, SnatRule *Rule // the rule that ended each list; nil: none did
 
+	TimeoutRule *Rule // the last rule that applied and has timeouts, whether it ended its list or not
+
 	Hits Hits // counts every rule that matched; nil: nobody counts
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/nat"
 )
@@ -28,6 +29,11 @@ func (r *Rule) String() string { return fmt.Sprintf("%d %s %s", r.Pos, r.List, r
 
 // Action returns what r does.
 func (r *Rule) Action() Action { return r.then }
+
+// Timeouts returns the timeouts that r gives to the flows it applies to, nil if
+// it leaves them alone. Zero fields are the table's. The caller must not change
+// them.
+func (r *Rule) Timeouts() *conntrack.Timeouts { return r.spec.Timeouts }
 
 // translates reports whether r is a dnat rule that changes the packet.
 func (r *Rule) translates() bool { return r.then == ActDnat || r.then == ActRedirect }
@@ -196,7 +202,7 @@ func (p *Program) first(list List, k *Key, d *Decision) *Rule {
 		if !r.match.holds(k, d) {
 			continue
 		}
-		d.Hits.add(r.Index)
+		d.meet(r)
 		if r.then != ActMark {
 			return r
 		}
@@ -224,7 +230,7 @@ func (p *Program) Filter(k *Key, d *Decision) Verdict {
 		if !m.perPacket(k, d.ApplyMark(k.Mark)) {
 			continue
 		}
-		d.Hits.add(r.Index)
+		d.meet(r)
 		if r.then == ActMark {
 			d.setMark(r.spec)
 			continue
@@ -258,6 +264,14 @@ func (p *Program) Snat(k *Key, d *Decision) *nat.Source {
 		return nil
 	}
 	return &d.SnatRule.spec.Src
+}
+
+// meet notes that r applies to the packet.
+func (d *Decision) meet(r *Rule) {
+	d.Hits.add(r.Index)
+	if r.spec.Timeouts != nil {
+		d.TimeoutRule = r
+	}
 }
 
 func (d *Decision) setMark(rs *RuleSpec) {

@@ -3,6 +3,7 @@ package rules
 import (
 	"net/netip"
 
+	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/nat"
 )
@@ -182,6 +183,8 @@ type RuleSpec struct {
 	Zone           uint16          // ActZone
 	Dest           nat.Destination // ActDnat, ActRedirect
 	Src            nat.Source      // ActSnat, ActMasquerade
+
+	Timeouts *conntrack.Timeouts // of the flows it applies to; zero fields: the table's; nil: all are
 }
 
 // Location is where the user can edit something.

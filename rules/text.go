@@ -56,6 +56,9 @@ func (rs *RuleSpec) arguments(w *words) {
 	case ActSnat, ActMasquerade:
 		w.translation(rs.Src.Addrs, rs.Src.Ports, rs.Src.Flags)
 	}
+	if rs.Timeouts != nil {
+		w.add("timeout " + timeoutsText(rs.Timeouts))
+	}
 }
 
 type words struct{ strings.Builder }
