@@ -67,7 +67,8 @@ type Host struct {
 	port  *hostPort
 	stats counters
 
-	links  *ring // kindLink, kindResolve; workers to pump
+	links  *ring // kindLink; workers to pump
+	asks   *ring // kindResolve; workers to pump
 	locals *ring // kindLocal; workers to pump
 	wake   chan struct{}
 	asleep atomic.Bool // the pump waits on wake
@@ -102,6 +103,7 @@ func New(cfg Config) (*Host, error) {
 		cfg:    cfg,
 		clock:  cfg.Clock,
 		links:  newRing(min(cfg.QueueLen, 512)),
+		asks:   newRing(min(cfg.QueueLen, 256)),
 		locals: newRing(cfg.QueueLen),
 		wake:   make(chan struct{}, 1),
 		onNIC:  make(map[netip.Addr]struct{}),

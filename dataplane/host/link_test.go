@@ -244,11 +244,18 @@ func TestFullLinkRingRefusesAndCounts(t *testing.T) {
 	for b.DeliverLink(lan, frame) {
 		taken++
 	}
+	if taken != 48 {
+		t.Errorf("ring took %d broadcast frames, want 48 of its 64", taken)
+	}
+	toUs := arpFrame(t, layers.ARPRequest, ourMAC, theirMAC, client4, gateway4.Addr())
+	for b.DeliverLink(lan, toUs) {
+		taken++
+	}
 	if taken != 64 {
 		t.Errorf("ring took %d frames, want 64", taken)
 	}
-	if got := b.Stats().LinkFull; got != 1 {
-		t.Errorf("LinkFull = %d, want 1", got)
+	if got := b.Stats().LinkFull; got != 2 {
+		t.Errorf("LinkFull = %d, want 2", got)
 	}
 	b.Poll()
 	if got := len(b.wire.take()); got != taken {

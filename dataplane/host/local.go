@@ -117,7 +117,7 @@ func (l *local) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	out := l.host.port.out
 	sent := 0
 	for _, pkt := range pkts.AsSlice() {
-		pos, b, ok := out.claim(pkt.Size())
+		pos, b, ok := out.claim(pkt.Size(), 0)
 		if !ok {
 			break
 		}

@@ -47,6 +47,7 @@ const (
 	lockTime   = time.Second           // a neighbour's MAC may change once in this time
 	sweepEvery = 20 * time.Millisecond // probes are this late at most, so that many of them share a sweep
 	evictTries = 16                    // entries looked at to find one that may go
+	patience   = 30 * time.Second      // a neighbour is not given up while its answers may be lost here
 )
 
 type phase uint8
@@ -66,6 +67,8 @@ type neighbour struct {
 	due       tcpip.MonotonicTime
 	confirmed tcpip.MonotonicTime // of the last answer, valid if proven
 	changed   tcpip.MonotonicTime // mac was set
+	opened    tcpip.MonotonicTime // the question was
+	lost      uint64              // frames that the link ring had refused then
 	proven    bool                // mac has answered since it was set
 }
 
@@ -81,11 +84,7 @@ func (l *link) resolve(addr netip.Addr) {
 	n := l.neighbours[addr]
 	switch {
 	case n == nil:
-		if n = l.newNeighbourLocked(addr); n == nil {
-			l.host.stats.neighboursFull.Add(1)
-			l.on(Neighbour{Port: l.id, Addr: addr, State: Failed})
-			return
-		}
+		n = l.newNeighbourLocked(addr)
 	case n.phase != known:
 		return // asked already
 	case n.proven && now.Sub(n.confirmed) < confirmFor:
@@ -95,37 +94,51 @@ func (l *link) resolve(addr netip.Addr) {
 		n.phase = verifying
 		l.tellLocked(n, Stale)
 	}
-	n.probes = 0
+	n.probes, n.opened, n.lost = 0, now, l.host.links.full.Load()
 	l.open[addr] = n
 	l.probeLocked(n, now)
 	l.armLocked(now)
 }
 
 // newNeighbourLocked adds an unresolved entry, in the place of another one if the
-// link is full. It returns nil when the link is full of open questions.
+// link is full.
 func (l *link) newNeighbourLocked(addr netip.Addr) *neighbour {
-	if len(l.neighbours) >= l.host.cfg.Neighbours && !l.evictLocked() {
-		return nil
+	if len(l.neighbours) >= l.host.cfg.Neighbours {
+		l.evictLocked()
 	}
 	n := &neighbour{addr: addr}
 	l.neighbours[addr] = n
 	return n
 }
 
-// evictLocked forgets some neighbour without an open question. The engine keeps
-// what it knows; when it asks again, the address is resolved anew.
-func (l *link) evictLocked() bool {
+// evictLocked forgets some neighbour: one without an open question if it finds one
+// soon, else the one of those it has seen whose question is the oldest. The engine
+// keeps what it knows of the former; when it asks again, the address is resolved anew.
+func (l *link) evictLocked() {
+	var oldest *neighbour
 	tries := 0
-	for a, n := range l.neighbours { // random order
+	for _, n := range l.neighbours { // random order
 		if n.phase == known {
-			delete(l.neighbours, a)
-			return true
+			delete(l.neighbours, n.addr)
+			return
+		}
+		if oldest == nil || n.opened.Before(oldest.opened) {
+			oldest = n
 		}
 		if tries++; tries == evictTries {
 			break
 		}
 	}
-	return false
+	l.host.stats.neighboursFull.Add(1)
+	l.failLocked(oldest)
+}
+
+// failLocked gives n up.
+func (l *link) failLocked(n *neighbour) {
+	delete(l.open, n.addr)
+	delete(l.neighbours, n.addr)
+	n.mac = [6]byte{}
+	l.tellLocked(n, Failed)
 }
 
 // probeLocked sends the next probe for n: to everybody while its MAC is unknown and as the last
@@ -168,20 +181,29 @@ func (l *link) sweep() {
 		return
 	}
 	now := l.host.clock.NowMonotonic()
-	for a, n := range l.open {
+	for _, n := range l.open {
 		switch {
 		case n.due.After(now):
 		case n.probes < maxProbes:
 			l.probeLocked(n, now)
+		case l.mayHaveAnsweredLocked(n, now):
+			n.lost = l.host.links.full.Load()
+			n.probes--
+			l.probeLocked(n, now)
 		default:
-			delete(l.open, a)
-			delete(l.neighbours, a)
 			l.host.stats.failed.Add(1)
-			n.mac = [6]byte{}
-			l.tellLocked(n, Failed)
+			l.failLocked(n)
 		}
 	}
 	l.armLocked(now)
+}
+
+// mayHaveAnsweredLocked reports whether the answer of a neighbour whose MAC is in use
+// may have been lost in the gateway itself: the link ring was full since the question,
+// or frames wait in it. What is forwarded must not suffer from that.
+func (l *link) mayHaveAnsweredLocked(n *neighbour, now tcpip.MonotonicTime) bool {
+	links := l.host.links
+	return n.phase == verifying && now.Sub(n.opened) < patience && (links.full.Load() != n.lost || links.waiting())
 }
 
 // learn takes what a received frame says about its sender (RFC 826; RFC 4861 sections
@@ -242,6 +264,7 @@ func (l *link) doubtLocked(n *neighbour, now tcpip.MonotonicTime) {
 		return
 	}
 	n.phase, n.probes, n.due = verifying, maxProbes-1, n.changed.Add(lockTime)
+	n.opened, n.lost = now, l.host.links.full.Load()
 	l.open[n.addr] = n
 	l.armLocked(now)
 }

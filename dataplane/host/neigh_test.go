@@ -40,7 +40,7 @@ func wantNews(t *testing.T, when string, got []Neighbour, want ...Neighbour) {
 	}
 }
 
-func arpAnswer(t *testing.T, mac [6]byte) []byte {
+func arpAnswer(t testing.TB, mac [6]byte) []byte {
 	return arpFrame(t, layers.ARPReply, ourMAC, mac, client4, gateway4.Addr())
 }
 
@@ -218,15 +218,16 @@ func TestNeighboursAreBounded(t *testing.T) {
 	at := func(i byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, 100 + i}) }
 	for i := range byte(4) {
 		b.ask(at(i))
+		b.clock.Advance(time.Millisecond)
 	}
 	_, told := b.ask(at(4))
-	wantNews(t, "table full of questions", told, Neighbour{Addr: at(4), State: Failed})
+	wantNews(t, "table full of questions", told, Neighbour{Addr: at(0), State: Failed})
 	if got := b.Stats().NeighboursFull; got != 1 {
 		t.Errorf("NeighboursFull = %d, want 1", got)
 	}
-	b.hear(arpFrame(t, layers.ARPReply, ourMAC, theirMAC, at(0), gateway4.Addr()))
+	b.hear(arpFrame(t, layers.ARPReply, ourMAC, theirMAC, at(2), gateway4.Addr()))
 	b.news.take()
-	if frames, told := b.ask(at(4)); len(frames) != 1 || len(told) != 0 {
+	if frames, told := b.ask(at(5)); len(frames) != 1 || len(told) != 0 {
 		t.Errorf("after an answer: %d questions and news %v, want an old neighbour replaced", len(frames), told)
 	}
 }

@@ -8,15 +8,21 @@ import (
 
 // DeliverLink hands over a frame of ARP or IPv6 neighbour discovery, Ethernet header first
 // and without VLAN tag, as received on port id. It copies frame and reports false when the ring is full.
+// What is sent to everybody leaves a quarter of the ring to what is sent to the gateway alone:
+// answers to its questions, and the questions of hosts that are in touch with it.
 func (h *Host) DeliverLink(id uint16, frame []byte) bool {
-	return h.put(h.links, kindLink, id, frame, packet.Offload{})
+	keep := 0
+	if len(frame) > 0 && frame[0]&1 != 0 {
+		keep = len(h.links.slots) / 4
+	}
+	return h.put(h.links, keep, kindLink, id, frame, packet.Offload{})
 }
 
 // DeliverLocal hands over an IP packet for the gateway itself, already
 // translated. off.CsumStart counts from the start of ip. It copies ip and
 // reports false when the ring is full.
 func (h *Host) DeliverLocal(ip []byte, off packet.Offload) bool {
-	return h.put(h.locals, kindLocal, 0, ip, off)
+	return h.put(h.locals, 0, kindLocal, 0, ip, off)
 }
 
 // Resolve asks for the MAC of addr on port id. The answer comes by onNeighbour: at once if
@@ -25,12 +31,13 @@ func (h *Host) DeliverLocal(ip []byte, off packet.Offload) bool {
 // finds the ring full is lost, and counted: the caller asks again.
 func (h *Host) Resolve(id uint16, addr netip.Addr) {
 	b := addr.As16()
-	h.put(h.links, kindResolve, id, b[:], packet.Offload{})
+	h.put(h.asks, 0, kindResolve, id, b[:], packet.Offload{})
 }
 
-// put copies content into ring r and wakes the pump. It takes no lock and does not allocate.
-func (h *Host) put(r *ring, k kind, id uint16, content []byte, off packet.Offload) bool {
-	if h.closed.Load() || !r.put(k, id, content, off) {
+// put copies content into ring r, leaving keep slots free, and wakes the pump. It takes no
+// lock and does not allocate.
+func (h *Host) put(r *ring, keep int, k kind, id uint16, content []byte, off packet.Offload) bool {
+	if h.closed.Load() || !r.putBelow(keep, k, id, content, off) {
 		return false
 	}
 	h.wakePump()
@@ -46,15 +53,20 @@ func (h *Host) wakePump() {
 	}
 }
 
-// pumpBatch records of a ring are taken before the other gets its turn.
-const pumpBatch = 64
+// Records of a ring that are taken before the next one gets its turn. Of local
+// packets few, for netstack spends long on each: however many come for the gateway
+// itself, link frames and questions wait for so many at most.
+const (
+	pumpBatch  = 64
+	localBatch = 16
+)
 
 // Poll moves what waits in the rings into netstack and returns how much that was. It
 // is for PumpManual, from one goroutine at a time.
 func (h *Host) Poll() int {
 	n := 0
 	for {
-		k := h.pollLinks() + h.pollLocals()
+		k := h.poll()
 		if k == 0 {
 			return n
 		}
@@ -65,16 +77,19 @@ func (h *Host) Poll() int {
 func (h *Host) run() {
 	defer h.done.Done()
 	for !h.closed.Load() {
-		if h.pollLinks()+h.pollLocals() > 0 {
+		if h.poll() > 0 {
 			continue
 		}
 		h.asleep.Store(true)
-		if h.links.empty() && h.locals.empty() && !h.closed.Load() {
+		if h.links.empty() && h.asks.empty() && h.locals.empty() && !h.closed.Load() {
 			<-h.wake
 		}
 		h.asleep.Store(false)
 	}
 }
+
+// poll gives each ring its turn.
+func (h *Host) poll() int { return h.pollLinks() + h.pollAsks() + h.pollLocals() }
 
 func (h *Host) pollLinks() int {
 	n := 0
@@ -83,23 +98,33 @@ func (h *Host) pollLinks() int {
 		if s == nil {
 			break
 		}
-		content := h.links.content(pos, int(s.length))
-		if l := (*h.byID.Load())[s.id]; l == nil {
-			// The port went away while the record waited.
-		} else if s.kind == kindLink {
+		if l := (*h.byID.Load())[s.id]; l != nil { // else the port went away meanwhile
 			h.stats.linkRx.Add(1)
-			l.receive(content)
-		} else {
-			l.resolve(netip.AddrFrom16([16]byte(content)).Unmap())
+			l.receive(h.links.content(pos, int(s.length)))
 		}
 		h.links.release()
 	}
 	return n
 }
 
-func (h *Host) pollLocals() int {
+func (h *Host) pollAsks() int {
 	n := 0
 	for ; n < pumpBatch; n++ {
+		s, pos := h.asks.read()
+		if s == nil {
+			break
+		}
+		if l := (*h.byID.Load())[s.id]; l != nil {
+			l.resolve(netip.AddrFrom16([16]byte(h.asks.content(pos, int(s.length)))).Unmap())
+		}
+		h.asks.release()
+	}
+	return n
+}
+
+func (h *Host) pollLocals() int {
+	n := 0
+	for ; n < localBatch; n++ {
 		s, pos := h.locals.read()
 		if s == nil {
 			break

@@ -67,10 +67,11 @@ func newRing(n int) *ring {
 	return &ring{slots: make([]slot, size), mem: make([]byte, size*slotSize), mask: uint64(size - 1)}
 }
 
-// claim reserves a record for length bytes and returns its position and memory.
+// claim reserves a record for length bytes and returns its position and memory. It
+// leaves keep slots free.
 // The caller fills both and calls publish, without waiting for anything in
 // between: later records stay invisible until then.
-func (r *ring) claim(length int) (pos uint64, content []byte, ok bool) {
+func (r *ring) claim(length, keep int) (pos uint64, content []byte, ok bool) {
 	if length > maxBytes {
 		r.full.Add(1)
 		return 0, nil, false
@@ -83,7 +84,7 @@ func (r *ring) claim(length int) (pos uint64, content []byte, ok bool) {
 		if at := h & r.mask; at+n > size {
 			pad = size - at
 		}
-		if h+pad+n-r.tail.Load() > size {
+		if h+pad+n-r.tail.Load()+uint64(keep) > size {
 			r.full.Add(1)
 			return 0, nil, false
 		}
@@ -117,7 +118,12 @@ func (r *ring) publish(pos uint64, k kind, id uint16, off packet.Offload) {
 
 // put copies content in as one record and reports whether there was room.
 func (r *ring) put(k kind, id uint16, content []byte, off packet.Offload) bool {
-	pos, b, ok := r.claim(len(content))
+	return r.putBelow(0, k, id, content, off)
+}
+
+// putBelow is put that leaves keep slots free.
+func (r *ring) putBelow(keep int, k kind, id uint16, content []byte, off packet.Offload) bool {
+	pos, b, ok := r.claim(len(content), keep)
 	if !ok {
 		return false
 	}
@@ -146,6 +152,9 @@ func (r *ring) read() (s *slot, pos uint64) {
 func (r *ring) empty() bool {
 	return r.slots[r.next&r.mask].seq.Load() != r.next+1
 }
+
+// waiting reports whether there are records that were not released. Anyone may call it.
+func (r *ring) waiting() bool { return r.head.Load() != r.tail.Load() }
 
 // release frees every record that read has returned.
 func (r *ring) release() { r.tail.Store(r.next) }

@@ -6,6 +6,7 @@ import "sync/atomic"
 type Stats struct {
 	LinkRx      uint64 // ARP and neighbour-discovery frames taken from workers
 	LinkFull    uint64 // refused: ring full
+	AskFull     uint64 // questions of workers refused: ring full
 	LinkTx      uint64 // frames sent out of ports
 	LinkRefused uint64 // not taken by the port
 	LinkForeign uint64 // not sent: netstack wanted to bypass the engine
@@ -17,7 +18,7 @@ type Stats struct {
 	TxFull    uint64 // lost because the engine did not take them in time
 
 	Failed         uint64 // neighbours that did not answer
-	NeighboursFull uint64 // questions refused because too many were open
+	NeighboursFull uint64 // questions given up because too many were open
 	Conflicts      uint64 // frames of other stations that use an address of ours
 }
 
@@ -31,7 +32,7 @@ type counters struct {
 func (h *Host) Stats() Stats {
 	c := &h.stats
 	return Stats{
-		LinkRx: c.linkRx.Load(), LinkFull: h.links.full.Load(), LinkTx: c.linkTx.Load(),
+		LinkRx: c.linkRx.Load(), LinkFull: h.links.full.Load(), AskFull: h.asks.full.Load(), LinkTx: c.linkTx.Load(),
 		LinkRefused: c.linkRefused.Load(), LinkForeign: c.linkForeign.Load(),
 		LocalRx: c.localRx.Load(), LocalFull: h.locals.full.Load(), LocalBad: c.localBad.Load(),
 		LocalTx: c.localTx.Load(), TxFull: h.port.out.full.Load(),
