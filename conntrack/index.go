@@ -11,10 +11,10 @@ import (
 )
 
 const (
-	maxProbe      = 16  // buckets a search looks at; the chain bound
+	maxProbe      = 32  // buckets a search looks at; the chain bound
 	perShard      = 256 // flows per lock, up to maxShards locks
 	maxShards     = 1024
-	bucketPercent = 70 // of the places are used by a full table
+	bucketPercent = 64 // of the places are used by a full table
 )
 
 // shard is one lock and the run of buckets it guards. Lock order: shards by
