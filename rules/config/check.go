@@ -17,17 +17,16 @@ func (d *decoder) decodeAreas(c *Config) {
 			return
 		}
 		a := rules.Area{}
-		d.name(n.table["name"], &a.Name)
-		id, exists := c.Rules.AreaID(a.Name)
+		name, _ := n.table["name"].value.(string) // table reports what is wrong with it
+		id, exists := c.Rules.AreaID(name)
 		if exists {
 			a = c.Rules.Areas[id]
 		}
-		quiet := len(d.errs)
-		table(d, n, "[[area]]", areaKeys, &a)
-		d.dropRepeats(quiet)
+		if table(d, n, "[[area]]", areaKeys, &a); a.Name == "" {
+			return
+		}
 		at := n.table["name"].at
 		switch first, again := seen[a.Name]; {
-		case a.Name == "":
 		case again:
 			d.errorf(at, "area %q is declared twice, first in line %d: merge the two", a.Name, first.Line)
 		case exists && id == rules.AreaHost && a != c.Rules.Areas[id]:
@@ -41,18 +40,6 @@ func (d *decoder) decodeAreas(c *Config) {
 		}
 		seen[a.Name] = at
 	})
-}
-
-// dropRepeats removes errors since from that are reported already: a name is
-// read once to find the area and once with all keys.
-func (d *decoder) dropRepeats(from int) {
-	kept := d.errs[:from:from]
-	for _, e := range d.errs[from:] {
-		if !slices.ContainsFunc(kept, func(k *Error) bool { return k.Pos == e.Pos }) {
-			kept = append(kept, e)
-		}
-	}
-	d.errs = kept
 }
 
 func (d *decoder) decodeInterfaces(c *Config) {

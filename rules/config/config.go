@@ -3,8 +3,8 @@ package config
 import (
 	"net/netip"
 	"strings"
-	"time"
 
+	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/rules"
 )
@@ -120,7 +120,9 @@ type Conntrack struct {
 	Timestamp  bool // keep and print start times
 	TCPLoose   bool // pick up flows in mid-stream
 	TCPLiberal bool // do not call segments outside the window invalid
-	Timeouts   Timeouts
+	ExpectMax  int  // expectations, 0: the table's default
+	Shares     conntrack.Shares
+	Timeouts   conntrack.Timeouts // zero: the profile's
 }
 
 // Profile is the behaviour of tracking and port choice.
@@ -130,16 +132,6 @@ const (
 	ProfileLinux Profile = iota // netfilter's
 	ProfileRFC                  // RFC 4787, 5382, 5508, 7857
 )
-
-// duration keeps the schema short.
-type duration = time.Duration
-
-// Timeouts of idle flows. Zero: the profile's.
-type Timeouts struct {
-	TCPSynSent, TCPSynRecv, TCPEstablished, TCPFinWait, TCPCloseWait time.Duration
-	TCPLastAck, TCPTimeWait, TCPClose, TCPRetrans, TCPUnacked        time.Duration
-	UDP, UDPStream, GRE, GREStream, ICMP, ICMPv6, Generic            time.Duration
-}
 
 // Host has the settings of the exception path to the kernel of the gateway's
 // own namespace.

@@ -111,6 +111,7 @@ func TestExamplesOfTheReferenceAreRead(t *testing.T) {
 	checkExamples(t, interfaceKeys)
 	checkExamples(t, routeKeys)
 	checkExamples(t, conntrackKeys)
+	checkExamples(t, sharesKeys)
 	checkExamples(t, timeoutKeys)
 	checkExamples(t, hostKeys)
 	for list := range rules.NumLists {

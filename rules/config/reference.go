@@ -17,7 +17,8 @@ func Reference() string {
 	section(&b, "[[interface]]", "A network interface that the gateway owns.", interfaceKeys)
 	section(&b, "[[route]]", "A static route beside those of the interfaces.", routeKeys)
 	section(&b, "[conntrack]", "The connection table.", conntrackKeys)
-	section(&b, "[conntrack.timeouts]", "How long idle flows live.", timeoutKeys)
+	section(&b, "[conntrack.shares]", "What one client may have of a table that is filled to nine tenths; below that nobody is bounded. A share is max-min fair: the largest number such that, if nobody had more, all would fit.", sharesKeys)
+	section(&b, "[conntrack.timeouts]", "How long idle flows live. Rules can give flows other timeouts, by the same names, with their key timeout.", timeoutKeys)
 	section(&b, "[host]", "The way to the kernel of the gateway's own namespace.", hostKeys)
 	for list := range rules.NumLists {
 		section(&b, "[["+list.String()+"]]", listDocs[list], ruleKeys(list))

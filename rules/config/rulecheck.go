@@ -78,6 +78,10 @@ func (d *decoder) finish(r *draft) {
 	case rules.ActSnat, rules.ActMasquerade:
 		d.finishSource(r)
 	}
+	if state := &r.If.State; r.Timeouts != nil && state.Sense == rules.Is && !state.IsAny() &&
+		!slices.Contains(state.Values, rules.New) && !slices.Contains(state.Values, rules.Related) {
+		d.errorf(r.at("timeout"), "timeout: a flow gets its timeouts with its first packet, which is new or related: delete the key, or add one of these to state")
+	}
 	var err error
 	if r.family, err = r.Family(); err != nil {
 		d.errorf(r.node.key, "src, dst, to and family name both address families, so the rule never applies: use one rule for each family")
@@ -147,12 +151,14 @@ func (d *decoder) checkProtocol(r *draft) {
 // arguments says which keys an action takes beside conditions; the value is
 // whether it needs them.
 var arguments = map[rules.Action]map[string]wanted{
-	rules.ActMark:       {"set_mark": needed},
+	rules.ActNone:       {"timeout": optional},
+	rules.ActAccept:     {"timeout": optional},
+	rules.ActMark:       {"set_mark": needed, "timeout": optional},
 	rules.ActZone:       {"set_zone": needed},
-	rules.ActDnat:       {"to": needed, "ports": optional, "random": optional, "persistent": optional},
-	rules.ActRedirect:   {"ports": optional, "random": optional},
-	rules.ActSnat:       {"to": needed, "ports": optional, "random": optional, "fully_random": optional, "persistent": optional},
-	rules.ActMasquerade: {"ports": optional, "random": optional, "fully_random": optional},
+	rules.ActDnat:       {"to": needed, "ports": optional, "random": optional, "persistent": optional, "timeout": optional},
+	rules.ActRedirect:   {"ports": optional, "random": optional, "timeout": optional},
+	rules.ActSnat:       {"to": needed, "ports": optional, "random": optional, "fully_random": optional, "persistent": optional, "timeout": optional},
+	rules.ActMasquerade: {"ports": optional, "random": optional, "fully_random": optional, "timeout": optional},
 }
 
 type wanted uint8
@@ -164,7 +170,7 @@ const (
 
 func (d *decoder) checkArguments(r *draft) {
 	takes := arguments[r.Then]
-	for _, key := range [...]string{"set_mark", "set_zone", "to", "ports", "random", "fully_random", "persistent"} {
+	for _, key := range [...]string{"set_mark", "set_zone", "to", "ports", "random", "fully_random", "persistent", "timeout"} {
 		switch {
 		case r.has(key) && takes[key] == 0:
 			d.errorf(r.node.table[key].key, "%s does nothing with action = %q: delete it, or change the action", key, r.Then)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/nat"
 	"example.com/culvert/rules"
@@ -52,11 +53,13 @@ type ruleKey struct {
 }
 
 var (
+	flowLists = []rules.List{rules.Dnat, rules.Filter, rules.Snat}
 	anyList   = []rules.List{rules.Pre, rules.Dnat, rules.Filter, rules.Snat}
 	routed    = []rules.List{rules.Filter, rules.Snat}
 	unrouted  = "the packet is not routed yet in this list: match the destination (dst), or use the key in a filter or snat rule"
 	noSource  = "only snat rules choose sources: use action = \"masquerade\" in [[snat]]"
 	newOnly   = "only filter rules see other packets than the first of a flow: leave the key out"
+	noFlow    = "there is no flow yet in this list: use a dnat, filter or snat rule"
 	firstOnly = "this list does not translate: use a dnat or snat rule"
 )
 
@@ -127,6 +130,8 @@ var allRuleKeys = []ruleKey{
 		func(d *decoder, n *node, v *draft) { v.flag(d, n, nat.FullyRandom) }}, []rules.List{rules.Snat}, noSource},
 	{key[draft]{"persistent", "boolean", "false", "true", "For pools: give a client the same address for all destinations.",
 		func(d *decoder, n *node, v *draft) { v.flag(d, n, nat.Persistent) }}, []rules.List{rules.Dnat, rules.Snat}, firstOnly},
+	{key[draft]{"timeout", "table", "", `{ tcp_established = "1h", udp = "10s" }`, "Timeouts of the new flows that the rule applies to, by the names of [conntrack.timeouts]; what is left out is as there. When several rules on the way of a flow have some, it takes all from the last one.",
+		func(d *decoder, n *node, v *draft) { v.readTimeouts(d, n) }}, flowLists, noFlow},
 }
 
 // ruleKeys returns the keys that rules of a list take. The example of action is
@@ -250,6 +255,18 @@ func otherList(a rules.Action) string {
 		}
 	}
 	return ""
+}
+
+func (r *draft) readTimeouts(d *decoder, n *node) {
+	switch {
+	case n.kind != kindTable:
+		d.wrongType(n, "a table")
+	case len(n.order) == 0:
+		d.errorf(n.at, "is an empty table: leave the key out, or write it like %s", exampleMark)
+	default:
+		r.Timeouts = new(conntrack.Timeouts)
+		table(d, n, "timeout", timeoutKeys, r.Timeouts)
+	}
 }
 
 // readTo reads "addr", "addr:port", "[addr]:port-port", ranges, prefixes and

@@ -1,12 +1,13 @@
 package config
 
 import (
-	"fmt"
 	"net"
 	"net/netip"
 	"path/filepath"
 	"strconv"
+	"time"
 
+	"example.com/culvert/conntrack"
 	"example.com/culvert/rules"
 )
 
@@ -155,6 +156,14 @@ var conntrackKeys = []key[Conntrack]{
 	{"tcp_be_liberal", "boolean", "false", "true",
 		"Whether segments outside the window still belong to their connection.",
 		func(d *decoder, n *node, v *Conntrack) { d.boolean(n, &v.TCPLiberal) }},
+	{"expect_max", "integer 1-65536", "max/64, 16 to 4096", "1024",
+		"Largest number of expectations: flows that helpers have announced.",
+		func(d *decoder, n *node, v *Conntrack) { d.integer(n, &v.ExpectMax, 1, 65536) }},
+	{"shares", "table", "", "{ floor = 1000 }",
+		"See [conntrack.shares].",
+		func(d *decoder, n *node, v *Conntrack) {
+			table(d, n, "[conntrack.shares]", sharesKeys, &v.Shares)
+		}},
 	{"timeouts", "table", "", "{ udp = \"30s\" }",
 		"See [conntrack.timeouts].",
 		func(d *decoder, n *node, v *Conntrack) {
@@ -162,46 +171,39 @@ var conntrackKeys = []key[Conntrack]{
 		}},
 }
 
-// timeoutKeys describe [conntrack.timeouts].
-var timeoutKeys = []key[Timeouts]{
-	timeout("tcp_syn_sent", "120s", "4m", func(v *Timeouts) *duration { return &v.TCPSynSent }),
-	timeout("tcp_syn_recv", "60s", "4m", func(v *Timeouts) *duration { return &v.TCPSynRecv }),
-	timeout("tcp_established", "5d", "2h4m", func(v *Timeouts) *duration { return &v.TCPEstablished }),
-	timeout("tcp_fin_wait", "120s", "4m", func(v *Timeouts) *duration { return &v.TCPFinWait }),
-	timeout("tcp_close_wait", "60s", "4m", func(v *Timeouts) *duration { return &v.TCPCloseWait }),
-	timeout("tcp_last_ack", "30s", "4m", func(v *Timeouts) *duration { return &v.TCPLastAck }),
-	timeout("tcp_time_wait", "120s", "4m", func(v *Timeouts) *duration { return &v.TCPTimeWait }),
-	timeout("tcp_close", "10s", "4m", func(v *Timeouts) *duration { return &v.TCPClose }),
-	timeout("tcp_max_retrans", "5m", "5m", func(v *Timeouts) *duration { return &v.TCPRetrans }),
-	timeout("tcp_unacknowledged", "5m", "5m", func(v *Timeouts) *duration { return &v.TCPUnacked }),
-	timeout("udp", "30s", "5m", func(v *Timeouts) *duration { return &v.UDP }),
-	timeout("udp_stream", "120s", "5m", func(v *Timeouts) *duration { return &v.UDPStream }),
-	timeout("gre", "30s", "5m", func(v *Timeouts) *duration { return &v.GRE }),
-	timeout("gre_stream", "180s", "5m", func(v *Timeouts) *duration { return &v.GREStream }),
-	timeout("icmp", "30s", "60s", func(v *Timeouts) *duration { return &v.ICMP }),
-	timeout("icmpv6", "30s", "60s", func(v *Timeouts) *duration { return &v.ICMPv6 }),
-	timeout("generic", "10m", "10m", func(v *Timeouts) *duration { return &v.Generic }),
+// sharesKeys describe [conntrack.shares].
+var sharesKeys = []key[conntrack.Shares]{
+	{"floor", "integer 1-100000000", "max/64, at least 16", "4096",
+		"Flows that a client may always have, whatever its share.",
+		func(d *decoder, n *node, v *conntrack.Shares) { d.integer(n, &v.Floor, 1, 100000000) }},
+	{"half_open", "integer 1-100000000", "max/4, at least 16", "65536",
+		"Flows of all clients together that have seen no lasting answer yet, before they are shared among the clients.",
+		func(d *decoder, n *node, v *conntrack.Shares) { d.integer(n, &v.HalfOpen, 1, 100000000) }},
+	{"new_per_second", "integer 1-100000000", "max/16, at least 1000", "16384",
+		"Flows that all clients together begin in a second, before that is shared among the clients.",
+		func(d *decoder, n *node, v *conntrack.Shares) { d.integer(n, &v.Rate, 1, 100000000) }},
 }
 
-func timeout(name, linux, rfc string, field func(*Timeouts) *duration) key[Timeouts] {
-	def := fmt.Sprintf("%s; profile rfc %s", linux, rfc)
-	if linux == rfc {
-		def = linux
-	}
-	return key[Timeouts]{name, "duration 1s-100d", def, strconv.Quote(linux),
-		"As the sysctl nf_conntrack_" + sysctl(name) + ".",
-		func(d *decoder, n *node, v *Timeouts) { d.duration(n, field(v)) }}
-}
+// timeoutKeys describe [conntrack.timeouts] and the timeouts of a rule.
+var timeoutKeys = makeTimeoutKeys()
 
-// sysctl is the netfilter name of a timeout.
-func sysctl(name string) string {
-	switch {
-	case len(name) > 4 && name[:4] == "tcp_":
-		return "tcp_timeout_" + name[4:]
-	case len(name) > 7 && name[len(name)-7:] == "_stream":
-		return name[:len(name)-7] + "_timeout_stream"
+func makeTimeoutKeys() []key[conntrack.Timeouts] {
+	var keys []key[conntrack.Timeouts]
+	for _, t := range rules.Timeouts() {
+		linux, rfc := rules.DurationText(t.Of(&conntrack.LinuxTimeouts)), rules.DurationText(t.Of(&conntrack.RFCTimeouts))
+		def := linux
+		if rfc != linux {
+			def += "; profile rfc " + rfc
+		}
+		keys = append(keys, key[conntrack.Timeouts]{t.Name, "duration 1s-100d", def, strconv.Quote(linux),
+			"As the sysctl nf_conntrack_" + t.Sysctl + ".",
+			func(d *decoder, n *node, v *conntrack.Timeouts) {
+				var timeout time.Duration
+				d.duration(n, &timeout)
+				t.Set(v, timeout)
+			}})
 	}
-	return name + "_timeout"
+	return keys
 }
 
 // hostKeys describe [host].
