@@ -10,6 +10,7 @@ import (
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane"
+	"example.com/culvert/dataplane/port/afpacket"
 	"example.com/culvert/rules"
 	"example.com/culvert/rules/config"
 )
@@ -114,6 +115,9 @@ func (g *Gateway) openLink(l *link, id uint16, ports map[key]*openPort) (o *open
 		if parent = ports[key{l.netns, l.conf.Parent}]; parent == nil {
 			return nil, false, fmt.Errorf("interface %v: its parent %s is not served", l.key, l.conf.Parent)
 		}
+		if err := letTagsIn(parent); err != nil {
+			return nil, false, fmt.Errorf("interface %v: let its tag in at %s: %w", l.key, l.conf.Parent, err)
+		}
 	}
 	old := g.ports[l.key]
 	if old != nil && old.sameDevice(l) && old.parent == parent {
@@ -127,6 +131,14 @@ func (g *Gateway) openLink(l *link, id uint16, ports map[key]*openPort) (o *open
 	}
 	o, err = g.open(l, id, parent)
 	return o, true, err
+}
+
+// letTagsIn opens the tag filter of the interface that carries sub-interfaces.
+func letTagsIn(parent *openPort) error {
+	if p, ok := parent.port.(*afpacket.Port); ok {
+		return p.Widen(afpacket.AcceptAll)
+	}
+	return nil
 }
 
 // apply hands the engine its new state.

@@ -407,6 +407,14 @@ func TestFilterOfTheInterfaceIsOpenAsAskedUntilClose(t *testing.T) {
 		if a, pr := filter(); a != tt.allmulti || pr != tt.promisc {
 			t.Errorf("%s: allmulti %d and promiscuity %d, want %d and %d", tt.claim, a, pr, tt.allmulti, tt.promisc)
 		}
+		for range 2 {
+			if err := p.Widen(AcceptAll); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, pr := filter(); pr != 1 {
+			t.Errorf("%s, widened to everything: promiscuity %d, want 1", tt.claim, pr)
+		}
 		if err := p.Close(); err != nil {
 			t.Error(err)
 		}

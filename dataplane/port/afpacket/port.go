@@ -76,6 +76,17 @@ func (p *Port) open() error {
 	return nil
 }
 
+// Widen lets in what a wants as well, until Close. Promiscuous mode also switches
+// off the tag filter of network cards that have one, which know only the kernel's
+// own VLANs. Not for concurrent use with Close.
+func (p *Port) Widen(a Accept) error {
+	if a <= p.cfg.Accept {
+		return nil
+	}
+	p.cfg.Accept = a
+	return p.accept(p.Info().Index)
+}
+
 func (p *Port) accept(ifindex int) error {
 	rx := p.queues[0].rx
 	switch p.cfg.Accept {
