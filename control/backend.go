@@ -119,6 +119,7 @@ func (g *Gateway) statusOf(a *active) api.Status {
 	if a.generation > 0 {
 		s := g.engine.Stats()
 		st.Flows, st.Forwarded, st.Dropped = g.table.Len(), s.Forwarded, s.Drops()
+		st.Holders = g.holders(st.Flows, st.FlowLimit)
 		for _, p := range g.engine.PortStats() {
 			traffic[int(p.ID)] = p.Stats
 		}

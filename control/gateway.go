@@ -31,6 +31,7 @@ type Gateway struct {
 
 	current   atomic.Pointer[active] // what is in force; never nil
 	lostFlows atomic.Uint64          // ended because their address was lost
+	pressure  pressure
 
 	mu       sync.Mutex // serializes everything that changes the gateway; guards the rest
 	phase    phase
@@ -140,6 +141,7 @@ func (g *Gateway) start(ctx context.Context) error {
 	if err := g.engine.Start(); err != nil {
 		return err
 	}
+	g.tasks.Go(g.followAlarms)
 	g.serve()
 	g.followAll()
 	return nil
@@ -241,7 +243,7 @@ func (g *Gateway) releaseLocked() error {
 		errs = append(errs, g.host.Close())
 	}
 	if g.table != nil {
-		errs = append(errs, g.table.Close())
+		errs = append(errs, g.closeTable())
 	}
 	g.current.Store(&active{cfg: g.cfg, waiting: []string{"closed"}})
 	errs = append(errs, g.own.Close())

@@ -81,9 +81,15 @@ func needsRestart(old, next *config.Config) error {
 	note("gateway.socket", old.Gateway.Socket == next.Gateway.Socket)
 	note("gateway.metrics", old.Gateway.Metrics == next.Gateway.Metrics)
 	note("host.enabled", old.Host == next.Host)
-	a, b := old.Conntrack, next.Conntrack
-	a.Accounting, b.Accounting = false, false // only how flows are printed
-	note("conntrack", a == b)
+	a, b := &old.Conntrack, &next.Conntrack // but acct, which is only how flows are printed
+	note("conntrack.max", a.Max == b.Max)
+	note("conntrack.profile", a.Profile == b.Profile)
+	note("conntrack.timestamp", a.Timestamp == b.Timestamp)
+	note("conntrack.tcp_loose", a.TCPLoose == b.TCPLoose)
+	note("conntrack.tcp_be_liberal", a.TCPLiberal == b.TCPLiberal)
+	note("conntrack.expect_max", a.ExpectMax == b.ExpectMax)
+	note("conntrack.shares", a.Shares == b.Shares)
+	note("conntrack.timeouts", a.Timeouts == b.Timeouts)
 	if len(changed) == 0 {
 		return nil
 	}

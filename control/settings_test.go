@@ -3,6 +3,10 @@ package control
 import (
 	"runtime"
 	"testing"
+	"time"
+
+	"example.com/culvert/conntrack"
+	"example.com/culvert/rules/config"
 )
 
 func TestWorkersArePinnedUnlessThereIsOne(t *testing.T) {
@@ -11,5 +15,33 @@ func TestWorkersArePinnedUnlessThereIsOne(t *testing.T) {
 	}
 	if cpus := cpusFor(2); len(cpus) != runtime.NumCPU() {
 		t.Errorf("two workers are pinned to %v, want the %d processors this process may use", cpus, runtime.NumCPU())
+	}
+}
+
+func TestSettingsOfTheTableNeedARestart(t *testing.T) {
+	for _, tt := range []struct {
+		claim  string
+		change func(c *config.Conntrack)
+		want   string // the setting that is named; none: it can change at run time
+	}{
+		{"nothing changed", func(*config.Conntrack) {}, ""},
+		{"how flows are printed", func(c *config.Conntrack) { c.Accounting = true }, ""},
+		{"the size", func(c *config.Conntrack) { c.Max = 1000 }, "conntrack.max"},
+		{"the profile", func(c *config.Conntrack) { c.Profile = config.ProfileRFC }, "conntrack.profile"},
+		{"start times", func(c *config.Conntrack) { c.Timestamp = true }, "conntrack.timestamp"},
+		{"pickup", func(c *config.Conntrack) { c.TCPLoose = false }, "conntrack.tcp_loose"},
+		{"windows", func(c *config.Conntrack) { c.TCPLiberal = true }, "conntrack.tcp_be_liberal"},
+		{"expectations", func(c *config.Conntrack) { c.ExpectMax = 10 }, "conntrack.expect_max"},
+		{"shares", func(c *config.Conntrack) { c.Shares.Floor = 10 }, "conntrack.shares"},
+		{"timeouts", func(c *config.Conntrack) { c.Timeouts.SCTP = conntrack.SCTPTimeouts{Closed: time.Hour} }, "conntrack.timeouts"},
+	} {
+		old, next := config.Defaults(), config.Defaults()
+		tt.change(&next.Conntrack)
+		switch err := needsRestart(old, next); {
+		case tt.want == "" && err != nil:
+			t.Errorf("%s: %v, want no error", tt.claim, err)
+		case tt.want != "" && (err == nil || err.Error() != tt.want+" changed, which needs a restart"):
+			t.Errorf("%s: %v, want it to name %s", tt.claim, err, tt.want)
+		}
 	}
 }

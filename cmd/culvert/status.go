@@ -56,6 +56,9 @@ func printStatus(w io.Writer, st api.Status) error {
 	fmt.Fprintf(w, "%s: %s, generation %d, %s, up %v\n",
 		st.Name, state, st.Generation, count(st.Rules, "rule"), time.Since(st.Started).Round(time.Second))
 	fmt.Fprintf(w, "flows: %d of %d\n", st.Flows, st.FlowLimit)
+	if len(st.Holders) > 0 {
+		fmt.Fprintf(w, "nearly full; most flows: %s\n", holders(st.Holders))
+	}
 	fmt.Fprintf(w, "packets: %d forwarded, %d dropped\n\n", st.Forwarded, st.Dropped)
 	return table(w, func(row func(...any)) {
 		row("INTERFACE", "AREA", "STATE", "DRIVER", "MTU", "ADDRESSES", "NEXT HOPS")
@@ -63,6 +66,15 @@ func printStatus(w io.Writer, st api.Status) error {
 			row(i.Name, i.Area, i.State, i.Driver, i.MTU, words(i.Addresses), words(i.NextHops))
 		}
 	})
+}
+
+// holders joins clients for a line.
+func holders(list []api.Holder) string {
+	parts := make([]string, len(list))
+	for i, h := range list {
+		parts[i] = h.String()
+	}
+	return strings.Join(parts, ", ")
 }
 
 // words joins a list for a table cell.

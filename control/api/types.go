@@ -1,6 +1,9 @@
 package api
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Status is the health of a gateway.
 type Status struct {
@@ -15,9 +18,27 @@ type Status struct {
 	Rules      int         `json:"rules"`
 	Flows      int         `json:"flows"`
 	FlowLimit  int         `json:"flow_limit"`
+	Holders    []Holder    `json:"holders,omitempty"` // the clients with most flows, while the table is nearly full
 	Forwarded  uint64      `json:"forwarded_packets"`
 	Dropped    uint64      `json:"dropped_packets"`
 	Interfaces []Interface `json:"interfaces"`
+}
+
+// Holder is a client and how many flows it has.
+type Holder struct {
+	Client   string `json:"client"` // address, for IPv6 the /64
+	Zone     uint16 `json:"zone,omitempty"`
+	Flows    int    `json:"flows"`
+	HalfOpen int    `json:"half_open"` // of these, without a lasting answer
+}
+
+// String returns "10.0.0.5 (700 flows, 600 half-open)".
+func (h Holder) String() string {
+	zone := ""
+	if h.Zone != 0 {
+		zone = fmt.Sprintf(" in zone %d", h.Zone)
+	}
+	return fmt.Sprintf("%s%s (%d flows, %d half-open)", h.Client, zone, h.Flows, h.HalfOpen)
 }
 
 // Interface is one interface that the gateway serves or waits for.

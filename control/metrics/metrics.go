@@ -6,9 +6,11 @@ package metrics
 
 import (
 	"fmt"
+	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"example.com/culvert/conntrack"
 	"example.com/culvert/control/api"
 )
 
@@ -18,6 +20,19 @@ type Source interface {
 	Rules() []api.Rule
 	Counters() []api.Counter
 	LostFlows() uint64
+	Tracking() Tracking
+}
+
+// AlarmPercents are the fills of the connection table that raise an alarm, in
+// percent of its limit.
+var AlarmPercents = [...]int{80, 90, 95}
+
+// Tracking are the counters of the connection table.
+type Tracking struct {
+	Stats        conntrack.Stats
+	Expect       conntrack.ExpectStats
+	Expectations int
+	Alarms       [len(AlarmPercents)]uint64 // by position in AlarmPercents
 }
 
 // Collector implements prometheus.Collector. It is safe for concurrent use.
@@ -35,6 +50,13 @@ var (
 	flows      = describe("culvert_flows", "Tracked flows.")
 	flowLimit  = describe("culvert_flows_limit", "Most flows that can be tracked; raise conntrack.max when culvert_flows nears it.")
 	flowsLost  = describe("culvert_flows_ended_by_lost_address_total", "Flows ended because the gateway lost the address they were translated to.")
+	begun      = describe("culvert_flows_begun_total", "Flows whose first packet left.")
+	ended      = describe("culvert_flows_ended_total", "Flows that ended, by cause: expired in time, deleted by command, early-drop to make room for others, replaced by a new connection on the same ports. Raise conntrack.max when early-drop grows.", "cause")
+	refusedNew = describe("culvert_flows_refused_total", "Flows that found no room, by cause: table-full, client-share or chain-full; culvert counters says what to do about each.", "cause")
+	clashes    = describe("culvert_flow_clashes_total", "New flows that found their addresses and ports taken, by kind: same-flow, two first packets raced and both went on; other-flow, another port was tried.", "kind")
+	alarms     = describe("culvert_flows_alarms_total", "How often the table filled up to a percentage of its limit; the log names the largest holders.", "percent")
+	expects    = describe("culvert_expectations", "Flows that were announced and have not begun.")
+	expectEv   = describe("culvert_expectation_events_total", "Expectations created, met by a flow, and ended, met or not.", "event")
 	forwarded  = describe("culvert_forwarded_packets_total", "Packets sent out of an interface.")
 	dropped    = describe("culvert_dropped_packets_total", "Packets that did not leave, by reason; culvert counters says what to do about each.", "reason")
 	ruleHits   = describe("culvert_rule_hits_total", "Packets that a rule matched.", "list", "rule")
@@ -46,7 +68,8 @@ var (
 	truncated  = describe("culvert_interface_receive_truncated_total", "Frames longer than the receive ring could hold.", "interface")
 	refused    = describe("culvert_interface_transmit_refused_total", "Frames the kernel refused to send.", "interface")
 
-	all = []*prometheus.Desc{info, ready, generation, flows, flowLimit, flowsLost, forwarded, dropped, ruleHits,
+	all = []*prometheus.Desc{info, ready, generation, flows, flowLimit, flowsLost, begun, ended, refusedNew, clashes, alarms, expects, expectEv,
+		forwarded, dropped, ruleHits,
 		received, receivedB, sent, sentB, ringDrops, truncated, refused}
 )
 
@@ -76,6 +99,7 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	gauge(flows, float64(st.Flows))
 	gauge(flowLimit, float64(st.FlowLimit))
 	count(flowsLost, c.from.LostFlows())
+	c.from.Tracking().collect(gauge, count)
 	count(forwarded, st.Forwarded)
 	for _, d := range c.from.Counters() {
 		count(dropped, d.Count, d.Reason)
@@ -99,6 +123,27 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 		count(truncated, i.Counters.RxTruncated, name)
 		count(refused, i.Counters.TxRefused, name)
 	}
+}
+
+func (t Tracking) collect(gauge func(*prometheus.Desc, float64, ...string), count func(*prometheus.Desc, uint64, ...string)) {
+	s := &t.Stats
+	count(begun, s.Insert)
+	count(ended, s.Expired, "expired")
+	count(ended, s.Deleted, "deleted")
+	count(ended, s.EarlyDrop, "early-drop")
+	count(ended, s.Restart, "replaced")
+	count(refusedNew, s.TableFull, "table-full")
+	count(refusedNew, s.ClientFull, "client-share")
+	count(refusedNew, s.ChainTooLong, "chain-full")
+	count(clashes, s.ClashResolve, "same-flow")
+	count(clashes, s.InsertFailed-min(s.ClashResolve, s.InsertFailed), "other-flow")
+	for i, percent := range AlarmPercents {
+		count(alarms, t.Alarms[i], strconv.Itoa(percent))
+	}
+	gauge(expects, float64(t.Expectations))
+	count(expectEv, t.Expect.Create, "created")
+	count(expectEv, t.Expect.New, "met")
+	count(expectEv, t.Expect.Delete, "ended")
 }
 
 // ruleName is the rule's own name, or the id it keeps across reloads.

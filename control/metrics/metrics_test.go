@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	"example.com/culvert/conntrack"
 	"example.com/culvert/control/api"
 )
 
@@ -25,6 +26,14 @@ func (source) Rules() []api.Rule {
 }
 func (source) Counters() []api.Counter { return []api.Counter{{Reason: "no-route", Count: 6}} }
 func (source) LostFlows() uint64       { return 1 }
+func (source) Tracking() Tracking {
+	return Tracking{
+		Stats:        conntrack.Stats{Insert: 10, Expired: 11, EarlyDrop: 12, ClientFull: 13, InsertFailed: 20, ClashResolve: 14},
+		Expect:       conntrack.ExpectStats{Create: 16, New: 17, Delete: 18},
+		Expectations: 19,
+		Alarms:       [...]uint64{3, 2, 1},
+	}
+}
 
 func gather(t *testing.T) map[string]*dto.MetricFamily {
 	t.Helper()
@@ -42,7 +51,8 @@ func gather(t *testing.T) map[string]*dto.MetricFamily {
 }
 
 func TestNamesFollowTheConventions(t *testing.T) {
-	labels := map[string]bool{"version": true, "reason": true, "list": true, "rule": true, "interface": true}
+	labels := map[string]bool{"version": true, "reason": true, "list": true, "rule": true, "interface": true,
+		"cause": true, "kind": true, "percent": true, "event": true}
 	for name, f := range gather(t) {
 		counter := f.GetType() == dto.MetricType_COUNTER
 		if counter != strings.HasSuffix(name, "_total") {
@@ -69,6 +79,18 @@ func TestValues(t *testing.T) {
 	}{
 		{"culvert_ready", "", 1},
 		{"culvert_flows", "", 3},
+		{"culvert_flows_begun_total", "", 10},
+		{"culvert_flows_ended_total", "expired", 11},
+		{"culvert_flows_ended_total", "early-drop", 12},
+		{"culvert_flows_refused_total", "client-share", 13},
+		{"culvert_flow_clashes_total", "same-flow", 14},
+		{"culvert_flow_clashes_total", "other-flow", 6},
+		{"culvert_flows_alarms_total", "80", 3},
+		{"culvert_flows_alarms_total", "95", 1},
+		{"culvert_expectations", "", 19},
+		{"culvert_expectation_events_total", "created", 16},
+		{"culvert_expectation_events_total", "met", 17},
+		{"culvert_expectation_events_total", "ended", 18},
 		{"culvert_forwarded_packets_total", "", 7},
 		{"culvert_dropped_packets_total", "no-route", 6},
 		{"culvert_rule_hits_total", "home", 4},
