@@ -2,7 +2,9 @@ package conntrack
 
 import (
 	"sync/atomic"
+	"unsafe"
 
+	"example.com/culvert/conntrack/internal/prefetch"
 	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
 )
@@ -30,6 +32,7 @@ func (w *Worker) Claim(p *Proposal, now Tick) (Ref, Claim) {
 	t := w.t
 	x := &t.index
 	ho, hr := x.key.tuple(&p.Original), x.key.tuple(&p.Reply)
+	w.prefetchClaim(ho, hr)
 	who := t.clients.enter(&x.key, &p.Original, p.Status, now)
 	if c := w.room(ho, who, now); c != Claimed {
 		t.clients.leave(who, p.Status)
@@ -67,6 +70,25 @@ func (w *Worker) Claim(p *Proposal, now Tick) (Ref, Claim) {
 	}
 	w.giveUp(slot, who, p)
 	return w.refuse(ChainFull)
+}
+
+// prefetchClaim asks for the lines that a claim is going to touch: both buckets with
+// their locks, and the next free record.
+func (w *Worker) prefetchClaim(ho, hr uint64) {
+	t := w.t
+	x := &t.index
+	lines := w.lines[:8]
+	for i, h := range [...]uint64{ho, hr} {
+		lines[2*i] = uintptr(unsafe.Pointer(&x.shards[x.shardOf(h)]))
+		lines[2*i+1] = uintptr(unsafe.Pointer(&x.buckets[x.firstBucket(h)]))
+	}
+	slot := w.slots.head // an old one if there is none
+	e := &t.entries[slot]
+	lines[4] = uintptr(unsafe.Pointer(&e.half[tuple.Original]))
+	lines[5] = uintptr(unsafe.Pointer(&e.half[tuple.Reply]))
+	lines[6] = uintptr(unsafe.Pointer(&e.word))
+	lines[7] = uintptr(unsafe.Pointer(&t.due[slot]))
+	prefetch.Lines(lines)
 }
 
 // giveUp takes back what a claim that failed has taken.
@@ -141,6 +163,7 @@ func (w *Worker) commit(slot uint32, ho, hr uint64) (Ref, Claim) {
 	if id := x.find(w.t.entries, &e.half[tuple.Reply].tuple, hr); id != 0 {
 		return refOf(id), ReplyTaken
 	}
+	word.Store32(&e.status, uint32(e.Status()|linked)) // still ours alone
 	if !x.insertLocked(ho, slot<<1|uint32(tuple.Original)) {
 		return Ref{}, ChainFull
 	}
@@ -148,7 +171,6 @@ func (w *Worker) commit(slot uint32, ho, hr uint64) (Ref, Claim) {
 		x.removeLocked(ho, slot<<1|uint32(tuple.Original))
 		return Ref{}, ChainFull
 	}
-	e.SetStatus(linked)
 	w.t.live.Add(1)
 	return Ref{}, Claimed
 }

@@ -34,17 +34,14 @@ func (w *Worker) sweep(now Tick) {
 		bound *= 4
 	}
 	w.swept, w.behind = now, false
-	if t.scanBase.Load() == 0 {
-		t.scanBase.CompareAndSwap(0, max(uint32(now), 1))
-	}
 	chunks := uint64(t.slots.high.Load()/chunkSlots) + 1
-	elapsed := now.Sub(Tick(t.scanBase.Load()))
-	if elapsed < 0 || elapsed > 1<<30 {
-		t.scanBase.Store(max(uint32(now), 1)) // the clock wrapped; begin to count anew
-		t.scan.Store(0)
-		return
+	last, at := t.scanTick.Load(), clockValid|uint64(now)
+	if last&clockValid == 0 {
+		t.scanTick.CompareAndSwap(last, at)
+	} else if passed := now.Sub(Tick(last)); passed > 0 && t.scanTick.CompareAndSwap(last, at) {
+		t.scanGoal.Add(uint64(min(passed, sweepTicks)) * chunks)
 	}
-	goal := uint64(elapsed) * chunks / sweepTicks
+	goal := t.scanGoal.Load() / sweepTicks
 	examined := 0
 	for range maxChunks {
 		at := t.scan.Load()

@@ -45,7 +45,8 @@ type Table struct {
 	_    [56]byte
 
 	clock    atomic.Uint64 // latest tick of any worker, and clockValid
-	scanBase atomic.Uint32 // tick of the first Begin, which the sweep counts from
+	scanTick atomic.Uint64 // tick at which scanGoal was last set, and clockValid
+	scanGoal atomic.Uint64 // chunks the sweep should have looked at, times sweepTicks
 	events   pump
 	closed   sync.Once
 }
