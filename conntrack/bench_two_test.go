@@ -32,7 +32,7 @@ func BenchmarkTwoWorkers(b *testing.B) {
 				establish(b, table.Worker(i), tuple.UDP, h)
 				table.Worker(i).Park()
 			}
-			p := newPair(b, table, tt.of)
+			p := newDuo(b, table, tt.of)
 			defer p.stop()
 			p.both(4 * flows) // the directions find their owners
 			b.ResetTimer()
@@ -49,15 +49,15 @@ func BenchmarkTwoWorkers(b *testing.B) {
 	}
 }
 
-// pair is two workers on threads of their own.
-type pair struct {
+// duo is two workers on threads of their own.
+type duo struct {
 	work [2]chan int // packets to run
 	took [2]chan float64
 	done sync.WaitGroup
 }
 
-func newPair(b *testing.B, table *Table, of [2]flowRange) *pair {
-	p := &pair{}
+func newDuo(b *testing.B, table *Table, of [2]flowRange) *duo {
+	p := &duo{}
 	for i := range p.work {
 		p.work[i], p.took[i] = make(chan int), make(chan float64)
 		w, s := table.Worker(i), newStream(tuple.UDP, of[i])
@@ -76,20 +76,20 @@ func newPair(b *testing.B, table *Table, of [2]flowRange) *pair {
 }
 
 // alone runs n packets on worker i and returns the nanoseconds it took.
-func (p *pair) alone(i, n int) float64 {
+func (p *duo) alone(i, n int) float64 {
 	p.work[i] <- n
 	return <-p.took[i]
 }
 
 // both runs n packets on each worker at the same time.
-func (p *pair) both(n int) [2]float64 {
+func (p *duo) both(n int) [2]float64 {
 	for i := range p.work {
 		p.work[i] <- n
 	}
 	return [2]float64{<-p.took[0], <-p.took[1]}
 }
 
-func (p *pair) stop() {
+func (p *duo) stop() {
 	for i := range p.work {
 		close(p.work[i])
 	}
