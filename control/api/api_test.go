@@ -64,6 +64,15 @@ func (g *gateway) RemoveInterface(_ context.Context, name string) error {
 // flow puts a UDP flow with the given source port into the table.
 func (g *gateway) flow(t *testing.T, sport uint16) {
 	t.Helper()
+	w, now := g.table.Worker(0), conntrack.Now()
+	w.Confirm(g.claim(t, sport), now)
+	w.Begin(now)
+	w.Park()
+}
+
+// claim begins a UDP flow whose first packet has not left yet.
+func (g *gateway) claim(t *testing.T, sport uint16) conntrack.Ref {
+	t.Helper()
 	original := tuple.Tuple{
 		Src: tuple.AddrFrom(netip.MustParseAddr("10.0.0.5")), Dst: tuple.AddrFrom(netip.MustParseAddr("192.0.2.53")),
 		SrcPort: sport, DstPort: 53, Proto: tuple.UDP, Family: tuple.IPv4,
@@ -75,9 +84,7 @@ func (g *gateway) flow(t *testing.T, sport uint16) {
 	if claim != conntrack.Claimed {
 		t.Fatalf("flow was not claimed: %v", claim)
 	}
-	w.Confirm(ref, now)
-	w.Begin(now)
-	w.Park()
+	return ref
 }
 
 // serve runs a server for a gateway with an empty table.
@@ -276,6 +283,8 @@ func TestBadRequests(t *testing.T) {
 	_, client, _ := serve(t)
 	for _, tt := range []struct{ claim, method, path, body, want string }{
 		{"unknown parameter", http.MethodGet, "/v1/flows?colour=red", "", `unknown parameter "colour"`},
+		{"unknown table", http.MethodGet, "/v1/flows?table=nat", "", `unknown table "nat"`},
+		{"a table of events", http.MethodGet, "/v1/events?table=dying", "", "table is for /v1/flows"},
 		{"unknown form", http.MethodGet, "/v1/flows?format=xml", "", `unknown format "xml"`},
 		{"unknown event", http.MethodGet, "/v1/events?events=OLD", "", `unknown event "OLD"`},
 		{"unknown member", http.MethodPost, "/v1/reload", `{"confg":"x"}`, `unknown field "confg"`},

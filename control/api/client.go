@@ -100,6 +100,43 @@ func (c *Client) Events(ctx context.Context, f Format) (io.ReadCloser, error) {
 	return c.stream(ctx, "/v1/events", f.query())
 }
 
+// Expectations returns the expectations as lines; the caller closes it.
+func (c *Client) Expectations(ctx context.Context, f Format) (io.ReadCloser, error) {
+	return c.stream(ctx, "/v1/expectations", f.query())
+}
+
+// ExpectEvents returns the stream of the events of expectations as lines; it
+// ends with ctx or the gateway. The caller closes it.
+func (c *Client) ExpectEvents(ctx context.Context, f Format) (io.ReadCloser, error) {
+	return c.stream(ctx, "/v1/expectations/events", f.query())
+}
+
+// CountExpectations returns how many expectations there are.
+func (c *Client) CountExpectations(ctx context.Context) (int, error) {
+	var n ExpectCount
+	err := c.get(ctx, "/v1/expectations/count", nil, &n)
+	return n.Expectations, err
+}
+
+// FlushExpectations ends every expectation and returns how many there were.
+func (c *Client) FlushExpectations(ctx context.Context) (int, error) {
+	var n ExpectCount
+	err := c.call(ctx, http.MethodDelete, "/v1/expectations", nil, &n)
+	return n.Expectations, err
+}
+
+// CreateExpectation announces a flow. The error is ErrNotFound without its
+// master, ErrExists when another expectation is in the way, ErrRefused when there
+// is no room.
+func (c *Client) CreateExpectation(ctx context.Context, x Expectation) error {
+	return c.call(ctx, http.MethodPost, "/v1/expectations", x, nil)
+}
+
+// DeleteExpectation ends the expectation with a tuple, or gives ErrNotFound.
+func (c *Client) DeleteExpectation(ctx context.Context, k Tuple) error {
+	return c.call(ctx, http.MethodPost, "/v1/expectations/delete", k, nil)
+}
+
 // Reload has the configuration read again. When it returns without an error, new
 // packets meet it.
 func (c *Client) Reload(ctx context.Context, r ReloadRequest) (result ReloadResult, err error) {

@@ -8,10 +8,16 @@
 //
 //	GET    /v1/status             health, interfaces, load
 //	GET    /v1/ready              200 once packets flow, 503 before, with the status
-//	GET    /v1/flows              the table (format, output)
+//	GET    /v1/flows              the table (format, output, family, proto; table: unconfirmed, dying)
 //	GET    /v1/flows/count        how many flows there are
 //	DELETE /v1/flows              end every flow
-//	GET    /v1/events             stream of NEW, UPDATE, DESTROY (format, output, mask)
+//	GET    /v1/events             stream of NEW, UPDATE, DESTROY (format, output, family, proto, events)
+//	GET    /v1/expectations       flows that were announced (format, family, proto)
+//	POST   /v1/expectations       announce one
+//	DELETE /v1/expectations       end every expectation
+//	POST   /v1/expectations/delete  end the one with a tuple
+//	GET    /v1/expectations/count   how many there are
+//	GET    /v1/expectations/events  stream of NEW, DESTROY (format, output, family, proto)
 //	GET    /v1/rules              rules in normal form with hits
 //	GET    /v1/counters           dropped packets by reason, with advice
 //	GET    /v1/interfaces         interfaces the gateway serves

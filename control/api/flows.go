@@ -86,6 +86,9 @@ const MissedPrefix = "# missed "
 func (s *Server) view(r *http.Request) (view, error) {
 	v, err := parseFormat(r.URL.Query())
 	v.options.Accounting = s.backend.Accounting()
+	if err == nil && v.table != "" && r.URL.Path != "/v1/flows" {
+		err = fmt.Errorf("%w: table is for /v1/flows", errBadRequest)
+	}
 	return v, err
 }
 
@@ -96,6 +99,16 @@ func (s *Server) flows(w http.ResponseWriter, r *http.Request) error {
 	}
 	out := newLines(w, v)
 	table := s.backend.Table()
+	if dump := v.table.dump(table); dump != nil {
+		dump(func(f *conntrack.Flow) bool { // few: all lines are collected first
+			if v.wants(f) {
+				out.flow(f)
+			}
+			return true
+		})
+		_ = out.send() // an error: the reader is gone
+		return nil
+	}
 	for at, more := uint32(0), true; more; more = at != 0 {
 		// Lines are collected while the table is walked, and written between
 		// two walks: a reader that does not read must not hold up the table.
@@ -122,8 +135,6 @@ func (s *Server) flushFlows(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
-// events streams until the reader goes or the server ends. The answer's header
-// goes out at once: who has seen it sees every later event.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 	v, err := s.view(r)
 	if err != nil {
@@ -131,35 +142,45 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 	}
 	sub := s.backend.Table().Subscribe(eventBuffer, v.mask)
 	defer sub.Close()
-	out, control := newLines(w, v), http.NewResponseController(w)
-	w.WriteHeader(http.StatusOK)
+	out := newLines(w, v)
+	follow(r, out, sub.Events(), sub.Missed, func(e *conntrack.Event) {
+		if v.wants(&e.Flow) {
+			out.event(e)
+		}
+	})
+	return nil
+}
+
+// follow streams events until they end, the reader goes or the server ends. The
+// answer's header goes out at once: who has seen it sees every later event.
+func follow[E any](r *http.Request, out *lines, events <-chan E, missed func() uint64, write func(*E)) {
+	control := http.NewResponseController(out.w)
+	out.w.WriteHeader(http.StatusOK)
 	if control.Flush() != nil {
-		return nil // the reader is gone
+		return // the reader is gone
 	}
 	// A reader that does not read must not hold up the server's end.
 	defer context.AfterFunc(r.Context(), func() { _ = control.SetWriteDeadline(time.Now()) })()
 	var told uint64
 	for {
 		select {
-		case e, ok := <-sub.Events():
+		case e, ok := <-events:
 			if !ok {
-				return nil
+				return
 			}
-			if missed := sub.Missed(); missed > told {
-				out.missed(missed - told)
-				told = missed
+			if n := missed(); n > told {
+				out.missed(n - told)
+				told = n
 			}
-			if v.wants(&e.Flow) {
-				out.event(&e)
-			}
+			write(&e)
 		case <-r.Context().Done():
-			return nil
+			return
 		}
-		if len(sub.Events()) > 0 && out.buf.Len() < pieceSize {
+		if len(events) > 0 && out.buf.Len() < pieceSize {
 			continue // more to collect before it goes out
 		}
 		if out.send() != nil || control.Flush() != nil {
-			return nil // the reader is gone
+			return // the reader is gone
 		}
 	}
 }

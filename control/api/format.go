@@ -20,6 +20,27 @@ const (
 	FormText Form = "text" // as conntrack(8) prints them
 )
 
+// Table is one of the lists of flows that a gateway has.
+type Table string
+
+// Tables of flows. The empty name stands for TableFlows.
+const (
+	TableFlows       Table = "conntrack"
+	TableUnconfirmed Table = "unconfirmed" // the first packet waits to leave
+	TableDying       Table = "dying"       // ended, and the DESTROY event waits for room
+)
+
+// dump returns how the flows of a table other than TableFlows are listed.
+func (t Table) dump(of *conntrack.Table) func(func(*conntrack.Flow) bool) {
+	switch t {
+	case TableUnconfirmed:
+		return of.DumpUnconfirmed
+	case TableDying:
+		return of.DumpDying
+	}
+	return nil
+}
+
 // Format says which flows or events a request wants, and how they are written.
 // The zero Format is all of them as JSON.
 type Format struct {
@@ -28,6 +49,7 @@ type Format struct {
 	Events []string // of conntrack(8) -e: ALL, NEW, UPDATES, DESTROY; none is all
 	Family uint8    // tuple.IPv4, tuple.IPv6, 0: both
 	Proto  uint8    // 0: all
+	Table  Table    // for lists of flows
 }
 
 var familyNames = map[string]uint8{"": 0, "ipv4": tuple.IPv4, "ipv6": tuple.IPv6}
@@ -65,6 +87,7 @@ func (f Format) query() url.Values {
 		}
 	}
 	set("format", string(f.Form))
+	set("table", string(f.Table))
 	set("output", strings.Join(f.Output, ","))
 	set("events", strings.Join(f.Events, ","))
 	for name, family := range familyNames {
@@ -85,12 +108,13 @@ type view struct {
 	mask    conntrack.EventMask
 	family  uint8
 	proto   uint8
+	table   Table
 }
 
 func parseFormat(q url.Values) (v view, err error) {
 	for key := range q {
 		switch key {
-		case "format", "output", "events", "family", "proto":
+		case "format", "output", "events", "family", "proto", "table":
 		default:
 			return v, fmt.Errorf("%w: unknown parameter %q", errBadRequest, key)
 		}
@@ -102,6 +126,12 @@ func parseFormat(q url.Values) (v view, err error) {
 		v.form = FormJSON
 	default:
 		return v, fmt.Errorf("%w: unknown format %q; use json or text", errBadRequest, v.form)
+	}
+	v.table = Table(q.Get("table"))
+	switch v.table {
+	case "", TableFlows, TableUnconfirmed, TableDying:
+	default:
+		return v, fmt.Errorf("%w: unknown table %q; use %s, %s or %s", errBadRequest, v.table, TableFlows, TableUnconfirmed, TableDying)
 	}
 	if err := ParseOutput(q.Get("output"), &v.options); err != nil {
 		return v, fmt.Errorf("%w: %w", errBadRequest, err)
@@ -170,7 +200,9 @@ func split(list string) []string {
 }
 
 // wants reports whether f passes the filters of v.
-func (v *view) wants(f *conntrack.Flow) bool {
-	t := &f.Tuple[tuple.Original]
+func (v *view) wants(f *conntrack.Flow) bool { return v.wantsTuple(&f.Tuple[tuple.Original]) }
+
+// wantsTuple reports whether a flow with original tuple t passes the filters of v.
+func (v *view) wantsTuple(t *tuple.Tuple) bool {
 	return (v.family == 0 || t.Family == v.family) && (v.proto == 0 || t.Proto == v.proto)
 }

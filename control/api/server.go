@@ -64,6 +64,12 @@ func NewServer(backend Backend, log *slog.Logger, more map[string]http.Handler) 
 		"GET /v1/flows/count":          s.countFlows,
 		"DELETE /v1/flows":             s.flushFlows,
 		"GET /v1/events":               s.events,
+		"GET /v1/expectations":         s.expectations,
+		"POST /v1/expectations":        s.createExpectation,
+		"DELETE /v1/expectations":      s.flushExpectations,
+		"POST /v1/expectations/delete": s.deleteExpectation,
+		"GET /v1/expectations/count":   s.countExpectations,
+		"GET /v1/expectations/events":  s.expectEvents,
 		"GET /v1/rules":                s.rules,
 		"GET /v1/counters":             s.counters,
 		"GET /v1/interfaces":           s.interfaces,
@@ -138,11 +144,11 @@ func (s *Server) handler(handle func(http.ResponseWriter, *http.Request) error) 
 
 func statusOf(err error) int {
 	switch {
-	case errors.Is(err, ErrNotFound):
+	case errors.Is(err, ErrNotFound), errors.Is(err, conntrack.ErrExpectMaster), errors.Is(err, conntrack.ErrExpectAbsent):
 		return http.StatusNotFound
-	case errors.Is(err, ErrExists):
+	case errors.Is(err, ErrExists), errors.Is(err, conntrack.ErrExpectClash):
 		return http.StatusConflict
-	case errors.Is(err, ErrRefused):
+	case errors.Is(err, ErrRefused), errors.Is(err, conntrack.ErrExpectFull):
 		return http.StatusUnprocessableEntity
 	case errors.Is(err, errBadRequest):
 		return http.StatusBadRequest
