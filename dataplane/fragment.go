@@ -19,19 +19,28 @@ var ofFragment = [frag.NumReasons]Reason{
 }
 
 // fragment takes note of a fragment. It reports true for one that is looked up
-// like a whole packet: the first of its datagram. Later ones follow it, or wait
+// like a whole packet: the first of its datagram, or the last to come of one that
+// must be seen whole: then *p is the whole. Later ones follow their first, or wait
 // for it.
 func (w *Worker) fragment(p *packet.Packet, r role) bool {
+	zone := uint16(0)
 	if w.v.prog.Len(rules.Pre) > 0 {
 		var d rules.Decision
 		k := w.key(p, r, rules.New)
 		if w.v.prog.Pre(&k, &d); d.Tracking == rules.NoTrack {
 			return true // each on its own
 		}
+		zone = d.Zone
 	}
-	switch v := w.e.frags.Track(p, p.In, w.now); v.Action {
+	v := w.e.frags.Track(p, p.In, w.now)
+	if v.Action == frag.First && w.mustSeeWhole(p, zone) {
+		v = w.e.frags.Collect(p, p.In)
+	}
+	switch v.Action {
 	case frag.First:
 		return true
+	case frag.Whole:
+		return w.join(p, v.Held)
 	case frag.Follow:
 		w.follow(p, v.Ref, r)
 	case frag.Hold:
@@ -40,6 +49,37 @@ func (w *Worker) fragment(p *packet.Packet, r role) bool {
 		w.drop(ofFragment[v.Reason])
 	}
 	return false
+}
+
+// mustSeeWhole reports whether the datagram with first fragment p has to be put
+// together: an SCTP packet, whose CRC32c covers all of it and changes with its
+// ports, or one of a flow whose helper reads the payload.
+func (w *Worker) mustSeeWhole(p *packet.Packet, zone uint16) bool {
+	if p.Tuple.Proto == tuple.SCTP {
+		return true
+	}
+	t := p.Tuple
+	t.Zone = zone
+	ref := w.ct.Find(&t)
+	return ref.Found() && w.e.table.Entry(ref.Slot).Status()&conntrack.Helper != 0
+}
+
+// join makes *p, the fragment in hand, the packet that list is: all fragments of a
+// datagram. The others were held.
+func (w *Worker) join(p *packet.Packet, list *frag.Held) bool {
+	n := uint64(0)
+	for range list.All() {
+		n++
+	}
+	count(&w.counter.resumed, n-1)
+	count(&w.counter.joined, n-1)
+	f := packet.Join(p, list.All())
+	w.e.frags.Free(list)
+	if f != packet.OK {
+		w.drop(ofFault[f])
+		return false
+	}
+	return true
 }
 
 // learn tells the fragments of a datagram where their first one went, and sends

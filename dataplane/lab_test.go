@@ -370,9 +370,9 @@ func (l *lab) balance() {
 	if n := s.Dropped[Internal]; n != 0 {
 		l.Errorf("%d packets met a defect", n)
 	}
-	if sum := s.Forwarded + s.Delivered + s.Drops() + s.Waiting; s.Received != sum {
-		l.Errorf("received %d packets, accounted for %d: forwarded %d, delivered %d, dropped %d, waiting %d",
-			s.Received, sum, s.Forwarded, s.Delivered, s.Drops(), s.Waiting)
+	if sum := s.Forwarded + s.Delivered + s.Joined + s.Drops() + s.Waiting; s.Received != sum {
+		l.Errorf("received %d packets, accounted for %d: forwarded %d, delivered %d, joined %d, dropped %d, waiting %d",
+			s.Received, sum, s.Forwarded, s.Delivered, s.Joined, s.Drops(), s.Waiting)
 	}
 }
 

@@ -138,7 +138,11 @@ func (w *Worker) toHost(p *packet.Packet, r role) Reason {
 			copy(p.Mem[p.Off:], in.mac[:])
 		}
 		p.HasVLAN = false
-		return ofStatus[w.send(w.v.sinks[w.index].box[in.id], p)]
+		s := w.v.sinks[w.index].box[in.id]
+		if p.FragMax != 0 && s != nil {
+			return w.putFragments(s, p, in)
+		}
+		return ofStatus[w.send(s, p)]
 	}
 	packet.SetLink(p, packet.LinkIP, [6]byte{}, [6]byte{})
 	s := w.v.sinks[w.index].wire[HostPort]

@@ -266,14 +266,14 @@ func (w *Worker) resume(s *waiting, failed bool) {
 	count(&w.counter.resumed, 1)
 	w.held = s.p
 	p := &w.held
-	ref, zone := s.ref, p.Tuple.Zone
+	ref, zone, longest := s.ref, p.Tuple.Zone, p.FragMax
 	if ref.Found() && !alive(w.e.table.Entry(ref.Slot), s.gen) {
 		w.drop(NeighbourFailed) // its flow was deleted meanwhile
 		return
 	}
 	w.claimed = s.claim
 	lost := w.v.portOf(p.In) == nil || packet.Parse(p) != packet.OK
-	p.Tuple.Zone = zone
+	p.Tuple.Zone, p.FragMax = zone, longest
 	switch {
 	case lost: // its ingress went away meanwhile
 		w.undo(ref)

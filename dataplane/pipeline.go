@@ -370,7 +370,7 @@ func (w *Worker) put(s port.Sender, p *packet.Packet, eg *portEntry) Reason {
 		return EgressDown
 	}
 	switch long := p.WireLen() > eg.mtu; {
-	case long && p.Offload.GSOType == packet.GSONone:
+	case p.FragMax != 0, long && p.Offload.GSOType == packet.GSONone:
 		return w.putFragments(s, p, eg)
 	case long: // the port may take more than it is configured for
 		return w.putSegments(s, p, eg)

@@ -26,9 +26,9 @@ func (w *Worker) reserve(n int) {
 }
 
 // putFragments splits an IPv4 packet that is longer than its egress's MTU and may
-// be fragmented.
+// be fragmented, or a packet that came in fragments.
 func (w *Worker) putFragments(s port.Sender, p *packet.Packet, eg *portEntry) Reason {
-	if !packet.Fragmentable(p) {
+	if p.WireLen() > eg.mtu && !packet.Fragmentable(p) {
 		return TooBigForEgress
 	}
 	q := &w.pieces[1]

@@ -11,7 +11,8 @@ type Stats struct {
 	Forwarded  uint64 // sent out of a port; what the kernel refuses later is in Dropped, too
 	Delivered  uint64 // given to the own stack or kernel
 	Originated uint64 // made here: ICMP errors, resets
-	Held       uint64 // had to wait for a neighbour's address, or as fragments for their first one
+	Joined     uint64 // fragments that went on within another packet: all of a datagram put together but one
+	Held       uint64 // had to wait for a neighbour's address, or as fragments for others
 	Waiting    uint64 // of these, still do
 	Bytes      uint64 // of IP packets forwarded or delivered
 	Batches    uint64
@@ -27,7 +28,7 @@ func (s *Stats) Drops() (n uint64) {
 }
 
 // Stats returns the sum over all workers. Any goroutine may call it. When no
-// packet is in hand, Received is Forwarded, Delivered, Dropped and Waiting together.
+// packet is in hand, Received is Forwarded, Delivered, Joined, Dropped and Waiting together.
 func (e *Engine) Stats() (s Stats) {
 	resumed := e.fragmentsLost.Load()
 	for _, w := range e.workers {
@@ -36,6 +37,7 @@ func (e *Engine) Stats() (s Stats) {
 		s.Forwarded += c.forwarded.Load()
 		s.Delivered += c.delivered.Load()
 		s.Originated += c.originated.Load()
+		s.Joined += c.joined.Load()
 		resumed += c.resumed.Load() // before held, which is ahead of it
 		s.Held += c.held.Load()
 		s.Bytes += c.bytes.Load()

@@ -59,7 +59,7 @@ type Worker struct {
 // counters of a worker. Only the worker writes them, seldom more than once a batch.
 type counters struct {
 	received, forwarded, delivered, originated atomic.Uint64
-	held, resumed                              atomic.Uint64
+	held, resumed, joined                      atomic.Uint64
 	bytes, batches                             atomic.Uint64
 }
 

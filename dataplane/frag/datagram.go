@@ -9,9 +9,10 @@ const maxRuns = 32
 type state uint8
 
 const (
-	waiting   state = iota // may: hold, Learn, Refuse, die, expire
-	following              // may: pass fragments, Refuse, die, expire; holds nothing
-	dead                   // may: expire; holds nothing
+	waiting    state = iota // may: hold, Learn, Collect, Refuse, die, expire
+	following               // may: pass fragments, Refuse, die, expire; holds nothing
+	collecting              // may: hold, be handed out whole, Refuse, die, expire
+	dead                    // may: expire; holds nothing
 )
 
 // run is a stretch [start, end) of the payload that has come.

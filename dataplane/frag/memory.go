@@ -91,6 +91,16 @@ func (t *Table) forgetIfCompleteLocked(d *datagram) {
 	}
 }
 
+// collectLocked holds p, and hands out d if that was the last of it.
+func (t *Table) collectLocked(d *datagram, p *packet.Packet) Verdict {
+	v := t.holdLocked(d, p)
+	if v.Action == Hold && d.complete() {
+		v = Verdict{Action: Whole, Held: t.takeHeldLocked(d)}
+		t.removeLocked(d, None)
+	}
+	return v
+}
+
 // expireLocked ends at most n datagrams whose time is over.
 func (t *Table) expireLocked(now int64, n int) {
 	for i := range t.age {

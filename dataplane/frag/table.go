@@ -1,6 +1,7 @@
 package frag
 
 import (
+	"iter"
 	"sync"
 	"time"
 
@@ -70,9 +71,10 @@ type Action uint8
 
 const (
 	Drop   Action = iota // for Verdict.Reason
-	First                // look it up as a whole packet, then Learn or Refuse
+	First                // look it up as a whole packet, then Learn or Refuse; or Collect
 	Follow               // treat it as its first fragment: Verdict.Ref
-	Hold                 // copied into the table; Learn will give it back
+	Hold                 // copied into the table; Learn or a Whole will give it back
+	Whole                // all of a datagram to Collect, this fragment too: Verdict.Held
 )
 
 // Verdict is the answer of Track.
@@ -80,6 +82,7 @@ type Verdict struct {
 	Action Action
 	Reason Reason // of Drop
 	Ref    uint64 // of Follow: what Learn was told
+	Held   *Held  // of Whole: copies of all fragments, in order of arrival; the caller's
 }
 
 // Key names a datagram in flight (RFC 791 section 3.2, RFC 8200 section 4.5: IPv6
@@ -102,11 +105,19 @@ func KeyOf(p *packet.Packet, area uint16) Key {
 	return k
 }
 
-// Held is a fragment that waited for its first one. The holder of a list gives it
-// back with Free.
+// Held is a fragment that waited for others. The holder of a list gives it back
+// with Free.
 type Held struct {
 	Packet packet.Packet // parsed, in memory of its own with Headroom
 	Next   *Held
+}
+
+// All returns the packets of list h.
+func (h *Held) All() iter.Seq[*packet.Packet] {
+	return func(yield func(*packet.Packet) bool) {
+		for x := h; x != nil && yield(&x.Packet); x = x.Next {
+		}
+	}
 }
 
 // Table knows the datagrams in flight. All methods are safe for concurrent use.
@@ -160,12 +171,34 @@ func (t *Table) Track(p *packet.Packet, area uint16, now int64) Verdict {
 	switch {
 	case start == 0:
 		return Verdict{Action: First}
+	case d.state == collecting:
+		return t.collectLocked(d, p)
 	case d.state == following:
 		v := Verdict{Action: Follow, Ref: d.ref}
 		t.forgetIfCompleteLocked(d)
 		return v
 	}
 	return t.holdLocked(d, p)
+}
+
+// Collect tells that the datagram with first fragment p, received from area, must
+// be seen whole: p and all others are held until the last of them has come, which
+// may be p. The Verdict is Hold, Whole or Drop. A datagram that has gone since Track
+// said First is dropped for Limit, one that has got a verdict for Orphan.
+func (t *Table) Collect(p *packet.Packet, area uint16) Verdict {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	d := t.datagrams[KeyOf(p, area)]
+	switch {
+	case d == nil:
+		return Verdict{Action: Drop, Reason: Limit}
+	case d.state == dead:
+		return Verdict{Action: Drop, Reason: d.why}
+	case d.state != waiting:
+		return Verdict{Action: Drop, Reason: Orphan}
+	}
+	d.state = collecting
+	return t.collectLocked(d, p)
 }
 
 // Learn tells what was decided for the first fragment of datagram k: ref, which
@@ -200,7 +233,7 @@ func (t *Table) Refuse(k Key) int {
 	return n
 }
 
-// Free takes back the memory of a list that Learn returned.
+// Free takes back the memory of a list that Learn or a Whole returned.
 func (t *Table) Free(h *Held) {
 	if h == nil {
 		return

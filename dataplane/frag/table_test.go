@@ -66,7 +66,7 @@ func (t *Table) check() (errs []error) {
 			total += len(h.Packet.Mem)
 			sourceBytes[d.source] += len(h.Packet.Mem)
 		}
-		if held != d.numHeld || held > 0 && d.state != waiting {
+		if held != d.numHeld || held > 0 && d.state != waiting && d.state != collecting {
 			bad("datagram in state %d holds %d fragments, counts %d", d.state, held, d.numHeld)
 		}
 		for i := 1; i < d.numRuns; i++ {

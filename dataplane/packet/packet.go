@@ -96,9 +96,10 @@ type Packet struct {
 	TTL       uint8       // or hop limit
 	TOS       uint8       // or traffic class
 	TCPFlags  uint8
-	FragAt    int    // start of the fragment's data, where IPv6 extension headers may still come before L4
+	FragAt    int    // start of the fragment's data, where IPv6 extension headers may still come before L4; 0: no fragment header
 	FragOff   uint16 // offset in bytes of that data in the datagram
 	FragID    uint32
+	FragMax   int // set after Parse, if p was put together: its longest fragment, bytes of IP packet; 0: came as it is
 
 	// For ICMPError.
 	EmbL3, EmbL4 int         // embedded IP and transport headers
@@ -113,8 +114,11 @@ func (p *Packet) Frame() []byte { return p.Mem[p.Off:p.End] }
 func (p *Packet) IP() []byte { return p.Mem[p.L3:p.End] }
 
 // WireLen returns the length in bytes of the largest IP packet that p is on the
-// wire: what to hold against an MTU.
+// wire: what to hold against an MTU. What came in fragments leaves in fragments.
 func (p *Packet) WireLen() int {
+	if p.FragMax != 0 {
+		return min(p.FragMax, p.End-p.L3)
+	}
 	if p.Segments() > 1 {
 		return p.Payload - p.L3 + int(p.Offload.GSOSize)
 	}

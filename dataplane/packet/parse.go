@@ -40,7 +40,7 @@ var be = binary.BigEndian
 // On a Fault other than OK the fields parsed so far are set and the others hold
 // anything; LandPacket comes with all of them set. Parse never allocates and never touches bytes outside the frame.
 func Parse(p *Packet) Fault {
-	p.Flags = 0
+	p.Flags, p.FragMax = 0, 0
 	switch p.LinkKind {
 	case KindBroadcast, KindMulticast:
 		p.Flags = LinkBroadcast
@@ -269,6 +269,7 @@ func skipExtensions(p *Packet, b []byte, next uint8) (proto uint8, off int, f Fa
 			field := be.Uint16(h[2:])
 			p.FragID = be.Uint32(h[4:])
 			if field&^6 == 0 {
+				p.FragAt = p.L3 + off
 				continue // atomic fragment: a whole packet (RFC 6946)
 			}
 			if p.Flags.Fragment() {
