@@ -104,6 +104,9 @@ func (f *Fragmenter) Next(dst *Packet, buf []byte) bool {
 		dst.L4 += p.L4 - f.start
 	}
 	dst.describeFragment(p, more)
+	if p.Tuple.Family == tuple.IPv4 && len(header) == ipv4MinLen {
+		dst.Flags &^= HasOptions
+	}
 	dst.writeFragment(buf[dst.L3:dst.FragAt], more)
 	f.at = end
 	return true
@@ -140,6 +143,9 @@ func (p *Packet) describeFragment(whole *Packet, more bool) {
 	if p.FragOff == 0 {
 		if more {
 			p.Flags |= FragmentFirst
+			if p.Tuple.Proto == tuple.SCTP {
+				p.Flags |= Untranslatable
+			}
 		}
 		p.Payload = p.L4 + whole.Payload - whole.L4
 		return

@@ -1,7 +1,9 @@
 package packet
 
 import (
+	"bytes"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"example.com/culvert/conntrack/tuple"
@@ -128,7 +130,7 @@ func answer(t *testing.T, p *Packet) {
 	}
 }
 
-// divide segments or fragments p.
+// divide segments p, or fragments it and puts it together again.
 func divide(t *testing.T, p *Packet) {
 	var part Packet
 	switch {
@@ -140,11 +142,27 @@ func divide(t *testing.T, p *Packet) {
 			}
 		}
 	case Fragmentable(p):
+		trusted := p.Offload.Flags&DataValid != 0
 		f := MakeFragmenter(p, 68)
-		for buf := make([]byte, f.BufferLen()); f.Next(&part, buf); {
+		want := slices.Clone(p.Mem[p.L4:p.End])
+		var parts []*Packet
+		for f.Next(&part, make([]byte, f.BufferLen())) {
 			if part.WireLen() > 68 {
 				t.Fatalf("fragment of %d bytes for mtu 68", part.WireLen())
 			}
+			one := part
+			parts = append(parts, &one)
+		}
+		if len(parts) < 2 || p.Flags.Fragment() {
+			return
+		}
+		slices.Reverse(parts)
+		fault := Join(&part, slices.Values(parts))
+		if fault != OK && (!trusted || fault != BadChecksum) {
+			t.Fatalf("Join = %v", fault)
+		}
+		if !bytes.Equal(part.Mem[part.L4:part.End], want) || part.FragMax > 68 {
+			t.Fatalf("joined %d bytes, want %d; longest %d", part.End-part.L4, len(want), part.FragMax)
 		}
 	default:
 		CompleteChecksum(p)
