@@ -154,6 +154,7 @@ type Config struct {
 
 	EventRing int  // events a worker can keep for the pump, rounded up to a power of two; 0 means 4096
 	Timestamp bool // keep start and stop times (costs 128 bytes a flow)
+	Reserve   bool // take the memory of Max flows at once; otherwise it comes a little ahead of them
 
 	Pickup           Pickup // net.netfilter.nf_conntrack_tcp_loose
 	Window           Window // net.netfilter.nf_conntrack_tcp_be_liberal

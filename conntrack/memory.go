@@ -4,6 +4,7 @@ package conntrack
 
 import (
 	"fmt"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,6 +23,18 @@ func newMemory(size int) ([]byte, error) {
 		_ = unix.Madvise(mem, unix.MADV_HUGEPAGE) // an optimisation; kernels may be built without
 	}
 	return mem, nil
+}
+
+// populate makes the kernel provide memory for mem, a part of what newMemory
+// returned, before anybody touches it.
+func populate(mem []byte) {
+	if len(mem) == 0 {
+		return
+	}
+	page := uintptr(unix.Getpagesize())
+	begin := uintptr(unsafe.Pointer(unsafe.SliceData(mem))) & (page - 1)
+	whole := unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(mem)), -int(begin))), len(mem)+int(begin))
+	_ = unix.Madvise(whole, unix.MADV_POPULATE_WRITE) // an optimisation
 }
 
 // freeMemory gives back what newMemory returned.

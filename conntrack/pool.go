@@ -15,7 +15,9 @@ type pool struct {
 	high  atomic.Uint32 // numbers above were never used
 
 	mu   sync.Mutex
-	free chain // with mu
+	free chain         // with mu
+	wake chan struct{} // with mu: told when fewer than half of growAhead numbers below ready are left
+	low  uint32        // with mu: that is, when high passes this
 }
 
 // chain is a list of numbers through pool.link.
@@ -98,6 +100,23 @@ func (p *pool) refill(c *chain) {
 		c.push(p.link, i)
 	}
 	p.high.Store(last)
+	if last > p.low {
+		select {
+		case p.wake <- struct{}{}:
+		default: // was told, or nobody cares
+		}
+	}
+}
+
+// grow says that numbers up to ready have memory, and whom to tell when more is
+// needed.
+func (p *pool) grow(wake chan struct{}, ready uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wake, p.low = wake, max(ready, growAhead/2)-growAhead/2
+	if ready >= p.limit {
+		p.low = p.limit
+	}
 }
 
 // put gives back numbers to the cache c, or to everybody when c has enough.

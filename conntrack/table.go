@@ -35,6 +35,7 @@ type Table struct {
 	control control
 	expects expects
 	clients clients
+	grower  grower
 	owner   []uint32 // by slot: the client
 	shares  shares
 
@@ -85,6 +86,11 @@ func New(cfg Config) (*Table, error) {
 		return nil, errors.Join(err, t.free())
 	}
 
+	reserve := uint32(0)
+	if cfg.Reserve {
+		reserve = uint32(cfg.Max + slotSlack)
+	}
+	t.grower.start(t, reserve)
 	t.epochs = newEpochs(cfg.Workers + readerSeats)
 	t.readers = make(chan int, readerSeats)
 	for i := range readerSeats {
@@ -128,6 +134,16 @@ func (t *Table) allocate(n int) error {
 		return err
 	}
 	t.clients.shift = uint(64 - bits.Len(uint(count/clientWays-1)))
+	populate(t.index.mem)
+	populate(bytesOf(t.clients.recs))
+	follow(&t.grower, t.entries)
+	follow(&t.grower, t.due)
+	follow(&t.grower, t.slots.link)
+	follow(&t.grower, t.owner)
+	if t.cfg.Timestamp { // every flow has an extension
+		follow(&t.grower, t.exts)
+		follow(&t.grower, t.extPool.link)
+	}
 	t.shares.alarms = make(chan Alarm, 2*len(alarmPercents))
 	t.shares.flows.Store(unlimited)
 	t.shares.half.Store(unlimited)
@@ -152,6 +168,7 @@ func newArray[T any](t *Table, n int) ([]T, error) {
 func (t *Table) Close() error {
 	var err error
 	t.closed.Do(func() {
+		t.grower.stop()
 		t.events.stop()
 		t.closeExpects()
 		close(t.shares.alarms)
