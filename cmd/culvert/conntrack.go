@@ -7,11 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/spf13/cobra"
 
-	"example.com/culvert/conntrack/ctfmt"
 	"example.com/culvert/control/api"
 )
 
@@ -29,40 +27,41 @@ const eventsLost = "WARNING: We have hit ENOBUFS! We are losing events.\n" +
 
 // conntrackOptions are the flags of culvert conntrack.
 type conntrackOptions struct {
-	list, events, count, flush  bool
-	socket                      string
-	output, mask, family, proto string
+	list, events, count, flush, create, remove bool
+
+	table                            string // full name
+	socket                           string
+	output, eventMask, family, proto string
+	expectOptions
 }
 
 func conntrackCommand() *cobra.Command {
 	var o conntrackOptions
 	cmd := &cobra.Command{
-		Use:     "conntrack (-L | -E | -C | -F) [flags]",
-		Short:   "Show, count, watch or empty the table of flows, in the words of conntrack(8)",
-		Example: "  culvert conntrack -L -p tcp -o id",
-		Args:    func(_ *cobra.Command, args []string) error { return conntrackTable(args) },
-		RunE:    func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
+		Use:     "conntrack (-L | -E | -C | -F | -I | -D) [TABLE] [flags]",
+		Short:   "Show, count, watch or change flows and expectations, in the words of conntrack(8)",
+		Example: "  culvert conntrack -L -p tcp -o id\n  culvert conntrack -L expect",
+		Args: func(_ *cobra.Command, args []string) (err error) {
+			o.table, err = conntrackTable(args)
+			return err
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
 	f := cmd.Flags()
-	f.BoolVarP(&o.list, "dump", "L", false, "list the flows")
+	f.BoolVarP(&o.list, "dump", "L", false, "list the table: conntrack (the default), expect, dying or unconfirmed")
 	f.BoolVarP(&o.events, "event", "E", false, "print events until interrupted")
-	f.BoolVarP(&o.count, "count", "C", false, "print how many flows there are")
-	f.BoolVarP(&o.flush, "flush", "F", false, "end every flow")
+	f.BoolVarP(&o.count, "count", "C", false, "print how many entries there are")
+	f.BoolVarP(&o.flush, "flush", "F", false, "end every entry")
+	f.BoolVarP(&o.create, "create", "I", false, "make an expectation")
+	f.BoolVarP(&o.remove, "delete", "D", false, "end an expectation")
 	f.StringVarP(&o.output, "output", "o", "", "`LIST` of extended, id, timestamp, ktimestamp; or json")
-	f.StringVarP(&o.mask, "event-mask", "e", "", "`LIST` of events: ALL, NEW, UPDATES, DESTROY")
+	f.StringVarP(&o.eventMask, "event-mask", "e", "", "`LIST` of events: ALL, NEW, UPDATES, DESTROY")
 	f.StringVarP(&o.family, "family", "f", "", "`FAMILY` of the flows: ipv4 or ipv6")
 	f.StringVarP(&o.proto, "protonum", "p", "", "`PROTOCOL` of the flows, by name or number")
 	f.StringVar(&o.socket, "socket", "", socketHelp)
+	o.expectOptions.add(f)
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return misused(flagError(cmd, err)) })
 	return cmd
-}
-
-// conntrackTable accepts the name of the only table there is.
-func conntrackTable(args []string) error {
-	if len(args) == 0 || len(args) == 1 && args[0] != "" && strings.HasPrefix("conntrack", args[0]) {
-		return nil
-	}
-	return misused(fmt.Errorf("unknown argument %q", args[0]))
 }
 
 // misused makes a complaint in the form of conntrack(8).
@@ -70,80 +69,68 @@ func misused(err error) error {
 	return usageError{err: err, program: conntrackName, hint: conntrackHint}
 }
 
+// failed reports what the gateway refused in the form of conntrack(8). Other
+// errors are ours.
+func failed(cmd *cobra.Command, err error) error {
+	if !errors.Is(err, api.ErrNotFound) && !errors.Is(err, api.ErrExists) && !errors.Is(err, api.ErrRefused) {
+		return err
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "%s: Operation failed: %v\n", conntrackName, err)
+	return errReported
+}
+
 func (o *conntrackOptions) run(cmd *cobra.Command) error {
+	if err := o.check(cmd.Flags()); err != nil {
+		return misused(err)
+	}
 	form, err := o.format()
 	if err != nil {
 		return misused(err)
 	}
-	if o.commands() != 1 {
-		return misused(errors.New("want exactly one of -L, -E, -C and -F"))
+	x, err := o.expectation()
+	if err != nil {
+		return misused(err)
 	}
 	client := connect(o.socket)
 	defer client.Close()
+	ctx, expect := cmd.Context(), o.table == tableExpect
 	switch {
+	case o.list && expect:
+		return o.dump(cmd, form, client.Expectations, "expectations")
 	case o.list:
-		return o.dump(cmd, client, form)
+		return o.dump(cmd, form, client.Flows, "flow entries")
+	case o.events && expect:
+		return o.watch(cmd, form, client.ExpectEvents, "expectation")
 	case o.events:
-		return o.watch(cmd, client, form)
+		return o.watch(cmd, form, client.Events, "flow")
+	case o.count && expect:
+		return o.number(cmd, client.CountExpectations)
 	case o.count:
-		n, err := client.CountFlows(cmd.Context())
-		if err == nil {
-			fmt.Fprintln(cmd.OutOrStdout(), n)
+		return o.number(cmd, client.CountFlows)
+	case o.create:
+		return failed(cmd, client.CreateExpectation(ctx, x))
+	case o.remove:
+		if err := client.DeleteExpectation(ctx, x.Master); err != nil { // -s and -d name it
+			return failed(cmd, err)
 		}
-		return err
+		shown(cmd, 1, "expectations")
+		return nil
+	case expect:
+		return o.empty(cmd, client.FlushExpectations, "expectation")
 	}
-	if _, err := client.FlushFlows(cmd.Context()); err != nil {
-		return err
-	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "%s: connection tracking table has been emptied.\n", conntrackName)
-	return nil
+	return o.empty(cmd, client.FlushFlows, "connection tracking")
 }
 
-// commands returns how many commands were given.
-func (o *conntrackOptions) commands() (n int) {
-	for _, given := range [...]bool{o.list, o.events, o.count, o.flush} {
-		if given {
-			n++
-		}
-	}
-	return n
+// shown is the last line of lists.
+func shown(cmd *cobra.Command, n int, what string) {
+	fmt.Fprintf(cmd.ErrOrStderr(), "%s: %d %s have been shown.\n", conntrackName, n, what)
 }
 
-func (o *conntrackOptions) format() (f api.Format, err error) {
-	if o.mask != "" && !o.events {
-		return f, errors.New("-e is for -E")
-	}
-	if (o.count || o.flush) && o.output+o.family+o.proto != "" {
-		return f, errors.New("-C and -F take no other option")
-	}
-	f.Form = api.FormText
-	for _, word := range strings.FieldsFunc(o.output, func(r rune) bool { return r == ',' }) {
-		if word == "json" {
-			f.Form = api.FormJSON
-		} else {
-			f.Output = append(f.Output, word)
-		}
-	}
-	if err := api.ParseOutput(strings.Join(f.Output, ","), &ctfmt.Options{}); err != nil {
-		return f, err
-	}
-	if o.mask != "" {
-		if _, err := api.ParseEvents(o.mask); err != nil {
-			return f, err
-		}
-		f.Events = []string{o.mask}
-	}
-	if f.Family, err = api.ParseFamily(o.family); err != nil {
-		return f, err
-	}
-	if o.proto != "" {
-		f.Proto, err = api.ParseProto(o.proto)
-	}
-	return f, err
-}
+// source opens a list or a stream of lines.
+type source func(context.Context, api.Format) (io.ReadCloser, error)
 
-func (o *conntrackOptions) dump(cmd *cobra.Command, client *api.Client, form api.Format) error {
-	body, err := client.Flows(cmd.Context(), form)
+func (o *conntrackOptions) dump(cmd *cobra.Command, form api.Format, from source, what string) error {
+	body, err := from(cmd.Context(), form)
 	if err != nil {
 		return err
 	}
@@ -152,25 +139,43 @@ func (o *conntrackOptions) dump(cmd *cobra.Command, client *api.Client, form api
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "%s: %d flow entries have been shown.\n", conntrackName, n)
+	shown(cmd, n, what)
 	return nil
 }
 
 // watch prints events until the command is interrupted or the gateway ends.
-func (o *conntrackOptions) watch(cmd *cobra.Command, client *api.Client, form api.Format) error {
-	body, err := client.Events(cmd.Context(), form)
+func (o *conntrackOptions) watch(cmd *cobra.Command, form api.Format, from source, what string) error {
+	body, err := from(cmd.Context(), form)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
 	n, err := copyLines(cmd.OutOrStdout(), cmd.ErrOrStderr(), body)
-	fmt.Fprintf(cmd.ErrOrStderr(), "%s: %d flow events have been shown.\n", conntrackName, n)
+	shown(cmd, n, what+" events")
 	if err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
 	if n == 0 {
 		return errReported
 	}
+	return nil
+}
+
+// number prints how many entries there are.
+func (o *conntrackOptions) number(cmd *cobra.Command, count func(context.Context) (int, error)) error {
+	n, err := count(cmd.Context())
+	if err == nil {
+		fmt.Fprintln(cmd.OutOrStdout(), n)
+	}
+	return err
+}
+
+// empty ends every entry of a table.
+func (o *conntrackOptions) empty(cmd *cobra.Command, flush func(context.Context) (int, error), table string) error {
+	if _, err := flush(cmd.Context()); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s table has been emptied.\n", conntrackName, table)
 	return nil
 }
 

@@ -108,7 +108,7 @@ func TestMisuseNamesTheNearest(t *testing.T) {
 		{"an interface on both sides", []string{"run", "--lan", "eth1,eth2", "--wan", "eth2"}, "culvert: --lan and --wan both name eth2; an interface is inside or outside\nTry 'culvert run --help'.\n"},
 		{"a stray word for the demo", []string{"demo", "now"}, "culvert: unexpected argument \"now\"\nTry 'culvert demo --help'.\n"},
 		{"conntrack, in its own words", []string{"conntrack", "--dmup"}, conntrackName + ": unknown flag: --dmup; did you mean --dump?\n" + conntrackHint + "\n"},
-		{"two conntrack commands", []string{"conntrack", "-L", "-C"}, conntrackName + ": want exactly one of -L, -E, -C and -F\n" + conntrackHint + "\n"},
+		{"two conntrack commands", []string{"conntrack", "-L", "-C"}, conntrackName + ": want exactly one of -L, -E, -C, -F, -I and -D\n" + conntrackHint + "\n"},
 		{"an unknown form of output", []string{"rules", "-o", "yaml"}, "culvert: invalid argument \"yaml\" for \"-o, --output\" flag: use text or json\nTry 'culvert rules --help'.\n"},
 		{"an unknown driver", []string{"interface", "add", "veth1", "--area", "lan", "--driver", "dpdk"}, "culvert: invalid argument \"dpdk\" for \"--driver\" flag: use af_packet or tun\nTry 'culvert interface add --help'.\n"},
 		{"an unknown driver of the demo", []string{"demo", "--driver", "foo"}, "culvert: --driver foo: use af_packet or tun\nTry 'culvert demo --help'.\n"},
