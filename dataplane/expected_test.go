@@ -152,3 +152,48 @@ func TestExpectedFlowMeetsTheRules(t *testing.T) {
 		t.Errorf("status %v, want EXPECTED and DST_NAT", f.Status)
 	}
 }
+
+func TestExpectedFlowsDoNotAllocate(t *testing.T) {
+	e, lan, _ := bulkLab(t, 1<<16)
+	w, n, now := e.Worker(0), uint32(5), int64(1e12)
+	lan.load(batchOf(udp("10.0.0.5:1", "198.51.100.7:53")), func(frames [][]byte) {
+		for _, f := range frames {
+			retarget(f, n)
+			n += 251 // all to 198.51.100.5
+		}
+	})
+	w.Step(now)
+	k := tuple.Tuple{Src: addr("10.0.0.5"), Dst: addr("198.51.100.5"), SrcPort: 1029, DstPort: 53, Proto: tuple.UDP, Family: tuple.IPv4}
+	x := conntrack.Expectation{Tuple: k, Mask: conntrack.AnyMask(), Flags: conntrack.ExpectPermanent}
+	if err := e.table.CreateExpect(k, x, conntrack.Ticks(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	const batches = 200
+	if got := testing.AllocsPerRun(batches, func() { now += 1e6; w.Step(now) }); got != 0 {
+		t.Errorf("%v allocations a batch, want 0", got)
+	}
+	if s := e.table.ExpectStats(); s.New < batches*Batch {
+		t.Errorf("%d flows were expected, want %d: the measurement is of something else", s.New, batches*Batch)
+	}
+}
+
+func TestFlowsWhoseFirstPacketWaitsAreUnconfirmed(t *testing.T) {
+	l := coldLab(t)
+	unconfirmed := func() (all []string) {
+		l.table.DumpUnconfirmed(func(f *conntrack.Flow) bool {
+			all = append(all, f.Tuple[tuple.Original].String())
+			return true
+		})
+		return all
+	}
+	l.send("lan", udp("10.0.0.5:40000", "198.51.100.7:53"))
+	if got := unconfirmed(); len(got) != 1 || got[0] != "udp 10.0.0.5:40000 > 198.51.100.7:53" || len(l.flows()) != 0 {
+		t.Errorf("unconfirmed %q, confirmed %q; want the flow to be unconfirmed while the neighbour is asked for", got, l.flows())
+	}
+	l.resolve(wanID, "203.0.113.254")
+	l.step()
+	l.want("wan", "udp 203.0.113.1:40000 > 198.51.100.7:53 ttl 63 len 0")
+	if got := unconfirmed(); got != nil || len(l.flows()) != 1 {
+		t.Errorf("unconfirmed %q, confirmed %q; want it confirmed", got, l.flows())
+	}
+}
