@@ -60,12 +60,7 @@ func round(v0, v1, v2, v3 uint64) (uint64, uint64, uint64, uint64) {
 // SumAll sets sums[i] to the hash of keys[i], which must be at least as many.
 func (k Key) SumAll(sums []uint64, keys [][5]uint64) {
 	keys = keys[:len(sums)]
-	i := 0
-	if lanes != 0 && len(sums) >= lanes {
-		i = len(sums) &^ (lanes - 1)
-		sumLanes(&sums[0], &keys[0], i, &k)
-	}
-	for ; i < len(sums); i++ {
+	for i := k.sumSome(sums, keys); i < len(sums); i++ {
 		sums[i] = k.Sum(&keys[i])
 	}
 }

@@ -2,6 +2,5 @@
 
 package sip
 
-const lanes = 0
-
-func sumLanes(*uint64, *[5]uint64, int, *Key) { panic("sip: no lanes") }
+// sumSome would hash keys side by side.
+func (k Key) sumSome([]uint64, [][5]uint64) int { return 0 }

@@ -39,8 +39,8 @@ GLOBL rotate16<>(SB), RODATA|NOPTR, $16
 	VMOVQ        AX, x         \
 	VPBROADCASTQ x, y
 
-// func sumLanes(sums *uint64, keys *[5]uint64, n int, k *Key)
-TEXT ·sumLanes(SB), NOSPLIT, $0-32
+// func sum4(sums *uint64, keys *[5]uint64, n int, k *Key)
+TEXT ·sum4(SB), NOSPLIT, $0-32
 	MOVQ sums+0(FP), DI
 	MOVQ keys+8(FP), SI
 	MOVQ n+16(FP), CX
