@@ -7,7 +7,8 @@
 // batch of at most 64 packets, and each of them meets, in this order:
 //
 //	receive   pipeline.go  parse; ARP and neighbour discovery to the host stack;
-//	                       multicast; martians; fragments follow their first one
+//	                       multicast; martians; fragments follow their first one,
+//	                       or go on as one packet (fragment.go)
 //	lookup    pipeline.go  the whole batch at once, so that cache misses overlap
 //	known     pipeline.go  a packet of a flow: track, next hop, size, translate
 //	admit     admit.go     a first packet: expectation, destination NAT, route,
@@ -45,6 +46,15 @@
 // that claimed it may take it back (Worker.claimed), and that right waits with
 // the packet when it waits for a neighbour. Whoever remembers an entry beyond a
 // batch keeps its generation, which changes when the slot is free.
+//
+// # Fragments
+//
+// A later fragment is treated as the first one of its datagram was, without waiting
+// for the rest (package frag). SCTP and flows with a helper are different: the last
+// fragment to come takes the walk as the whole datagram, which is checked, tracked
+// and translated like any packet, and leaves in pieces no longer than the longest
+// that came, with their identification and DF. Pieces longer than the egress's MTU
+// are told as packets are. The other fragments count as Stats.Joined.
 //
 // # Local traffic
 //

@@ -69,8 +69,14 @@ func (m twin) track(p *packet.Packet, area uint16, now int64, life int64) Verdic
 		return Verdict{Action: Follow, Ref: d.ref}
 	}
 	d.held = append(d.held, start)
+	if d.state == collecting && d.all() {
+		return Verdict{Action: Whole}
+	}
 	return Verdict{Action: Hold}
 }
+
+// all reports whether every byte has come.
+func (d *twinDatagram) all() bool { return d.end != 0 && !slices.Contains(d.came[:d.end], false) }
 
 // gaps counts the stretches that have come.
 func (d *twinDatagram) gaps() (n int) {
@@ -86,7 +92,7 @@ func (d *twinDatagram) gaps() (n int) {
 
 // forget removes k if all of it has come.
 func (m twin) forget(k Key) {
-	if d := m[k]; d.end != 0 && d.state == following && !slices.Contains(d.came[:d.end], false) {
+	if d := m[k]; d.state == following && d.all() {
 		delete(m, k)
 	}
 }
@@ -100,6 +106,33 @@ func (m twin) learn(k Key, ref uint64) []int {
 	d.state, d.ref, d.held = following, ref, nil
 	m.forget(k)
 	return held
+}
+
+// collect takes the first fragment of k, all of which must be seen.
+func (m twin) collect(k Key) Verdict {
+	d := m[k]
+	switch {
+	case d == nil:
+		return Verdict{Reason: Limit}
+	case d.state == dead:
+		return Verdict{Reason: d.why}
+	case d.state != waiting:
+		return Verdict{Reason: Orphan}
+	}
+	d.state = collecting
+	d.held = append(d.held, 0)
+	if d.all() {
+		return Verdict{Action: Whole}
+	}
+	return Verdict{Action: Hold}
+}
+
+// handOut returns the offsets of k's fragments, all of which have come, and
+// forgets it.
+func (m twin) handOut(k Key) []int {
+	d := m[k]
+	delete(m, k)
+	return d.held
 }
 
 func (m twin) refuse(k Key) int {
@@ -128,6 +161,7 @@ type pair struct {
 	next  func(n int) int
 	now   int64
 	ref   uint64
+	whole int // datagrams handed out whole
 }
 
 func newPair(t testing.TB, next func(n int) int) *pair {
@@ -149,6 +183,10 @@ func (x *pair) step() {
 		f.last = true
 		f.end -= x.next(8)
 	}
+	if x.next(8) != 0 { // as honest senders do
+		f.start = 32 * x.next(3)
+		f.end, f.last = f.start+32, f.start == 64
+	}
 	p := f.make()
 	k := KeyOf(p, 1)
 	life := int64(timeout4)
@@ -156,10 +194,12 @@ func (x *pair) step() {
 		life = int64(timeout6)
 	}
 	got, want := x.table.Track(p, 1, x.now), x.twin.track(p, 1, x.now, life)
-	if got != want {
-		x.t.Fatalf("%+v: table says %+v, twin %+v", f, got, want)
-	}
+	x.compareVerdicts(k, f, got, want)
 	if got.Action != First && x.next(20) != 0 {
+		return
+	}
+	if got.Action == First && x.next(3) == 0 {
+		x.compareVerdicts(k, f, x.table.Collect(p, 1), x.twin.collect(k))
 		return
 	}
 	if x.next(8) == 0 {
@@ -169,14 +209,38 @@ func (x *pair) step() {
 		return
 	}
 	x.ref++
-	var offsets []int
-	list := x.table.Learn(k, x.ref)
-	for h := list; h != nil; h = h.Next {
-		offsets = append(offsets, int(h.Packet.FragOff))
+	x.compareHeld(x.table.Learn(k, x.ref), x.twin.learn(k, x.ref))
+}
+
+// compareVerdicts compares what was said about f, and what is handed out.
+func (x *pair) compareVerdicts(k Key, f piece, got, want Verdict) {
+	x.t.Helper()
+	list := got.Held
+	got.Held = nil
+	if got != want {
+		x.t.Fatalf("%+v: table says %+v, twin %+v", f, got, want)
+	}
+	if got.Action == Whole {
+		x.whole++
+		x.compareHeld(list, x.twin.handOut(k))
+	}
+}
+
+// compareHeld compares a list from the table with offsets, and frees it.
+func (x *pair) compareHeld(list *Held, want []int) {
+	x.t.Helper()
+	var got []int
+	for p := range list.All() {
+		got = append(got, int(p.FragOff))
+		for i, b := range p.Mem[p.FragAt:p.End] {
+			if b != byte(int(p.FragOff)+i) {
+				x.t.Fatalf("the fragment at %d is not what came", p.FragOff)
+			}
+		}
 	}
 	x.table.Free(list)
-	if want := x.twin.learn(k, x.ref); !slices.Equal(offsets, want) {
-		x.t.Fatalf("Learn gave the fragments at %v, want %v", offsets, want)
+	if !slices.Equal(got, want) {
+		x.t.Fatalf("handed out the fragments at %v, want %v", got, want)
 	}
 }
 
@@ -191,6 +255,7 @@ func (x *pair) compare() {
 }
 
 func TestTableAgreesWithItsTwin(t *testing.T) {
+	whole := 0 // datagrams handed out
 	for seed := range uint64(20) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		x := newPair(t, r.IntN)
@@ -198,6 +263,10 @@ func TestTableAgreesWithItsTwin(t *testing.T) {
 			x.step()
 		}
 		x.compare()
+		whole += x.whole
+	}
+	if whole < 50 {
+		t.Errorf("%d datagrams were handed out whole, want at least 50", whole)
 	}
 }
 

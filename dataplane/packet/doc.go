@@ -11,7 +11,7 @@
 //     checksums in the same step.
 //  4. SetLink makes the frame fit its egress. There, CompleteChecksum and
 //     Segmenter do what an egress without offloads does not, and Fragmenter cuts
-//     what is too long.
+//     what is too long, or came in fragments and was put together by Join.
 //
 // TimeExceeded, DestUnreachable, TooBig and Reset answer a packet; they
 // build into a buffer of the caller.
@@ -39,11 +39,12 @@
 //
 // # What is not done
 //
-// Packets are not put together here (package frag). The IPv6 routing header and
+// Who collects fragments for Join is package frag. A packet of more than 65535
+// bytes, headers and fragment header included, is not put together. The IPv6 routing header and
 // IPv4 source routes are refused, so that the address in the header is the one
 // the checksum and the flow mean. GRE tuples have no ports: a packet of PPTP names
 // one of the two call ids only, so who knows the other sets them.
 //
-// Nothing here allocates, locks or reads a clock. Functions may run at the same
+// Nothing here but Join allocates; nothing locks or reads a clock. Functions may run at the same
 // time on different Packets.
 package packet
