@@ -30,7 +30,7 @@ const (
 
 // expect announces a flow to a port and reports whether it may.
 func (m *twin) expect(port uint16, master *twinFlow) bool {
-	m.dropExpects(func(x *twinExpect) bool { return x.end <= m.now || x.port == port && x.master == master })
+	m.dropExpects(func(x *twinExpect) bool { return m.now.Reached(x.end) || x.port == port && x.master == master })
 	mine := 0
 	for _, x := range m.expects {
 		if x.port == port {
@@ -51,7 +51,7 @@ func (m *twin) expect(port uint16, master *twinFlow) bool {
 // expected uses up the expectation for a port and returns its master.
 func (m *twin) expected(port uint16) (master *twinFlow) {
 	m.dropExpects(func(x *twinExpect) bool {
-		if x.end <= m.now {
+		if m.now.Reached(x.end) {
 			return true
 		}
 		if x.port == port {
@@ -391,6 +391,7 @@ func FuzzModel(f *testing.F) {
 	f.Add([]byte{0, 1, 11, 255, 0, 1, 11, 255, 0x84, 1})                              // expiry, then the same tuple again
 	f.Add([]byte{0, 1, 13, 1, 0x9d, 1, 14, 0, 15, 0})                                 // marks
 	f.Add([]byte{0, 1, 0x1f, 0x31, 0x5f, 0x30, 0x1f, 0x11, 12, 1, 0x5f, 0x10, 15, 0}) // expectations, met and orphaned
+	f.Add([]byte{0x30, 0x31, 0x1f, 0x11, 0x5f, 0x10})                                 // an expectation that ends after the clock has wrapped
 	f.Add([]byte{0x30, 1, 13, 2, 4, 1, 13, 3, 0xa4, 1, 13, 1, 15, 0})                 // zones, policy, updates
 	f.Fuzz(func(t *testing.T, ops []byte) {
 		runModel(t, ops[:min(len(ops), 2000)])
