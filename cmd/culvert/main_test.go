@@ -127,7 +127,7 @@ func TestMisuseNamesTheNearest(t *testing.T) {
 func TestNoGatewayIsAFailure(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "none.sock")
 	for _, args := range [][]string{
-		{"status"}, {"reload"}, {"rules"}, {"counters"}, {"conntrack", "-L"}, {"interface", "remove", "veth1"},
+		{"status"}, {"reload"}, {"rules"}, {"counters"}, {"debug", "check"}, {"conntrack", "-L"}, {"interface", "remove", "veth1"},
 	} {
 		stdout, stderr, code := culvert(t, append(args, "--socket", path)...)
 		if code != exitFailed || stdout != "" || !strings.HasPrefix(stderr, "culvert: no gateway answers at "+path) {

@@ -111,6 +111,7 @@ func newRoot() *cobra.Command {
 		conntrackCommand(),
 		rulesCommand(),
 		countersCommand(),
+		debugCommand(),
 		interfaceCommand(),
 		releaseCommand(),
 		versionCommand(),

@@ -194,6 +194,14 @@ func TestCountAndFlush(t *testing.T) {
 	}
 }
 
+func TestCheckOfALiveTableFindsNothing(t *testing.T) {
+	g, client, _ := serve(t)
+	g.flow(t, 40000)
+	if r, err := client.Check(t.Context()); r.Flows != 1 || len(r.Defects) != 0 || err != nil {
+		t.Errorf("check: %+v, %v; want one flow and no defect", r, err)
+	}
+}
+
 func TestEventsSinceTheAnswerBegan(t *testing.T) {
 	g, client, _ := serve(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

@@ -75,6 +75,11 @@ func (c *Client) Counters(ctx context.Context) (counters []Counter, err error) {
 	return counters, c.get(ctx, "/v1/counters", nil, &counters)
 }
 
+// Check has the gateway verify the invariants of its table of flows.
+func (c *Client) Check(ctx context.Context) (result CheckResult, err error) {
+	return result, c.get(ctx, "/v1/check", nil, &result)
+}
+
 // CountFlows returns how many flows there are.
 func (c *Client) CountFlows(ctx context.Context) (int, error) {
 	var n Count

@@ -72,6 +72,7 @@ func NewServer(backend Backend, log *slog.Logger, more map[string]http.Handler) 
 		"GET /v1/expectations/events":  s.expectEvents,
 		"GET /v1/rules":                s.rules,
 		"GET /v1/counters":             s.counters,
+		"GET /v1/check":                s.check,
 		"GET /v1/interfaces":           s.interfaces,
 		"POST /v1/interfaces":          s.addInterface,
 		"DELETE /v1/interfaces/{name}": s.removeInterface,
@@ -205,6 +206,21 @@ func (s *Server) rules(w http.ResponseWriter, _ *http.Request) error {
 
 func (s *Server) counters(w http.ResponseWriter, _ *http.Request) error {
 	writeJSON(w, http.StatusOK, s.backend.Counters())
+	return nil
+}
+
+// check verifies the invariants of the table of flows while it is in use.
+func (s *Server) check(w http.ResponseWriter, _ *http.Request) error {
+	t := s.backend.Table()
+	if t == nil {
+		return ErrNotRunning
+	}
+	result := CheckResult{Defects: []string{}}
+	for _, err := range t.Check(t.Now()) {
+		result.Defects = append(result.Defects, err.Error())
+	}
+	result.Flows = t.Len()
+	writeJSON(w, http.StatusOK, result)
 	return nil
 }
 

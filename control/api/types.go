@@ -123,6 +123,12 @@ type Count struct {
 	Flows int `json:"flows"`
 }
 
+// CheckResult is the answer of /v1/check: what is wrong with the table of flows.
+type CheckResult struct {
+	Flows   int      `json:"flows"`
+	Defects []string `json:"defects"` // empty: none
+}
+
 // failure is the body of every refused request.
 type failure struct {
 	Error string `json:"error"`

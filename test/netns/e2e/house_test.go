@@ -306,6 +306,9 @@ func (h *house) noDefect(t *testing.T) {
 			t.Errorf("the gateway counts defects of its own: %s", line)
 		}
 	}
+	if check, err := h.gw.Ctl(context.Background(), "debug", "check"); err != nil {
+		t.Errorf("debug check: %v\n%s", err, check)
+	}
 	if t.Failed() {
 		t.Logf("counters:\n%s", out)
 	}
