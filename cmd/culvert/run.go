@@ -130,6 +130,6 @@ func dropPrivileges(cfg *config.Config, log *slog.Logger) {
 		}
 	}
 	if err := privilege.Drop(keep...); err != nil {
-		log.Debug("capabilities were kept", "error", err)
+		log.Warn("all capabilities are kept", "error", err)
 	}
 }

@@ -134,7 +134,7 @@ func Drop(keep ...Capability) error {
 	case 0:
 		return nil
 	case unix.ENOTSUP:
-		return fmt.Errorf("drop capabilities: %w: the binary was linked with cgo", errors.ErrUnsupported)
+		return fmt.Errorf("drop capabilities: %w: the binary was linked with cgo, build it with CGO_ENABLED=0", errors.ErrUnsupported)
 	}
 	return fmt.Errorf("drop capabilities: %w", errno)
 }

@@ -139,8 +139,9 @@ func Binary(ctx context.Context, dir string) (string, error) {
 		return path, nil
 	}
 	path := filepath.Join(dir, "culvert")
-	out, err := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", path, "example.com/culvert/cmd/culvert").CombinedOutput()
-	if err != nil {
+	build := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", path, "example.com/culvert/cmd/culvert")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is released: with cgo it could drop no capabilities
+	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build culvert (or set %s): %w\n%s", BinaryEnv, err, out)
 	}
 	return path, nil
