@@ -398,3 +398,30 @@ func sumOf(v []uint64) (n uint64) {
 	}
 	return n
 }
+
+func TestKernelGetsWholePacketsInPieces(t *testing.T) {
+	l := boxLab(t)
+	ip := sctpInit(1, 0, "10.0.0.5:9000", "10.0.0.1:36412", 4000)
+	for _, f := range fragmentsOf(ip, 1480) {
+		l.send("lan", f)
+	}
+	l.wantSCTP("lan-box", "10.0.0.5:9000", "10.0.0.1:36412", ip, 1500) // as the MTU of the TAP asks
+	answer := sctpInit(2, 7, "10.0.0.1:36412", "10.0.0.5:9000", 4000)
+	for _, f := range fragmentsOf(answer, 1480) {
+		l.injectAsKernel("lan-box", l.boxFrame("lan", macOf(addr("10.0.0.5")), f))
+	}
+	l.wantSCTP("lan", "10.0.0.1:36412", "10.0.0.5:9000", answer, 1500)
+	l.wantDrops()
+}
+
+func TestOwnStackGetsPacketsWhole(t *testing.T) {
+	l := newLab(t, labConfig{})
+	ip := sctpInit(1, 0, "[2001:db8:1::5]:9000", "[2001:db8:1::1]:36412", 4000)
+	for _, f := range piecesOf(ip, 1400) {
+		l.send("lan", f)
+	}
+	if got := l.take("host").Data; len(got) != len(ip)+8 || got[6] != 44 || !bytes.Equal(got[48:], ip[40:]) {
+		t.Errorf("got %d bytes, want the %d of the packet and a fragment header", len(got), len(ip))
+	}
+	l.wantDrops()
+}
