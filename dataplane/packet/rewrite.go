@@ -12,14 +12,14 @@ type Delta struct {
 
 // DeltaOf returns the Delta of packets with tuple from that become packets with
 // tuple to. Both must be of one family and protocol; zones are ignored. Of ICMP
-// only the query identifier is translated, never type and code.
+// only the identifier of queries that have one is translated, never type and code.
 func DeltaOf(from, to *tuple.Tuple) (d Delta) {
 	if from.Src != to.Src || from.Dst != to.Dst {
 		d.Addrs = fold(addrDelta(&from.Src, &to.Src) + addrDelta(&from.Dst, &to.Dst))
 	}
 	switch {
 	case tuple.IsICMP(from.Proto):
-		if from.SrcPort != to.SrcPort {
+		if from.SrcPort != to.SrcPort && hasQueryID(from) {
 			d.Ports = fold(wordDelta(from.SrcPort, to.SrcPort))
 		}
 	case from.SrcPort != to.SrcPort || from.DstPort != to.DstPort:

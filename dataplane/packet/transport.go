@@ -194,6 +194,14 @@ func parseICMP(p *Packet, b []byte, errors, queries *icmpTypes) Fault {
 	return OK
 }
 
+// hasQueryID reports whether the ICMP message that t names has an identifier.
+func hasQueryID(t *tuple.Tuple) bool {
+	if t.Proto == tuple.ICMP {
+		return icmpQueries[t.DstPort>>8]
+	}
+	return icmpv6Queries[t.DstPort>>8]
+}
+
 // checkOffload holds the virtio header against the packet.
 func checkOffload(p *Packet) Fault {
 	o := &p.Offload
