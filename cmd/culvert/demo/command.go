@@ -120,24 +120,47 @@ func tour(ctx context.Context, o options, lab *netns.Lab, out *printer) error {
 		return err
 	}
 	out.text(picture(lab, o))
+	ctx, cancel := whileAlive(ctx, lab.Gateway().Process())
+	defer cancel()
 	d := &demo{lab: lab, out: out}
 	if err := d.startServices(ctx); err != nil {
 		return err
 	}
 	defer d.stopServices()
-	failed, all := d.runSteps(ctx)
-	if ctx.Err() == nil {
-		d.printTable(ctx)
-		d.printCounters(ctx)
+	err := failedSteps(d.runSteps(ctx))
+	if ctx.Err() != nil {
+		return errors.Join(context.Cause(ctx), err)
 	}
-	if o.hold && ctx.Err() == nil {
+	d.printTable(ctx)
+	d.printCounters(ctx)
+	if o.hold {
 		out.heading("Everything stays up until Ctrl-C. Look around from another terminal (as root)")
 		out.text(lookAround(lab))
 		<-ctx.Done()
 		// Ctrl-C is how a held demo ends: no failure.
-		return failedSteps(failed, all)
+		if cause := context.Cause(ctx); errors.Is(cause, errGatewayEnded) {
+			return errors.Join(cause, err)
+		}
 	}
-	return failedSteps(failed, all)
+	return err
+}
+
+var errGatewayEnded = errors.New("the gateway has ended")
+
+// whileAlive ends the context when the gateway's process ends, with what that had
+// to say: nothing after it can work, and would only wait. A kernel has no process.
+func whileAlive(ctx context.Context, gateway *netns.Process) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	if gateway != nil {
+		go func() {
+			select {
+			case <-gateway.Done():
+				cancel(fmt.Errorf("%w (%v); it wrote:\n%s", errGatewayEnded, gateway.Wait(ctx), gateway.Output()))
+			case <-ctx.Done():
+			}
+		}()
+	}
+	return ctx, func() { cancel(nil) }
 }
 
 func failedSteps(failed []string, all int) error {

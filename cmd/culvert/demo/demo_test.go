@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -143,6 +144,50 @@ func TestInterruptedDemoLeavesNothing(t *testing.T) {
 				t.Errorf("left behind: %v\n%s", left, out)
 			}
 		})
+	}
+}
+
+// gatewayOf returns the process of a demo's gateway.
+func gatewayOf(t *testing.T, demo int) int {
+	t.Helper()
+	all, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", demo))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range all {
+		pids, _ := os.ReadFile(path) // the thread may have ended
+		for word := range strings.FieldsSeq(string(pids)) {
+			line, _ := os.ReadFile("/proc/" + word + "/cmdline") // the process as well
+			if !bytes.Contains(line, []byte("\x00demo\x00gateway\x00")) {
+				continue
+			}
+			pid, err := strconv.Atoi(word)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return pid
+		}
+	}
+	t.Fatalf("the demo, process %d, has no gateway", demo)
+	return 0
+}
+
+// TestFailureIsToldAndLeavesNothing takes the gateway away in the middle.
+func TestFailureIsToldAndLeavesNothing(t *testing.T) {
+	cmd, out := start(t)
+	waitFor(t, out, "✓ ping")
+	if err := unix.Kill(gatewayOf(t, cmd.Process.Pid), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	var exit *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("exit: %v, want status 1\n%s", err, out)
+	}
+	if text := out.String(); !strings.Contains(text, "✗") || !strings.Contains(text, "the gateway has ended (signal: killed)") {
+		t.Errorf("neither a failed step nor its reason is told:\n%s", text)
+	}
+	if left := leftovers(t, cmd.Process.Pid); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
 	}
 }
 
