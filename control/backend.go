@@ -112,7 +112,7 @@ func (g *Gateway) statusOf(a *active) api.Status {
 		Config:     a.cfg.File,
 		Generation: a.generation,
 		Rules:      a.rules,
-		FlowLimit:  a.cfg.Conntrack.Max,
+		FlowLimit:  a.cfg.Conntrack.Limit(),
 		Interfaces: []api.Interface{},
 	}
 	traffic := make(map[int]port.Stats)

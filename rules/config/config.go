@@ -114,7 +114,7 @@ type Route struct {
 
 // Conntrack has the settings of the connection table.
 type Conntrack struct {
-	Max        int // flows
+	Max        int // flows, 0: by memory; see Limit
 	Profile    Profile
 	Accounting bool // print packet and byte counters
 	Timestamp  bool // keep and print start times
@@ -143,7 +143,7 @@ type Host struct {
 func Defaults() *Config {
 	return &Config{
 		Gateway:   Gateway{Name: "culvert", ICMPRate: 1000},
-		Conntrack: Conntrack{Max: 262144, TCPLoose: true},
+		Conntrack: Conntrack{TCPLoose: true},
 		Rules:     rules.Spec{Areas: rules.DefaultAreas()},
 	}
 }

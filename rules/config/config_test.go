@@ -169,7 +169,7 @@ func TestDefaults(t *testing.T) {
 	if i.AddressFrom != FromKernel || i.Driver != AFPacket || i.RPF != RPFStrict || i.Source.Line != 1 {
 		t.Errorf("interface %+v", i)
 	}
-	if c.Gateway.ICMPRate != 1000 || c.Gateway.OnExit != Release || c.Conntrack.Max != 262144 || !c.Conntrack.TCPLoose || c.Host.Enabled {
+	if c.Gateway.ICMPRate != 1000 || c.Gateway.OnExit != Release || c.Conntrack.Max != 0 || !c.Conntrack.TCPLoose || c.Host.Enabled {
 		t.Errorf("%+v %+v %+v", c.Gateway, c.Conntrack, c.Host)
 	}
 }
@@ -336,4 +336,17 @@ func FuzzParse(f *testing.F) {
 			accepts(t, text)
 		}
 	})
+}
+
+func TestTableIsAsLargeAsNetfiltersOnTheSameMachine(t *testing.T) {
+	for memory, want := range map[uint64]int{
+		8 << 20: 1024, 512 << 20: 32768, 1 << 30: 65536, 2 << 30: 65536, 4 << 30: 65536, 4<<30 + 1: 262144, 24 << 30: 262144,
+	} {
+		if got := limitFor(memory); got != want {
+			t.Errorf("%d MiB: %d flows, want %d", memory>>20, got, want)
+		}
+	}
+	if c := (&Conntrack{Max: 100}).Limit(); c != 100 {
+		t.Errorf("a configured limit of 100 became %d", c)
+	}
 }

@@ -138,8 +138,8 @@ var routeKeys = []key[Route]{
 
 // conntrackKeys describe [conntrack].
 var conntrackKeys = []key[Conntrack]{
-	{"max", "integer 64-100000000", "262144", "1000000",
-		"Largest number of flows; each takes at most 256 bytes when it is in use.",
+	{"max", "integer 64-100000000", "by memory", "1000000",
+		"Largest number of flows; each takes at most 256 bytes when it is in use. By default as netfilter: 262144 with more than 4 GiB of memory, 65536 with more than 1 GiB, else one for each 16 KiB.",
 		func(d *decoder, n *node, v *Conntrack) { d.integer(n, &v.Max, 64, 100000000) }},
 	{"profile", `"linux" or "rfc"`, `"linux"`, `"rfc"`,
 		"Timeouts, port choice and behaviour when full: netfilter's, or those of RFC 4787, 5382, 5508 and 7857.",
