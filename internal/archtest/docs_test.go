@@ -69,6 +69,7 @@ var knownRFCs = map[int]string{
 	4443: "Internet Control Message Protocol (ICMPv6)",
 	4620: "IPv6 Node Information Queries",
 	4787: "NAT Behavioral Requirements for Unicast UDP",
+	4820: "Padding Chunk and Parameter for SCTP",
 	4821: "Packetization Layer Path MTU Discovery",
 	4861: "Neighbor Discovery for IP version 6 (IPv6)",
 	4862: "IPv6 Stateless Address Autoconfiguration",
