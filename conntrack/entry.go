@@ -10,16 +10,17 @@ import (
 )
 
 // Entry is the record of one flow: three cache lines without pointers, in
-// memory the collector does not know. The first line is all that a packet in
-// the original direction writes besides state, the second the same for reply.
+// memory the collector does not know. The first line is what both directions
+// share, the others are all that a packet in the original or the reply
+// direction writes besides. The shared one comes first because the compiler
+// touches the beginning of a record to see that it is not nil: in the line of a
+// direction, that would be a cache miss for each packet in the other one.
 //
 // Both tuples and gen are written only while the slot belongs to nobody else.
 // Everything else is shared by the rules in the package comment.
 //
 // A *Entry is valid until the end of the batch of the worker that asked for it.
 type Entry struct {
-	half [tuple.NumDirections]half
-
 	word    uint32    // lock and protocol state, see wordLock
 	status  uint32    // Status; changed with atomic or
 	timeout uint32    // ticks of idleness until it expires
@@ -29,6 +30,8 @@ type Entry struct {
 	ext     uint32    // index of the extension record, 0 if none
 	segment uint32    // TCP: see tcpConn.last
 	proto   [8]uint32 // TCP: two tcpSide; others: see area
+
+	half [tuple.NumDirections]half
 }
 
 // half is the part of an entry that one direction owns.
@@ -54,7 +57,7 @@ const wordLock = 1 << 31
 var (
 	_ [192]byte = [unsafe.Sizeof(Entry{})]byte{}
 	_ [64]byte  = [unsafe.Sizeof(half{})]byte{}
-	_ [128]byte = [unsafe.Offsetof(Entry{}.word)]byte{}
+	_ [64]byte  = [unsafe.Offsetof(Entry{}.half)]byte{}
 	_ [128]byte = [unsafe.Sizeof(extension{})]byte{}
 )
 

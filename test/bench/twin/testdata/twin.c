@@ -26,9 +26,9 @@ enum { SEEN_REPLY = 1 << 1, ASSURED = 1 << 2, CONFIRMED = 1 << 3, DYING = 1 << 9
 struct tuple { u8 src[16], dst[16]; u16 sport, dport; u8 proto, family; u16 zone; };
 struct half { struct tuple t; u64 packets, bytes; u32 seen, hint; };
 struct entry {
-	struct half half[2];
 	u32 word, status, timeout, mark, gen, rule, ext, segment;
 	u32 proto[8]; // stream, owner of each direction, ...
+	struct half half[2];
 };
 struct bucket { u64 tags[3]; u32 ids[PLACES]; };
 
