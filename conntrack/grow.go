@@ -26,6 +26,7 @@ type grower struct {
 
 	arrays []slotArray   // that every flow uses
 	ready  atomic.Uint32 // slots that have memory
+	limit  uint32        // of ready: a full table hardly ever needs more
 }
 
 // slotArray is the memory of an array by slot.
@@ -44,13 +45,14 @@ func bytesOf[T any](a []T) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(a))), len(a)*int(unsafe.Sizeof(a[0])))
 }
 
-// start reserves memory for so many slots and begins to stay ahead.
-func (g *grower) start(t *Table, reserve uint32) {
+// start takes all memory if it shall be reserved, and begins to stay ahead.
+func (g *grower) start(t *Table) {
 	g.wake, g.quit, g.done = make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
-	for g.ready.Load() < reserve {
-		g.step(t)
+	g.limit = uint32(t.cfg.Max + slotSlack)
+	for t.cfg.Reserve && g.ready.Load() < g.limit {
+		g.step()
 	}
-	t.slots.grow(g.wake, g.ready.Load())
+	t.slots.grow(g)
 	go func() {
 		defer close(g.done)
 		for {
@@ -59,10 +61,10 @@ func (g *grower) start(t *Table, reserve uint32) {
 			case <-g.quit:
 				return
 			}
-			for g.ready.Load() < min(t.slots.high.Load()+growAhead, t.slots.limit) && !g.stopped() {
-				g.step(t)
+			for g.ready.Load() < min(t.slots.high.Load()+growAhead, g.limit) && !g.stopped() {
+				g.step()
 			}
-			t.slots.grow(g.wake, g.ready.Load())
+			t.slots.grow(g)
 		}
 	}()
 }
@@ -77,9 +79,9 @@ func (g *grower) stopped() bool {
 }
 
 // step gets memory for the next few slots.
-func (g *grower) step(t *Table) {
+func (g *grower) step() {
 	from := g.ready.Load()
-	to := min(from+growStep, t.slots.limit)
+	to := min(from+growStep, g.limit)
 	for _, a := range g.arrays {
 		populate(a.mem[int(from)*a.each : int(to)*a.each])
 	}

@@ -16,8 +16,8 @@ type pool struct {
 
 	mu   sync.Mutex
 	free chain         // with mu
-	wake chan struct{} // with mu: told when fewer than half of growAhead numbers below ready are left
-	low  uint32        // with mu: that is, when high passes this
+	wake chan struct{} // with mu: told when high has passed low
+	low  uint32        // with mu
 }
 
 // chain is a list of numbers through pool.link.
@@ -108,14 +108,15 @@ func (p *pool) refill(c *chain) {
 	}
 }
 
-// grow says that numbers up to ready have memory, and whom to tell when more is
-// needed.
-func (p *pool) grow(wake chan struct{}, ready uint32) {
+// grow says whom to tell when numbers come near to those without memory.
+func (p *pool) grow(g *grower) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.wake, p.low = wake, max(ready, growAhead/2)-growAhead/2
-	if ready >= p.limit {
-		p.low = p.limit
+	p.wake = g.wake
+	if ready := g.ready.Load(); ready < g.limit {
+		p.low = max(ready, growAhead/2) - growAhead/2
+	} else {
+		p.low = p.limit // never
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -153,6 +154,7 @@ func switches(t *testing.T) int64 {
 // resident returns the resident memory of this process in bytes.
 func resident(t *testing.T) int {
 	t.Helper()
+	debug.FreeOSMemory()
 	status, err := os.ReadFile("/proc/self/statm")
 	if err != nil {
 		t.Fatal(err)

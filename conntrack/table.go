@@ -86,11 +86,7 @@ func New(cfg Config) (*Table, error) {
 		return nil, errors.Join(err, t.free())
 	}
 
-	reserve := uint32(0)
-	if cfg.Reserve {
-		reserve = uint32(cfg.Max + slotSlack)
-	}
-	t.grower.start(t, reserve)
+	t.grower.start(t)
 	t.epochs = newEpochs(cfg.Workers + readerSeats)
 	t.readers = make(chan int, readerSeats)
 	for i := range readerSeats {
