@@ -383,6 +383,34 @@ func TestFailedBuildLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestPanicLeavesNothing runs a test that panics while it has a lab, in a process
+// of its own.
+func TestPanicLeavesNothing(t *testing.T) {
+	const prefix, env = "cvpanic", "NETNS_TEST_PANICS"
+	if os.Getenv(env) != "" {
+		topology := routed(netns.Kernel)
+		topology.Prefix = prefix
+		lab := netns.ForTest(t, topology)
+		if _, err := lab.Host("client").Start("sleep", "1000"); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Println("the lab has", len(traces(t, prefix)), "traces")
+		panic("with a lab")
+	}
+	victim := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestPanicLeavesNothing$")
+	victim.Env = append(os.Environ(), env+"=1")
+	out, err := victim.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "panic: with a lab") {
+		t.Fatalf("the test ended with %v, want its panic\n%s", err, out)
+	}
+	if !strings.Contains(string(out), "the lab has ") || strings.Contains(string(out), "the lab has 0 ") {
+		t.Fatalf("the lab left no traces while it was up: the test tests nothing\n%s", out)
+	}
+	if left := traces(t, prefix); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
 // TestKilledRunIsSwept kills a process that has a lab and expects that its
 // commands die with it and that the next Build removes the rest.
 func TestKilledRunIsSwept(t *testing.T) {
