@@ -321,7 +321,16 @@ func TestBrokenWholePacketsAreDropped(t *testing.T) {
 }
 
 func TestHelperSeesWholePackets(t *testing.T) {
-	l := newLab(t, labConfig{})
+	for _, zone := range []uint16{0, 7} {
+		t.Run(fmt.Sprintf("zone %d", zone), func(t *testing.T) { testHelper(t, zone) })
+	}
+}
+
+func testHelper(t *testing.T, zone uint16) {
+	l := newLab(t, labConfig{rules: func(s *rules.Spec) {
+		masquerade(s)
+		s.Lists[rules.Pre] = []rules.RuleSpec{{Then: rules.ActZone, Zone: zone}}
+	}})
 	l.send("lan", udp("10.0.0.5:5060", "198.51.100.7:5060"))
 	l.take("wan")
 	pieces := fragmentsOf(udp("10.0.0.5:5060", "198.51.100.7:5060", length(2000)), 1000)
@@ -331,7 +340,7 @@ func TestHelperSeesWholePackets(t *testing.T) {
 		l.send("lan", f)
 		l.take("wan")
 	}
-	ref := l.w.ct.Find(&tuple.Tuple{Src: addr("10.0.0.5"), Dst: addr("198.51.100.7"), SrcPort: 5060, DstPort: 5060, Proto: tuple.UDP, Family: tuple.IPv4})
+	ref := l.w.ct.Find(&tuple.Tuple{Src: addr("10.0.0.5"), Dst: addr("198.51.100.7"), SrcPort: 5060, DstPort: 5060, Proto: tuple.UDP, Family: tuple.IPv4, Zone: zone})
 	if !ref.Found() {
 		t.Fatal("no flow")
 	}
