@@ -24,10 +24,8 @@ const (
 
 var stationMAC = net.HardwareAddr{0x02, 0, 0, 0, 0, 0x10}
 
-// TestTaggedFrames has a station behind a declared tag of the inside interface
-// talk to the server, and one behind an undeclared tag be counted.
-func TestTaggedFrames(t *testing.T) {
-	s := setup{config: `
+// trunk declares one tag of the inside interface.
+var trunk = setup{config: `
 [[interface]]
 name = "lan0.10"
 parent = "lan0"
@@ -35,7 +33,11 @@ vlan = 10
 area = "lan"
 addresses = ["10.10.0.1/24", "fd00:10::1/64"]
 `}
-	onlyCulvert(t, s, func(t *testing.T, h *house) {
+
+// TestTaggedFrames has a station behind a declared tag of the inside interface
+// talk to the server, and one behind an undeclared tag be counted.
+func TestTaggedFrames(t *testing.T) {
+	onlyCulvert(t, trunk, func(t *testing.T, h *house) {
 		serveUDP(t, h.server, at(ipv4.server, 7010))
 		wire := capture(t, h.first, "eth0")
 		st := &station{t: t, host: h.first, wire: wire, self: netip.MustParseAddr("10.10.0.5"), gateway: netip.MustParseAddr("10.10.0.1")}
