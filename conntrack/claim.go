@@ -58,10 +58,11 @@ func (w *Worker) Claim(p *Proposal, now Tick) (Ref, Claim) {
 			w.kill(taken.Slot, ifExpired, now)
 			continue
 		}
-		w.giveUp(slot, who, p)
 		if !taken.Found() {
+			w.abandon(slot, who, p)
 			return w.refuse(c)
 		}
+		w.giveUp(slot, who, p)
 		word.Add64(&w.stats.InsertFailed, 1)
 		if c == OriginalTaken {
 			word.Add64(&w.stats.ClashResolve, 1)
@@ -95,6 +96,14 @@ func (w *Worker) prefetchClaim(ho, hr uint64) {
 func (w *Worker) giveUp(slot, who uint32, p *Proposal) {
 	w.forget(&w.t.entries[slot])
 	w.slots.push(w.t.slots.link, slot)
+	w.t.clients.leave(who, p.Status)
+}
+
+// abandon is giveUp for a slot whose original tuple was in the index for a moment:
+// a reader may hold it, so that it waits for its epoch like one that was killed.
+func (w *Worker) abandon(slot, who uint32, p *Proposal) {
+	atomic.OrUint32(&w.t.entries[slot].status, uint32(Dying))
+	w.retired.open.push(w.t.slots.link, slot)
 	w.t.clients.leave(who, p.Status)
 }
 
