@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,12 +30,8 @@ type Watcher struct {
 // Watch begins to watch the namespace of the calling thread. Changes that happen
 // after Watch returned are signalled.
 func Watch() (*Watcher, error) {
-	own, err := netns.Get()
-	if err != nil {
-		return nil, fmt.Errorf("own network namespace: %w", err)
-	}
-	defer own.Close()
-	handle, err := netlink.NewHandleAt(own, unix.NETLINK_ROUTE)
+	// NewHandleAt would enter the namespace again, for which CAP_SYS_ADMIN is needed.
+	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
