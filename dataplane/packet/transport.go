@@ -202,6 +202,11 @@ func hasQueryID(t *tuple.Tuple) bool {
 	return icmpv6Queries[t.DstPort>>8]
 }
 
+// surplus reports whether a whole UDP packet has bytes behind its datagram.
+func (p *Packet) surplus() bool {
+	return p.Tuple.Proto == tuple.UDP && !p.Flags.Fragment() && int(be.Uint16(p.Mem[p.L4+4:])) != p.End-p.L4
+}
+
 // checkOffload holds the virtio header against the packet.
 func checkOffload(p *Packet) Fault {
 	o := &p.Offload
@@ -214,6 +219,9 @@ func checkOffload(p *Packet) Fault {
 			switch sumOffset(p.Tuple.Proto) {
 			case int(o.CsumOffset):
 				p.Flags |= PartialChecksum
+				if o.GSOType == GSONone && p.surplus() {
+					return BadOffload // a device sums to the end of the frame, the receiver does not
+				}
 			case noSum:
 			default:
 				return BadOffload
