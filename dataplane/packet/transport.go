@@ -226,6 +226,8 @@ func checkOffload(p *Packet) Fault {
 			default:
 				return BadOffload
 			}
+		} else if tuple.HasPorts(p.Tuple.Proto) && p.Tuple.Proto != tuple.UDP || tuple.IsICMP(p.Tuple.Proto) || start < p.Payload {
+			return BadOffload // nothing that has a checksum of its own is carried in these
 		}
 	}
 	if o.GSOType == GSONone {
