@@ -83,6 +83,7 @@ func needsRestart(old, next *config.Config) error {
 	note("host.enabled", old.Host == next.Host)
 	a, b := &old.Conntrack, &next.Conntrack // but acct, which is only how flows are printed
 	note("conntrack.max", a.Max == b.Max)
+	note("conntrack.reserve", a.Reserve == b.Reserve)
 	note("conntrack.profile", a.Profile == b.Profile)
 	note("conntrack.timestamp", a.Timestamp == b.Timestamp)
 	note("conntrack.tcp_loose", a.TCPLoose == b.TCPLoose)

@@ -27,6 +27,7 @@ func TestSettingsOfTheTableNeedARestart(t *testing.T) {
 		{"nothing changed", func(*config.Conntrack) {}, ""},
 		{"how flows are printed", func(c *config.Conntrack) { c.Accounting = true }, ""},
 		{"the size", func(c *config.Conntrack) { c.Max = 1000 }, "conntrack.max"},
+		{"its memory", func(c *config.Conntrack) { c.Reserve = true }, "conntrack.reserve"},
 		{"the profile", func(c *config.Conntrack) { c.Profile = config.ProfileRFC }, "conntrack.profile"},
 		{"start times", func(c *config.Conntrack) { c.Timestamp = true }, "conntrack.timestamp"},
 		{"pickup", func(c *config.Conntrack) { c.TCPLoose = false }, "conntrack.tcp_loose"},

@@ -114,7 +114,8 @@ type Route struct {
 
 // Conntrack has the settings of the connection table.
 type Conntrack struct {
-	Max        int // flows, 0: by memory; see Limit
+	Max        int  // flows, 0: by memory; see Limit
+	Reserve    bool // take the memory of Max flows at once
 	Profile    Profile
 	Accounting bool // print packet and byte counters
 	Timestamp  bool // keep and print start times

@@ -11,6 +11,7 @@ import (
 func (c *Conntrack) Table() conntrack.Config {
 	out := conntrack.Config{
 		Max:       c.Limit(),
+		Reserve:   c.Reserve,
 		MaxExpect: c.ExpectMax,
 		Timestamp: c.Timestamp,
 		Shares:    c.Shares,

@@ -14,7 +14,7 @@ func TestTableHasTheSettingsOfTheFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := c.Conntrack.Table()
-	if got.Max != 100000 || got.MaxExpect != 100 || got.Profile != conntrack.RFC || !got.Timestamp ||
+	if got.Max != 100000 || !got.Reserve || got.MaxExpect != 100 || got.Profile != conntrack.RFC || !got.Timestamp ||
 		got.Pickup != conntrack.Strict || got.Window != conntrack.Liberal {
 		t.Errorf("table %+v", got)
 	}
