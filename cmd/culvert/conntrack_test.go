@@ -50,13 +50,19 @@ type gateway struct {
 	socket   string
 }
 
+// runGateway has an outside that needs no neighbours.
 func runGateway(t *testing.T) *gateway {
+	t.Helper()
+	return runGatewayOn(t, packet.LinkIP)
+}
+
+func runGatewayOn(t *testing.T, outside packet.Link) *gateway {
 	t.Helper()
 	cfg, err := config.Parse("test.toml", []byte(relatedOnly))
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gateway{lan: memPort(t, "lan0"), wan: memPort(t, "wan0"), socket: filepath.Join(t.TempDir(), "culvert.sock")}
+	g := &gateway{lan: memPort(t, "lan0", packet.LinkIP), wan: memPort(t, "wan0", outside), socket: filepath.Join(t.TempDir(), "culvert.sock")}
 	g.Gateway, err = control.New(cfg, control.Options{
 		Log: slog.New(slog.DiscardHandler), Socket: g.socket,
 		Ports: map[string]port.Port{"lan0": g.lan, "wan0": g.wan},
@@ -75,9 +81,9 @@ func runGateway(t *testing.T) *gateway {
 	return g
 }
 
-func memPort(t *testing.T, name string) *mem.Port {
+func memPort(t *testing.T, name string, link packet.Link) *mem.Port {
 	t.Helper()
-	p, err := mem.New(name, mem.Options{Link: packet.LinkIP})
+	p, err := mem.New(name, mem.Options{Link: link})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,19 +94,8 @@ func memPort(t *testing.T, name string) *mem.Port {
 // dropped. It reports whether it came out at the other one.
 func (g *gateway) pass(t *testing.T, into, outof *mem.Port, src string, sport uint16, dst string, dport uint16) bool {
 	t.Helper()
-	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP, SrcIP: net.ParseIP(src).To4(), DstIP: net.ParseIP(dst).To4()}
-	udp := &layers.UDP{SrcPort: layers.UDPPort(sport), DstPort: layers.UDPPort(dport)}
-	if err := udp.SetNetworkLayerForChecksum(ip); err != nil {
-		t.Fatal(err)
-	}
-	buf := gopacket.NewSerializeBuffer()
-	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ip, udp, gopacket.Payload("x")); err != nil {
-		t.Fatal(err)
-	}
 	before := g.Status()
-	if st := into.Inject(buf.Bytes(), packet.Offload{}); st != port.Sent {
-		t.Fatalf("the packet was not taken: %v", st)
-	}
+	send(t, into, src, sport, dst, dport)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.After(10 * time.Second); ; {
@@ -115,6 +110,23 @@ func (g *gateway) pass(t *testing.T, into, outof *mem.Port, src string, sport ui
 		case <-deadline:
 			t.Fatal("the packet was neither forwarded nor dropped")
 		}
+	}
+}
+
+// send sends a UDP packet into a port without neighbours.
+func send(t *testing.T, into *mem.Port, src string, sport uint16, dst string, dport uint16) {
+	t.Helper()
+	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP, SrcIP: net.ParseIP(src).To4(), DstIP: net.ParseIP(dst).To4()}
+	udp := &layers.UDP{SrcPort: layers.UDPPort(sport), DstPort: layers.UDPPort(dport)}
+	if err := udp.SetNetworkLayerForChecksum(ip); err != nil {
+		t.Fatal(err)
+	}
+	buf := gopacket.NewSerializeBuffer()
+	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ip, udp, gopacket.Payload("x")); err != nil {
+		t.Fatal(err)
+	}
+	if st := into.Inject(buf.Bytes(), packet.Offload{}); st != port.Sent {
+		t.Fatalf("the packet was not taken: %v", st)
 	}
 }
 
@@ -167,6 +179,65 @@ func TestExpectationsInTheWordsOfConntrack(t *testing.T) {
 		if stdout != tt.stdout || stderr != tt.stderr || code != tt.code {
 			t.Errorf("%s: %s\ngot  status %d, %q, %q\nwant status %d, %q, %q", tt.claim, tt.line, code, stdout, stderr, tt.code, tt.stdout, tt.stderr)
 		}
+	}
+}
+
+func TestFlowIsUnconfirmedWhileItsNeighbourIsAskedFor(t *testing.T) {
+	g := runGatewayOn(t, packet.LinkEthernet)
+	send(t, g.lan, "10.0.0.5", 40000, "203.0.113.9", 53)
+	ask := await(t, g.wan, func(arp *layers.ARP) bool { return net.IP(arp.DstProtAddress).Equal(net.IPv4(203, 0, 113, 9)) })
+	const line = "udp      17 NNN src=10.0.0.5 dst=203.0.113.9 sport=40000 dport=53 [UNREPLIED] " +
+		"src=203.0.113.9 dst=203.0.113.1 sport=53 dport=40000 mark=0 use=1\n"
+	want := func(when, unconfirmed, confirmed string) {
+		t.Helper()
+		for table, want := range map[string]string{"unconfirmed": unconfirmed, "conntrack": confirmed} {
+			if got, _, _ := g.conntrack(t, "-L "+table); seconds.ReplaceAllString(got, "${1}NNN ") != want {
+				t.Errorf("%s the table %s has %q, want %q", when, table, got, want)
+			}
+		}
+	}
+	want("before the answer", line, "")
+	answer(t, g.wan, ask)
+	await(t, g.wan, func(udp *layers.UDP) bool { return udp.DstPort == 53 })
+	want("after it", "", line)
+}
+
+// await takes frames from an Ethernet port until one has the layer that is meant,
+// and returns that.
+func await[L gopacket.Layer](t *testing.T, p *mem.Port, meant func(L) bool) L {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.After(10 * time.Second); ; {
+		for _, f := range p.Take() {
+			for _, l := range gopacket.NewPacket(f, layers.LayerTypeEthernet, gopacket.Default).Layers() {
+				if l, ok := l.(L); ok && meant(l) {
+					return l
+				}
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal("it did not come out")
+		}
+	}
+}
+
+// answer answers an ARP question.
+func answer(t *testing.T, p *mem.Port, ask *layers.ARP) {
+	t.Helper()
+	mac := net.HardwareAddr{2, 0, 0, 0, 0, 9}
+	buf := gopacket.NewSerializeBuffer()
+	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{},
+		&layers.Ethernet{SrcMAC: mac, DstMAC: ask.SourceHwAddress, EthernetType: layers.EthernetTypeARP},
+		&layers.ARP{AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4, HwAddressSize: 6, ProtAddressSize: 4,
+			Operation: layers.ARPReply, SourceHwAddress: mac, SourceProtAddress: ask.DstProtAddress,
+			DstHwAddress: ask.SourceHwAddress, DstProtAddress: ask.SourceProtAddress}); err != nil {
+		t.Fatal(err)
+	}
+	if st := p.Inject(buf.Bytes(), packet.Offload{}); st != port.Sent {
+		t.Fatalf("the answer was not taken: %v", st)
 	}
 }
 
