@@ -8,42 +8,32 @@ import (
 	"example.com/culvert/conntrack/tuple"
 )
 
-// BenchmarkTwoWorkers compares two workers with one. Rounds of one alone and of
-// both take turns; the metric is how much more both do in the time that their
-// threads get, as a median: 2.0 is all one can have.
+const twoFlows = 1 << 17 // of two workers
+
+// divisions are ways to divide flows between two workers, with the least gain
+// over one worker that every run has to show: goals are higher, but machines
+// that run tests do other things, too.
+var divisions = []struct {
+	name  string
+	of    [2]flowRange
+	least float64
+}{
+	{"own", ownFlows, 1.4}, // both directions of a flow on its worker; the goal is 1.9
+	{"crossing", [2]flowRange{{0, twoFlows, bothWays[:1]}, {0, twoFlows, bothWays[1:]}}, 1.1}, // one direction on each; the goal is 1.6
+	{"mixed", [2]flowRange{{0, twoFlows, bothWays}, {0, twoFlows, bothWays}}, 0},              // all on both; no goal
+}
+
+var ownFlows = [2]flowRange{{0, twoFlows / 2, bothWays}, {twoFlows / 2, twoFlows, bothWays}}
+
+// BenchmarkTwoWorkers compares two workers with one. The metric is how much more
+// both do in the time that their threads get: 2.0 is all one can have.
 func BenchmarkTwoWorkers(b *testing.B) {
-	const (
-		flows    = 1 << 17
-		perRound = 1 << 17
-		rounds   = 7
-	)
-	half := [2]flowRange{{0, flows / 2, bothWays}, {flows / 2, flows, bothWays}}
-	for _, tt := range []struct {
-		name string
-		of   [2]flowRange
-	}{
-		{"own", half}, // both directions of a flow on its worker
-		{"crossing", [2]flowRange{{0, flows, bothWays[:1]}, {0, flows, bothWays[1:]}}}, // one direction on each
-		{"mixed", [2]flowRange{{0, flows, bothWays}, {0, flows, bothWays}}},            // all on both
-	} {
+	for _, tt := range divisions {
 		b.Run(tt.name, func(b *testing.B) {
-			table := newTable(b, Config{Max: flows, Workers: 2})
-			for i, h := range half {
-				establish(b, table.Worker(i), tuple.UDP, h)
-				table.Worker(i).Park()
-			}
-			p := newDuo(b, table, tt.of)
-			defer p.stop()
-			p.both(4 * flows) // the directions find their owners
+			p := newDuo(b, tt.of)
 			b.ResetTimer()
 			for range b.N {
-				var gains []float64
-				for i := range rounds {
-					alone := p.alone(i%2, perRound)
-					together := p.both(perRound)
-					gains = append(gains, 2*alone/max(together[0], together[1]))
-				}
-				b.ReportMetric(median(gains), "x-one")
+				b.ReportMetric(p.gain(), "x-one")
 			}
 		})
 	}
@@ -56,8 +46,15 @@ type duo struct {
 	done sync.WaitGroup
 }
 
-func newDuo(b *testing.B, table *Table, of [2]flowRange) *duo {
+// newDuo has a table of established flows, and each direction with its owner.
+func newDuo(b testing.TB, of [2]flowRange) *duo {
+	table := newTable(b, Config{Max: twoFlows, Workers: 2})
+	for i, h := range ownFlows {
+		establish(b, table.Worker(i), tuple.UDP, h)
+		table.Worker(i).Park()
+	}
 	p := &duo{}
+	b.Cleanup(p.stop)
 	for i := range p.work {
 		p.work[i], p.took[i] = make(chan int), make(chan float64)
 		w, s := table.Worker(i), newStream(tuple.UDP, of[i])
@@ -72,7 +69,21 @@ func newDuo(b *testing.B, table *Table, of [2]flowRange) *duo {
 			}
 		})
 	}
+	p.both(4 * twoFlows)
 	return p
+}
+
+// gain lets one alone and both take turns and returns the median of how much
+// more both did.
+func (p *duo) gain() float64 {
+	const rounds, packets = 7, 1 << 17
+	var gains []float64
+	for i := range rounds {
+		alone := p.alone(i%2, packets)
+		together := p.both(packets)
+		gains = append(gains, 2*alone/max(together[0], together[1]))
+	}
+	return median(gains)
 }
 
 // alone runs n packets on worker i and returns the nanoseconds it took.

@@ -72,3 +72,33 @@ func TestWhatMayBeginADCCPFlow(t *testing.T) {
 		}
 	}
 }
+
+// FuzzDCCP takes packets of any type, also of none, through a table with one
+// flow: a packet is invalid and moves nothing, or leads to a state of DCCP.
+func FuzzDCCP(f *testing.F) {
+	const reply = 0x80
+	f.Add([]byte{DCCPRequest, reply | DCCPResponse, DCCPAck, reply | DCCPDataAck, reply | DCCPCloseReq, DCCPClose, reply | DCCPReset, DCCPRequest})
+	f.Add([]byte{DCCPAck, reply | DCCPReset, DCCPSync, 12})
+	f.Fuzz(func(t *testing.T, packets []byte) {
+		w := newWorker(t, Config{Max: 10})
+		p := proposal(flowTuple(tuple.DCCP, 1))
+		first := &Segment{Bytes: 50, DCCPType: DCCPRequest}
+		if len(packets) > 0 && w.Admissible(&p.Original, &Segment{DCCPType: packets[0]}) == Accept {
+			first.DCCPType = packets[0]
+		}
+		ref := mustAdmit(t, w, p, first, start)
+		e := w.Entry(ref.Slot)
+		for _, b := range packets[:min(len(packets), 100)] {
+			old := e.State()
+			v := w.Track(Ref{ref.Slot, tuple.Direction(b >> 7)}, &Segment{Bytes: 50, DCCPType: b &^ reply}, start)
+			switch now := e.State(); {
+			case v != Accept && (v != InvalidState || now != old):
+				t.Fatalf("%#x in %v: %v, then %v", b, old, v, now)
+			case now == None || !now.fits(tuple.DCCP):
+				t.Fatalf("%#x in %v: %v", b, old, now)
+			case v == Accept && e.Timeout() != w.t.idle.dccp[now-dccpBase] && now != old:
+				t.Fatalf("%#x in %v: %v for %v", b, old, now, e.Timeout().Duration())
+			}
+		}
+	})
+}

@@ -2,6 +2,7 @@ package conntrack
 
 import (
 	"math/rand/v2"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -373,8 +374,16 @@ func runModel(t *testing.T, ops []byte) {
 	x.compare()
 }
 
+// TestModel does two million operations, with CULVERT_LONG=1 twenty.
 func TestModel(t *testing.T) {
-	for seed := range uint64(8) {
+	seeds := uint64(100)
+	switch {
+	case os.Getenv("CULVERT_LONG") != "":
+		seeds = 1000
+	case testing.Short():
+		seeds = 8
+	}
+	for seed := range seeds {
 		rng := rand.New(rand.NewPCG(seed, 0))
 		ops := make([]byte, 40_000)
 		for i := range ops {
