@@ -104,6 +104,54 @@ func TestAppendList(t *testing.T) {
 	}
 }
 
+// The flows that conntrack-tools documents, and those of an FTP session: the
+// helper is named on the control connection alone, and EXPECTED has no word.
+func TestAppendListOfDocumentedFlows(t *testing.T) {
+	after := func(d time.Duration, f conntrack.Flow) conntrack.Flow {
+		f.Timeout = d
+		return f
+	}
+	masqueraded := func(f *conntrack.Flow) {
+		f.Status |= conntrack.SrcNAT
+		f.Tuple[tuple.Reply].Dst = tuple.AddrFrom4([4]byte{198, 51, 100, 2})
+	}
+	established := func(f *conntrack.Flow) {
+		f.State = conntrack.Established
+		f.Status |= conntrack.SeenReply | conntrack.Assured
+	}
+	imap := with(flow(tuple.TCP, "192.168.2.100", "203.0.113.7", 34846, 993, 0), established)
+	imap.Packets, imap.Bytes = [2]uint64{169, 113}, [2]uint64{14322, 34787}
+	control := with(flow(tuple.TCP, "192.168.0.2", "192.168.1.2", 36390, 21, 0), established)
+	control.Helper, control.Status = "ftp", control.Status|conntrack.Helper
+	data := with(flow(tuple.TCP, "192.168.0.2", "192.168.1.2", 36391, 41739, 0), established)
+	data.Status |= conntrack.Expected
+	data.Master = control.Tuple[tuple.Original]
+	for _, tt := range []struct {
+		name string
+		f    conntrack.Flow
+		o    Options
+		want string
+	}{
+		{"tcp", after(431982*time.Second, imap), Options{Accounting: true},
+			"tcp      6 431982 ESTABLISHED src=192.168.2.100 dst=203.0.113.7 sport=34846 dport=993 packets=169 bytes=14322 src=203.0.113.7 dst=192.168.2.100 sport=993 dport=34846 packets=113 bytes=34787 [ASSURED] mark=0 use=1"},
+		{"udp", after(29*time.Second, with(flow(tuple.UDP, "10.0.0.5", "192.0.2.53", 40000, 53, 0), masqueraded)), Options{},
+			"udp      17 29 src=10.0.0.5 dst=192.0.2.53 sport=40000 dport=53 [UNREPLIED] src=192.0.2.53 dst=198.51.100.2 sport=53 dport=40000 mark=0 use=1"},
+		{"icmp", after(29*time.Second, with(flow(tuple.ICMP, "10.0.0.5", "192.0.2.1", 77, 8<<8, 0), func(f *conntrack.Flow) {
+			f.Status |= conntrack.SeenReply
+			masqueraded(f)
+		})), Options{},
+			"icmp     1 29 src=10.0.0.5 dst=192.0.2.1 type=8 code=0 id=77 src=192.0.2.1 dst=198.51.100.2 type=0 code=0 id=77 mark=0 use=1"},
+		{"control connection of ftp", after(431999*time.Second, control), Options{},
+			"tcp      6 431999 ESTABLISHED src=192.168.0.2 dst=192.168.1.2 sport=36390 dport=21 src=192.168.1.2 dst=192.168.0.2 sport=21 dport=36390 [ASSURED] mark=0 helper=ftp use=1"},
+		{"data connection of ftp", after(431999*time.Second, data), Options{},
+			"tcp      6 431999 ESTABLISHED src=192.168.0.2 dst=192.168.1.2 sport=36391 dport=41739 src=192.168.1.2 dst=192.168.0.2 sport=41739 dport=36391 [ASSURED] mark=0 use=1"},
+	} {
+		if got := string(AppendList(nil, &tt.f, tt.o)); got != tt.want {
+			t.Errorf("%s:\n got %s\nwant %s", tt.name, got, tt.want)
+		}
+	}
+}
+
 func TestAppendEvent(t *testing.T) {
 	ended := with(timed, func(f *conntrack.Flow) { f.Stop = start.Add(time.Second) })
 	tests := []struct {
