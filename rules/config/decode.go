@@ -37,11 +37,17 @@ func table[T any](d *decoder, n *node, title string, keys []key[T], v *T) {
 			continue
 		}
 		k := &keys[i]
-		before := len(d.errs)
-		k.read(d, child, v)
-		for _, e := range d.errs[before:] { // say which key, and show how it looks
-			e.Message = fmt.Sprintf("%s: %s", name, strings.ReplaceAll(e.Message, exampleMark, k.name+" = "+k.example))
-		}
+		d.about(k.name, k.example, func() { k.read(d, child, v) })
+	}
+}
+
+// about runs read for a key and makes the errors it finds say which key, and how
+// it looks.
+func (d *decoder) about(name, example string, read func()) {
+	before := len(d.errs)
+	read()
+	for _, e := range d.errs[before:] {
+		e.Message = fmt.Sprintf("%s: %s", name, strings.ReplaceAll(e.Message, exampleMark, name+" = "+example))
 	}
 }
 

@@ -141,12 +141,13 @@ func (d *decoder) checkProtocol(r *draft) {
 		d.errorf(r.icmp.at, "icmp_type: types mean different things in icmp and icmpv6: add proto = \"icmp\" or \"icmpv6\", and nothing else")
 		return
 	}
-	before := len(d.errs)
-	match(d, r.icmp, &r.If.ICMP, icmpType(proto.Values[0]), compareICMP)
-	for _, e := range d.errs[before:] {
-		e.Message = "icmp_type: " + e.Message
-	}
+	d.about("icmp_type", icmpTypeExample, func() {
+		match(d, r.icmp, &r.If.ICMP, icmpType(proto.Values[0]), compareICMP)
+	})
 }
+
+// icmpTypeExample is how an icmp_type looks; it is read once proto is known.
+const icmpTypeExample = `"echo-request"`
 
 // arguments says which keys an action takes beside conditions; the value is
 // whether it needs them.

@@ -94,7 +94,7 @@ var allRuleKeys = []ruleKey{
 		func(d *decoder, n *node, v *draft) { v.readDst(d, n) }}, anyList, ""},
 	{key[draft]{"dport", "port, range or list", "", `[80, 443]`, "Destination port (in filter and snat after translation by dnat).",
 		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.DstPort, parsePorts, comparePorts) }}, anyList, ""},
-	{key[draft]{"icmp_type", "type, type/code or list", "", `"echo-request"`, "ICMP type, by name or number. Needs proto icmp or icmpv6.",
+	{key[draft]{"icmp_type", "type, type/code or list", "", icmpTypeExample, "ICMP type, by name or number. Needs proto icmp or icmpv6.",
 		func(_ *decoder, n *node, v *draft) { v.icmp = n }}, anyList, ""},
 	{key[draft]{"state", "state or list", "", `["new", "related"]`, "Tracking state of the packet: new, established, related, invalid or untracked.",
 		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.State, parseState, cmp.Compare[rules.State]) }}, []rules.List{rules.Filter}, newOnly},

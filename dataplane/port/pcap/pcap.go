@@ -126,7 +126,11 @@ func newSource(f *os.File, r io.Reader, magic uint32) (source, error) {
 		if err := checkBlocks(f); err != nil {
 			return nil, err
 		}
-		ng, err := pcapgo.NewNgReader(r, pcapgo.DefaultNgReaderOptions)
+		var ng *pcapgo.NgReader
+		err := guarded(func() (err error) {
+			ng, err = pcapgo.NewNgReader(r, pcapgo.DefaultNgReaderOptions)
+			return err
+		})
 		return ngSource{ng}, err
 	}
 	old, err := pcapgo.NewReader(r)
@@ -160,7 +164,7 @@ func (p *Port) openOut() error {
 // advance makes next the frame that follows in the file, without those cut short.
 func (p *Port) advance() {
 	for p.err == nil {
-		p.next, p.nextInfo, p.err = p.in.ZeroCopyReadPacketData()
+		p.err = guarded(p.read)
 		if p.err != nil {
 			p.next = nil
 			return
@@ -170,6 +174,22 @@ func (p *Port) advance() {
 		}
 		p.queue.truncated.Add(1)
 	}
+}
+
+func (p *Port) read() (err error) {
+	p.next, p.nextInfo, err = p.in.ZeroCopyReadPacketData()
+	return err
+}
+
+// guarded makes an error of what f panics with: the readers divide and index by
+// what a damaged file says.
+func guarded(f func() error) (err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("damaged capture file: %v", cause)
+		}
+	}()
+	return f()
 }
 
 func (p *Port) shortest() int {
