@@ -88,6 +88,8 @@ func needsRestart(old, next *config.Config) error {
 	note("conntrack.timestamp", a.Timestamp == b.Timestamp)
 	note("conntrack.tcp_loose", a.TCPLoose == b.TCPLoose)
 	note("conntrack.tcp_be_liberal", a.TCPLiberal == b.TCPLiberal)
+	note("conntrack.tcp_ignore_invalid_rst", a.TCPIgnoreInvalidRST == b.TCPIgnoreInvalidRST)
+	note("conntrack.tcp_max_retrans", a.TCPMaxRetrans == b.TCPMaxRetrans)
 	note("conntrack.expect_max", a.ExpectMax == b.ExpectMax)
 	note("conntrack.shares", a.Shares == b.Shares)
 	note("conntrack.timeouts", a.Timeouts == b.Timeouts)

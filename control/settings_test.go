@@ -32,6 +32,8 @@ func TestSettingsOfTheTableNeedARestart(t *testing.T) {
 		{"start times", func(c *config.Conntrack) { c.Timestamp = true }, "conntrack.timestamp"},
 		{"pickup", func(c *config.Conntrack) { c.TCPLoose = false }, "conntrack.tcp_loose"},
 		{"windows", func(c *config.Conntrack) { c.TCPLiberal = true }, "conntrack.tcp_be_liberal"},
+		{"old resets", func(c *config.Conntrack) { c.TCPIgnoreInvalidRST = true }, "conntrack.tcp_ignore_invalid_rst"},
+		{"retransmissions", func(c *config.Conntrack) { c.TCPMaxRetrans = 1 }, "conntrack.tcp_max_retrans"},
 		{"expectations", func(c *config.Conntrack) { c.ExpectMax = 10 }, "conntrack.expect_max"},
 		{"shares", func(c *config.Conntrack) { c.Shares.Floor = 10 }, "conntrack.shares"},
 		{"timeouts", func(c *config.Conntrack) { c.Timeouts.SCTP = conntrack.SCTPTimeouts{Closed: time.Hour} }, "conntrack.timeouts"},

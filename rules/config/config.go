@@ -121,9 +121,13 @@ type Conntrack struct {
 	Timestamp  bool // keep and print start times
 	TCPLoose   bool // pick up flows in mid-stream
 	TCPLiberal bool // do not call segments outside the window invalid
-	ExpectMax  int  // expectations, 0: the table's default
-	Shares     conntrack.Shares
-	Timeouts   conntrack.Timeouts // zero: the profile's
+
+	TCPIgnoreInvalidRST bool // do not call resets behind what is acknowledged invalid
+	TCPMaxRetrans       int  // retransmissions until Timeouts.TCPRetrans holds, 0: 3
+
+	ExpectMax int // expectations, 0: the table's default
+	Shares    conntrack.Shares
+	Timeouts  conntrack.Timeouts // zero: the profile's
 }
 
 // Profile is the behaviour of tracking and port choice.

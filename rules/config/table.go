@@ -14,8 +14,12 @@ func (c *Conntrack) Table() conntrack.Config {
 		Reserve:   c.Reserve,
 		MaxExpect: c.ExpectMax,
 		Timestamp: c.Timestamp,
-		Shares:    c.Shares,
-		Timeouts:  c.Timeouts,
+
+		IgnoreInvalidRST: c.TCPIgnoreInvalidRST,
+		TCPMaxRetrans:    c.TCPMaxRetrans,
+
+		Shares:   c.Shares,
+		Timeouts: c.Timeouts,
 	}
 	if c.Profile == ProfileRFC {
 		out.Profile = conntrack.RFC

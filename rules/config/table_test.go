@@ -15,7 +15,7 @@ func TestTableHasTheSettingsOfTheFile(t *testing.T) {
 	}
 	got := c.Conntrack.Table()
 	if got.Max != 100000 || !got.Reserve || got.MaxExpect != 100 || got.Profile != conntrack.RFC || !got.Timestamp ||
-		got.Pickup != conntrack.Strict || got.Window != conntrack.Liberal {
+		got.Pickup != conntrack.Strict || got.Window != conntrack.Liberal || !got.IgnoreInvalidRST || got.TCPMaxRetrans != 2 {
 		t.Errorf("table %+v", got)
 	}
 	if want := (conntrack.Shares{Floor: 1000, HalfOpen: 2000, Rate: 3000}); got.Shares != want {
