@@ -3,34 +3,80 @@
 package e2e
 
 import (
+	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
 	"example.com/culvert/test/netns"
 )
 
+// equivalent is the kernel's twin of a sample file.
+type equivalent struct {
+	ends    []netns.End // addresses that the file gives
+	sysctls map[string]string
+	ruleset string
+}
+
 // sample builds a network around the gateway of one of the sample files, which
-// runs as it is.
-func sample(t *testing.T, name string, topology netns.Topology, scenario func(t *testing.T, h *house)) {
+// runs as it is, and before that around a kernel which does the same.
+func sample(t *testing.T, name string, topology netns.Topology, kernel equivalent, scenario func(t *testing.T, h *house)) {
 	text, err := os.ReadFile(filepath.Join("..", "..", "..", "configs", name))
 	must(t, err)
-	if !slices.Contains(netns.Kinds(), netns.Culvert) {
-		return
+	for _, kind := range netns.Kinds() {
+		t.Run("gateway="+kind.String(), func(t *testing.T) {
+			network := topology
+			network.Prefix = "cve2e"
+			network.Gateway = &netns.GatewaySpec{Host: "gateway", Kind: kind, Config: string(text), Ruleset: kernel.ruleset, Sysctls: kernelSysctls(kind)}
+			if kind == netns.Kernel {
+				maps.Copy(network.Gateway.Sysctls, kernel.sysctls)
+			}
+			lab := netns.ForTest(t, network)
+			h := &house{Lab: lab, gw: lab.Gateway()}
+			if kind == netns.Kernel {
+				for _, e := range kernel.ends {
+					must(t, lab.Configure(t.Context(), e))
+				}
+			}
+			t.Cleanup(func() { h.noDefect(t) })
+			scenario(t, h)
+		})
 	}
-	t.Run("gateway="+netns.Culvert.String(), func(t *testing.T) {
-		topology.Prefix = "cve2e"
-		topology.Gateway = &netns.GatewaySpec{Host: "gateway", Kind: netns.Culvert, Config: string(text)}
-		lab := netns.ForTest(t, topology)
-		h := &house{Lab: lab, gw: lab.Gateway()}
-		t.Cleanup(func() { h.noDefect(t) })
-		scenario(t, h)
-	})
+}
+
+// sampleRuleset completes the chains that differ between the twins of the samples.
+func sampleRuleset(prerouting, input, forward, postrouting string) string {
+	return `
+table inet sample {
+	chain prerouting {
+		type nat hook prerouting priority dstnat
+		` + prerouting + `
+	}
+	chain input {
+		type filter hook input priority filter
+		policy drop
+		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+		ct state established,related accept
+		iifname "lo" accept
+		` + input + `
+	}
+	chain forward {
+		type filter hook forward priority filter
+		policy drop
+		ct state established,related accept
+		` + forward + `
+	}
+	chain postrouting {
+		type nat hook postrouting priority srcnat
+		` + postrouting + `
+	}
+}
+`
 }
 
 // parse is for addresses in tests.
@@ -101,7 +147,11 @@ func TestHomeRouter(t *testing.T) {
 			{Host: "gateway", If: "eth2", Addrs: []string{"192.168.2.1/24", "2001:db8:1:2::1/64"}},
 			{Host: "guest", If: "eth0", Addrs: []string{"192.168.2.5/24", "2001:db8:1:2::5/64"}, Via: []string{"192.168.2.1", "2001:db8:1:2::1"}},
 		}},
-	}}, homeRouter)
+	}}, equivalent{ruleset: sampleRuleset("", `
+		iifname "eth1" accept
+		iifname "eth2" udp dport { 53, 67 } accept`, `
+		iifname { "eth1", "eth2" } oifname "eth0" accept`, `
+		oifname "eth0" meta nfproto ipv4 masquerade`)}, homeRouter)
 }
 
 func homeRouter(t *testing.T, h *house) {
@@ -159,7 +209,14 @@ func TestContainerEgress(t *testing.T) {
 				{Host: "two", If: "eth0", Addrs: []string{"192.168.12.2/24"}, Via: []string{"192.168.12.1"}},
 			}},
 		},
-	}, containerEgress)
+	}, equivalent{ruleset: sampleRuleset("", `
+		iifname "veth*" accept`, `
+		iifname "veth*" ip daddr 169.254.169.254 meta l4proto tcp reject with tcp reset
+		iifname "veth*" oifname "eth0" tcp dport 25 reject with tcp reset
+		iifname "veth*" oifname { "eth0", "veth*" } accept`, `
+		oifname "eth0" ip daddr { 10.0.0.0/8, 172.16.0.0/12 } accept
+		oifname "eth0" meta l4proto { tcp, udp } masquerade to :32768-65535
+		oifname "eth0" masquerade`)}, containerEgress)
 }
 
 func containerEgress(t *testing.T, h *house) {
@@ -194,9 +251,14 @@ func containerEgress(t *testing.T, h *house) {
 	})
 	t.Run("a container that comes later is served", func(t *testing.T) {
 		join(t, h.Lab, h.gw.Host, "veth3", "third", []string{"192.168.13.1/24"}, []string{"192.168.13.2/24"}, []string{"192.168.13.1"})
-		h.served(t, "veth3", present)
+		if h.gw.Kind() == netns.Culvert {
+			h.served(t, "veth3", present)
+		}
 		h.sees(t, "third", "192.168.13.2", "203.0.113.1:80", "203.0.113.2")
 	})
+	if h.gw.Kind() == netns.Kernel {
+		return // the kernel has no metrics
+	}
 	t.Run("metrics are served to the box alone", func(t *testing.T) {
 		c := dial(t, h.Host("gateway"), at(parse("127.0.0.1"), 0), at(parse("127.0.0.1"), 9464))
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://127.0.0.1/metrics", nil)
@@ -221,7 +283,21 @@ func TestLab(t *testing.T) {
 			{Host: "gateway", If: "wan0"},
 			{Host: "server", If: "eth0", Addrs: []string{"192.0.2.2/24", "2001:db8:b::2/64"}},
 		}},
-	}}, fixedLab)
+	}}, equivalent{
+		ends: []netns.End{
+			{Host: "gateway", If: "lan0", Addrs: []string{"10.0.0.1/24", "fd00:a::1/64"}},
+			{Host: "gateway", If: "wan0", Addrs: []string{"192.0.2.1/24", "2001:db8:b::1/64"}, Via: []string{"192.0.2.2", "2001:db8:b::2"}},
+		},
+		sysctls: map[string]string{"net.netfilter.nf_conntrack_acct": "1", "net.netfilter.nf_conntrack_timestamp": "1"},
+		ruleset: sampleRuleset(`
+		iifname "wan0" ip daddr 192.0.2.1 tcp dport 8080 dnat ip to 10.0.0.2:80
+		iifname "wan0" ip6 daddr 2001:db8:b::1 tcp dport 8080 dnat ip6 to [fd00:a::2]:80
+		iifname "lan0" meta l4proto { tcp, udp } th dport 7 redirect to :7007`, `
+		iifname "lan0" accept`, `
+		ct status dnat accept
+		iifname "lan0" oifname "wan0" accept`, `
+		oifname "wan0" masquerade`),
+	}, fixedLab)
 }
 
 func fixedLab(t *testing.T, h *house) {
@@ -263,6 +339,10 @@ func TestPortForwarding(t *testing.T) {
 		}
 		return e
 	}
+	var game []string // nft(8) has no ranges that keep their order
+	for i := range 16 {
+		game = append(game, fmt.Sprintf("%d : 192.168.1.20 . %d", 27000+i, 28000+i))
+	}
 	sample(t, "port-forwarding.toml", netns.Topology{Links: []netns.Link{
 		{Ends: []netns.End{
 			{Host: "gateway", If: "eth0"},
@@ -276,7 +356,24 @@ func TestPortForwarding(t *testing.T) {
 			inside("dns1", "192.168.1.30/24"),
 			inside("dns2", "192.168.1.31/24"),
 		}},
-	}}, portForwarding)
+	}}, equivalent{
+		ends: []netns.End{
+			{Host: "gateway", If: "eth0", Addrs: []string{"203.0.113.2/24", "2001:db8:0:1::2/64"}, Via: []string{"203.0.113.1", "2001:db8:0:1::1"}},
+			{Host: "gateway", If: "eth1", Addrs: []string{"192.168.1.1/24", "2001:db8:0:2::1/64"}},
+		},
+		ruleset: sampleRuleset(`
+		iifname "eth0" ip daddr 203.0.113.2 tcp dport 443 dnat ip to 192.168.1.10:8443
+		iifname "eth0" ip daddr 203.0.113.2 dnat ip to udp dport map { `+strings.Join(game, ", ")+` }
+		iifname "eth0" ip daddr 203.0.113.2 meta l4proto { tcp, udp } th dport 53 dnat ip to 192.168.1.30-192.168.1.31 persistent
+		iifname "eth0" ip daddr 203.0.113.2 tcp dport 2222 dnat ip to 192.168.1.10:22
+		iifname "eth1" udp dport 123 redirect`, `
+		iifname "eth1" accept`, `
+		iifname "eth0" ip saddr != 198.51.100.0/24 ip daddr 192.168.1.10 tcp dport 22 drop
+		ct status dnat accept
+		iifname "eth0" ip6 daddr 2001:db8:0:2::10 tcp dport 443 accept
+		iifname "eth1" oifname "eth0" accept`, `
+		oifname "eth0" meta nfproto ipv4 masquerade`),
+	}, portForwarding)
 }
 
 func portForwarding(t *testing.T, h *house) {
