@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
@@ -98,7 +99,7 @@ func syntaxMessage(e *toml.ParseError) string {
 		msg = strings.TrimPrefix(e.Error(), "toml: ")
 	}
 	msg, _, _ = strings.Cut(msg, "\n")
-	return "not valid TOML: " + strings.TrimSuffix(msg, ".")
+	return "not valid TOML: " + strings.Map(visible, strings.TrimSuffix(msg, "."))
 }
 
 // fill copies decoded values into the tree. What the scanner did not find gets
@@ -352,4 +353,12 @@ func (s *scanner) quoted() {
 	for len(quote) == 3 && s.has(quote[:1]) { // """a"""" ends with a quote of its own
 		s.skip(1)
 	}
+}
+
+// visible replaces what a terminal would not show: messages quote the file.
+func visible(r rune) rune {
+	if !unicode.IsPrint(r) {
+		return unicode.ReplacementChar
+	}
+	return r
 }
