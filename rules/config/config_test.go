@@ -331,7 +331,7 @@ func FuzzParse(f *testing.F) {
 		f.Add(text)
 	}
 	f.Add([]byte("interface=[{}]"))                                            // tables inside a list had no place
-	f.Add([]byte("\"\\")) // the decoder quotes a character that is not there
+	f.Add([]byte("\"\\"))                                                      // the decoder quotes a character that is not there
 	f.Add([]byte("[[filter]]\nproto=\"icmp\"\nicmp_type=[]\naction=\"drop\"")) // the message showed no example
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if bytes.Count(text, []byte("[")) < 1000 { // the decoder's own recursion is not ours to test
