@@ -276,6 +276,33 @@ func TestSweepEndsFlowsNobodyLooksUp(t *testing.T) {
 	}
 }
 
+// A packet writes when it was seen: neither the timeout nor the deadline of the
+// sweep is written.
+func TestPacketsMoveNoTimers(t *testing.T) {
+	for _, proto := range []uint8{tuple.UDP, tuple.TCP} {
+		w := newWorker(t, Config{Max: 10})
+		r := mustAdmit(t, w, proposal(flowTuple(proto, 1)), syn, start)
+		w.Track(Ref{r.Slot, tuple.Reply}, &Segment{Bytes: 60, Flags: SYN | ACK, Ack: syn.Seq + 1, Window: 1000}, start)
+		ack := &Segment{Bytes: 60, Flags: ACK, Seq: syn.Seq + 1, Ack: 1, Window: 1000}
+		now := start
+		now += 5 * second
+		w.Track(r, ack, now) // a stream, an established connection
+		e := w.Entry(r.Slot)
+		due, timeout := w.t.due[r.Slot], e.Timeout()
+		for range 3 * second {
+			now++
+			ack.Window++ // no retransmission
+			w.Track(r, ack, now)
+			if w.t.due[r.Slot] != due || e.Timeout() != timeout || e.half[tuple.Reply].seen != uint32(start) {
+				t.Fatalf("%s: a timer moved", tuple.ProtoName(proto))
+			}
+			if got := e.half[tuple.Original].seen; got != uint32(now) {
+				t.Fatalf("%s: seen at %d, want %d", tuple.ProtoName(proto), got, now)
+			}
+		}
+	}
+}
+
 func TestShortenedTimeoutIsSwept(t *testing.T) {
 	w := newWorker(t, Config{Max: 100})
 	p := proposal(flowTuple(50, 1)) // ten minutes
