@@ -23,18 +23,20 @@ func TestGuestsGetWhatARuleGrantsThem(t *testing.T) {
 		dport = [53, 67]
 		action = "accept"
 	`), "client")
-	lab := netns.ForTest(t, topology)
-	guest := lab.Host("client")
-	serveHTTP(t, lab.Host("server"), ":80")
-	echo(t, lab.Host("gateway"), "[::]:2222")
-	dnsmasq(t, lab, lab.Host("gateway"), "lan0", "10.0.0.100", "10.0.0.110", "10.0.0.1")
-	lease(t, lab, guest, "eth0", "udhcpc")
-	leased(t, guest, "eth0", "10.0.0.1")
-	if got := exec(t, guest, "dig", "+short", "+time=5", "@10.0.0.1", "box.example.org"); got != "10.0.0.1" {
-		t.Errorf("box.example.org is %q, want 10.0.0.1", got)
-	}
-	seenAs(t, guest, "http://203.0.113.9/", "203.0.113.1")
-	unheard(t, guest, "10.0.0.1:2222")
+	topology = withRuleset(topology, ruleset{lan: `udp dport { 53, 67 } accept`})
+	eachGateway(t, topology, func(t *testing.T, lab *netns.Lab) {
+		guest := lab.Host("client")
+		serveHTTP(t, lab.Host("server"), ":80")
+		echo(t, lab.Host("gateway"), "[::]:2222")
+		dnsmasq(t, lab, lab.Host("gateway"), "lan0", "10.0.0.100", "10.0.0.110", "10.0.0.1")
+		lease(t, lab, guest, "eth0", "udhcpc")
+		leased(t, guest, "eth0", "10.0.0.1")
+		if got := exec(t, guest, "dig", "+short", "+time=5", "@10.0.0.1", "box.example.org"); got != "10.0.0.1" {
+			t.Errorf("box.example.org is %q, want 10.0.0.1", got)
+		}
+		seenAs(t, guest, "http://203.0.113.9/", "203.0.113.1")
+		unheard(t, guest, "10.0.0.1:2222")
+	})
 }
 
 // The provider announces a prefix and itself as the router.
@@ -70,41 +72,42 @@ func TestOutsideAddressComesByRouterAdvertisement(t *testing.T) {
 
 // Datagrams that do not fit a frame, to and from daemons of the box.
 func TestLargeDatagramsOfTheBox(t *testing.T) {
-	lab := netns.ForTest(t, boxTopology(boxConfig+withKernel))
-	client, box, server := lab.Host("client"), lab.Host("gateway"), lab.Host("server")
-	for _, tt := range []struct {
-		name     string
-		from, at *netns.Host
-		to       string
-	}{
-		{"inside to box, IPv4", client, box, "10.0.0.1:9000"},
-		{"inside to box, IPv6", client, box, "[fd00:a::1]:9000"},
-		{"box to outside, IPv4", box, server, "203.0.113.9:9000"},
-		{"box to outside, IPv6", box, server, "[2001:db8::9]:9000"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			pc, err := tt.at.ListenPacket("udp", tt.to)
-			must(t, err)
-			defer pc.Close()
-			go func() {
-				buf := make([]byte, 1<<16)
-				n, from, err := pc.ReadFrom(buf)
-				if err == nil {
-					_, _ = pc.WriteTo(buf[:n], from)
+	eachGateway(t, boxTopology(boxConfig+withKernel), func(t *testing.T, lab *netns.Lab) {
+		client, box, server := lab.Host("client"), lab.Host("gateway"), lab.Host("server")
+		for _, tt := range []struct {
+			name     string
+			from, at *netns.Host
+			to       string
+		}{
+			{"inside to box, IPv4", client, box, "10.0.0.1:9000"},
+			{"inside to box, IPv6", client, box, "[fd00:a::1]:9000"},
+			{"box to outside, IPv4", box, server, "203.0.113.9:9000"},
+			{"box to outside, IPv6", box, server, "[2001:db8::9]:9000"},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				pc, err := tt.at.ListenPacket("udp", tt.to)
+				must(t, err)
+				defer pc.Close()
+				go func() {
+					buf := make([]byte, 1<<16)
+					n, from, err := pc.ReadFrom(buf)
+					if err == nil {
+						_, _ = pc.WriteTo(buf[:n], from)
+					}
+				}()
+				c, err := tt.from.Dial(t.Context(), "udp", tt.to)
+				must(t, err)
+				defer c.Close()
+				must(t, c.SetDeadline(time.Now().Add(patience)))
+				text := strings.Repeat(fmt.Sprintf("%-32s", tt.name), 8000/32)
+				_, err = c.Write([]byte(text))
+				must(t, err)
+				got := make([]byte, 1<<16)
+				n, err := c.Read(got)
+				if err != nil || string(got[:n]) != text {
+					t.Errorf("%d bytes came back, %v; want the %d that were sent", n, err, len(text))
 				}
-			}()
-			c, err := tt.from.Dial(t.Context(), "udp", tt.to)
-			must(t, err)
-			defer c.Close()
-			must(t, c.SetDeadline(time.Now().Add(patience)))
-			text := strings.Repeat(fmt.Sprintf("%-32s", tt.name), 8000/32)
-			_, err = c.Write([]byte(text))
-			must(t, err)
-			got := make([]byte, 1<<16)
-			n, err := c.Read(got)
-			if err != nil || string(got[:n]) != text {
-				t.Errorf("%d bytes came back, %v; want the %d that were sent", n, err, len(text))
-			}
-		})
-	}
+			})
+		}
+	})
 }

@@ -17,99 +17,105 @@ const bulkBytes = 100 << 20
 
 // A daemon on the box, like sshd: a listener of the gateway's kernel.
 func TestDaemonOnTheBoxAnswersTheInsideAlone(t *testing.T) {
-	lab := netns.ForTest(t, boxTopology(boxConfig+withKernel+`
+	topology := boxTopology(boxConfig + withKernel + `
 		[[dnat]]
 		in_area = "lan"
 		proto = "tcp"
 		dport = 8022
 		action = "redirect"
 		ports = 2222
-	`))
-	client, server := lab.Host("client"), lab.Host("server")
-	echo(t, lab.Host("gateway"), "[::]:2222")
-	seen := capture(t, server, "eth0")
+	`)
+	topology = withRuleset(topology, ruleset{prerouting: `iifname "lan0" tcp dport 8022 redirect to :2222`})
+	eachGateway(t, topology, func(t *testing.T, lab *netns.Lab) {
+		client, server := lab.Host("client"), lab.Host("server")
+		echo(t, lab.Host("gateway"), "[::]:2222")
+		seen := capture(t, server, "eth0")
 
-	for _, at := range []string{"10.0.0.1:2222", "[fd00:a::1]:2222", "203.0.113.1:2222", "[2001:db8::1]:2222"} {
-		alive(t, dial(t, client, "", at))
-	}
-	for _, at := range []string{"203.0.113.9:8022", "[2001:db8::9]:8022"} {
-		alive(t, dial(t, client, "", at)) // redirected
-	}
-	refused(t, client, "10.0.0.1:2223")
-	refused(t, client, "[fd00:a::1]:2223")
-	for _, at := range []string{"203.0.113.1:2222", "[2001:db8::1]:2222", "203.0.113.1:2223", "[2001:db8::1]:2223"} {
-		unheard(t, server, at)
-	}
-	none(t, seen, "the outside heard of the box", func(f netns.Frame) bool { return received(f) && f.TCP() != nil })
+		for _, at := range []string{"10.0.0.1:2222", "[fd00:a::1]:2222", "203.0.113.1:2222", "[2001:db8::1]:2222"} {
+			alive(t, dial(t, client, "", at))
+		}
+		for _, at := range []string{"203.0.113.9:8022", "[2001:db8::9]:8022"} {
+			alive(t, dial(t, client, "", at)) // redirected
+		}
+		refused(t, client, "10.0.0.1:2223")
+		refused(t, client, "[fd00:a::1]:2223")
+		for _, at := range []string{"203.0.113.1:2222", "[2001:db8::1]:2222", "203.0.113.1:2223", "[2001:db8::1]:2223"} {
+			unheard(t, server, at)
+		}
+		none(t, seen, "the outside heard of the box", func(f netns.Frame) bool { return received(f) && f.TCP() != nil })
+	})
 }
 
 func TestBoxGoesOutTrackedAndTranslated(t *testing.T) {
-	lab := netns.ForTest(t, boxTopology(boxConfig+withKernel))
-	client, box, server := lab.Host("client"), lab.Host("gateway"), lab.Host("server")
-	echo(t, server, "[::]:7")
-	echo(t, client, "[::]:7")
+	eachGateway(t, boxTopology(boxConfig+withKernel), func(t *testing.T, lab *netns.Lab) {
+		client, box, server := lab.Host("client"), lab.Host("gateway"), lab.Host("server")
+		echo(t, server, "[::]:7")
+		echo(t, client, "[::]:7")
 
-	for _, tt := range []struct {
-		name, from, to string
-		seen           netip.Addr // the source that the other side sees
-	}{
-		{"the box's own address stays, IPv4", "", "203.0.113.9:7", netip.MustParseAddr("203.0.113.1")},
-		{"the box's own address stays, IPv6", "", "[2001:db8::9]:7", netip.MustParseAddr("2001:db8::1")},
-		{"an inside address of the box is translated, IPv4", "10.0.0.1:0", "203.0.113.9:7", netip.MustParseAddr("203.0.113.1")},
-		{"an inside address of the box is translated, IPv6", "[fd00:a::1]:0", "[2001:db8::9]:7", netip.MustParseAddr("2001:db8::1")},
-		{"to the inside, IPv4", "", "10.0.0.5:7", netip.MustParseAddr("10.0.0.1")},
-		{"to the inside, IPv6", "", "[fd00:a::5]:7", netip.MustParseAddr("fd00:a::1")},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			c := dial(t, box, tt.from, tt.to)
-			alive(t, c)
-			from, to := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())
-			_, err := lab.Gateway().WaitFlow(t.Context(), func(f netns.Flow) bool {
-				return f.Orig.Src == from && f.Orig.Dst == to && f.Reply.Dst.Addr() == tt.seen && f.Assured
+		for _, tt := range []struct {
+			name, from, to string
+			seen           netip.Addr // the source that the other side sees
+		}{
+			{"the box's own address stays, IPv4", "", "203.0.113.9:7", netip.MustParseAddr("203.0.113.1")},
+			{"the box's own address stays, IPv6", "", "[2001:db8::9]:7", netip.MustParseAddr("2001:db8::1")},
+			{"an inside address of the box is translated, IPv4", "10.0.0.1:0", "203.0.113.9:7", netip.MustParseAddr("203.0.113.1")},
+			{"an inside address of the box is translated, IPv6", "[fd00:a::1]:0", "[2001:db8::9]:7", netip.MustParseAddr("2001:db8::1")},
+			{"to the inside, IPv4", "", "10.0.0.5:7", netip.MustParseAddr("10.0.0.1")},
+			{"to the inside, IPv6", "", "[fd00:a::5]:7", netip.MustParseAddr("fd00:a::1")},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				c := dial(t, box, tt.from, tt.to)
+				alive(t, c)
+				from, to := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())
+				_, err := lab.Gateway().WaitFlow(t.Context(), func(f netns.Flow) bool {
+					return f.Orig.Src == from && f.Orig.Dst == to && f.Reply.Dst.Addr() == tt.seen && f.Assured
+				})
+				must(t, err)
 			})
-			must(t, err)
-		})
-	}
+		}
+	})
 }
 
 func TestBoxAndClientShareAnOutsidePort(t *testing.T) {
-	lab := netns.ForTest(t, boxTopology(boxConfig+withKernel))
-	echo(t, lab.Host("server"), "[::]:7")
-	for _, tt := range []struct{ name, client, box, to string }{
-		{"IPv4", "10.0.0.5:40000", "203.0.113.1:40000", "203.0.113.9:7"},
-		{"IPv6", "[fd00:a::5]:40000", "[2001:db8::1]:40000", "[2001:db8::9]:7"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			first := dial(t, lab.Host("client"), tt.client, tt.to)
-			second := dial(t, lab.Host("gateway"), tt.box, tt.to)
-			alive(t, second)
-			alive(t, first)
-			f, err := lab.Gateway().WaitFlow(t.Context(), func(f netns.Flow) bool { return f.Orig.Src.String() == tt.box })
-			must(t, err)
-			if f.Reply.Dst.Addr() != f.Orig.Src.Addr() || f.Reply.Dst.Port() == f.Orig.Src.Port() {
-				t.Errorf("the box, which came second, is seen as %v; want another port", f.Reply.Dst)
-			}
-		})
-	}
+	eachGateway(t, boxTopology(boxConfig+withKernel), func(t *testing.T, lab *netns.Lab) {
+		echo(t, lab.Host("server"), "[::]:7")
+		for _, tt := range []struct{ name, client, box, to string }{
+			{"IPv4", "10.0.0.5:40000", "203.0.113.1:40000", "203.0.113.9:7"},
+			{"IPv6", "[fd00:a::5]:40000", "[2001:db8::1]:40000", "[2001:db8::9]:7"},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				first := dial(t, lab.Host("client"), tt.client, tt.to)
+				second := dial(t, lab.Host("gateway"), tt.box, tt.to)
+				alive(t, second)
+				alive(t, first)
+				f, err := lab.Gateway().WaitFlow(t.Context(), func(f netns.Flow) bool { return f.Orig.Src.String() == tt.box })
+				must(t, err)
+				if f.Reply.Dst.Addr() != f.Orig.Src.Addr() || f.Reply.Dst.Port() == f.Orig.Src.Port() {
+					t.Errorf("the box, which came second, is seen as %v; want another port", f.Reply.Dst)
+				}
+			})
+		}
+	})
 }
 
 func TestBulkTransfersOfTheBox(t *testing.T) {
-	lab := netns.ForTest(t, boxTopology(boxConfig+withKernel))
-	client, box, server := lab.Host("client"), lab.Host("gateway"), lab.Host("server")
-	echo(t, server, "[::]:7")
-	echo(t, box, "[::]:7")
-	for _, tt := range []struct {
-		name string
-		from *netns.Host
-		to   string
-	}{
-		{"client to box, IPv4", client, "10.0.0.1:7"},
-		{"client to box, IPv6", client, "[fd00:a::1]:7"},
-		{"box to server, IPv4", box, "203.0.113.9:7"},
-		{"box to server, IPv6", box, "[2001:db8::9]:7"},
-	} {
-		t.Run(tt.name, func(t *testing.T) { bulk(t, dial(t, tt.from, "", tt.to), bulkBytes) })
-	}
+	eachGateway(t, boxTopology(boxConfig+withKernel), func(t *testing.T, lab *netns.Lab) {
+		client, box, server := lab.Host("client"), lab.Host("gateway"), lab.Host("server")
+		echo(t, server, "[::]:7")
+		echo(t, box, "[::]:7")
+		for _, tt := range []struct {
+			name string
+			from *netns.Host
+			to   string
+		}{
+			{"client to box, IPv4", client, "10.0.0.1:7"},
+			{"client to box, IPv6", client, "[fd00:a::1]:7"},
+			{"box to server, IPv4", box, "203.0.113.9:7"},
+			{"box to server, IPv6", box, "[2001:db8::9]:7"},
+		} {
+			t.Run(tt.name, func(t *testing.T) { bulk(t, dial(t, tt.from, "", tt.to), bulkBytes) })
+		}
+	})
 }
 
 // Without [host] the kernel of the gateway has addresses, listeners and things to
@@ -181,30 +187,31 @@ func TestKernelIsSilentWithoutHost(t *testing.T) {
 
 // Hosts are told link-local addresses of their resolver and router.
 func TestBoxAnswersOnItsLinkLocalAddress(t *testing.T) {
-	lab := netns.ForTest(t, boxTopology(boxConfig+withKernel))
-	box, client, server := lab.Host("gateway"), lab.Host("client"), lab.Host("server")
-	for _, h := range []*netns.Host{box, client, server} {
-		echo(t, h, "[::]:7")
-	}
-	for _, tt := range []struct {
-		name     string
-		from, to *netns.Host
-		out, in  string // interfaces
-	}{
-		{"inside to box", client, box, "eth0", "lan0"},
-		{"box to inside", box, client, "lan0", "eth0"},
-		{"box to outside", box, server, "wan0", "eth0"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			to := linkLocalOf(t, tt.to, tt.in) + "%" + tt.out
-			exec(t, tt.from, "ping", "-c", "1", "-W", "5", to)
-			c, err := tt.from.Dial(t.Context(), "tcp", "["+to+"]:7")
-			must(t, err)
-			defer c.Close()
-			alive(t, c)
-		})
-	}
-	unheard(t, server, "["+linkLocalOf(t, box, "wan0")+"%eth0]:7")
+	eachGateway(t, boxTopology(boxConfig+withKernel), func(t *testing.T, lab *netns.Lab) {
+		box, client, server := lab.Host("gateway"), lab.Host("client"), lab.Host("server")
+		for _, h := range []*netns.Host{box, client, server} {
+			echo(t, h, "[::]:7")
+		}
+		for _, tt := range []struct {
+			name     string
+			from, to *netns.Host
+			out, in  string // interfaces
+		}{
+			{"inside to box", client, box, "eth0", "lan0"},
+			{"box to inside", box, client, "lan0", "eth0"},
+			{"box to outside", box, server, "wan0", "eth0"},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				to := linkLocalOf(t, tt.to, tt.in) + "%" + tt.out
+				exec(t, tt.from, "ping", "-c", "1", "-W", "5", to)
+				c, err := tt.from.Dial(t.Context(), "tcp", "["+to+"]:7")
+				must(t, err)
+				defer c.Close()
+				alive(t, c)
+			})
+		}
+		unheard(t, server, "["+linkLocalOf(t, box, "wan0")+"%eth0]:7")
+	})
 }
 
 // linkLocalOf returns the link-local address of an interface.

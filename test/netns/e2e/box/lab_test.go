@@ -41,7 +41,8 @@ const (
 	withKernel = "[host]\nenabled = true\n" // to be added to boxConfig
 )
 
-// boxTopology is the network above with the gateway that config describes.
+// boxTopology is the network above with the gateway that config describes. Its
+// kernel twin has a plain ruleset; see withRuleset.
 func boxTopology(config string) netns.Topology {
 	return netns.Topology{
 		Prefix: "cvbox",
@@ -55,7 +56,7 @@ func boxTopology(config string) netns.Topology {
 				{Host: "server", If: "eth0", Addrs: []string{"203.0.113.9/24", "2001:db8::9/64"}},
 			}},
 		},
-		Gateway: &netns.GatewaySpec{Host: "gateway", Config: config},
+		Gateway: &netns.GatewaySpec{Host: "gateway", Config: config, Ruleset: ruleset{}.text()},
 	}
 }
 
