@@ -13,9 +13,12 @@ import (
 	"example.com/culvert/test/netns"
 )
 
-// pools is a configuration with addresses that no interface has: one dnat rule and
-// one snat pool for each family.
-func pools(service4, service6, pool4, pool6 string) string {
+// pools are addresses that no interface has: those of one dnat rule and one snat
+// pool for each family.
+type pools struct{ service4, service6, pool4, pool6 string }
+
+// config is what Culvert runs with.
+func (p pools) config() string {
 	return strings.Replace(boxConfig, masquerade, "", 1) + fmt.Sprintf(`
 		[[dnat]]
 		in_area = "wan"
@@ -41,12 +44,47 @@ func pools(service4, service6, pool4, pool6 string) string {
 		family = "ipv6"
 		action = "snat"
 		to = %q
-	`, service4, service6, pool4, pool6)
+	`, p.service4, p.service6, p.pool4, p.pool6)
 }
 
-// announced waits until a capture has an announcement of an address.
-func announced(t *testing.T, c *netns.Capture, address string) {
+// ruleset is what the kernel runs with; see holds.
+func (p pools) ruleset() ruleset {
+	return ruleset{
+		prerouting: `
+		iifname "wan0" ip daddr ` + p.service4 + ` tcp dport 80 dnat ip to 10.0.0.5:80
+		iifname "wan0" ip6 daddr ` + p.service6 + ` tcp dport 80 dnat ip6 to [fd00:a::5]:80`,
+		postrouting: `
+		oifname "wan0" snat ip to ` + p.pool4 + `
+		oifname "wan0" snat ip6 to ` + p.pool6,
+	}
+}
+
+// holds makes a kernel gateway answer for addresses, and no longer for others: it
+// is told on the interface. Culvert knows from its rules.
+func holds(t *testing.T, gw *netns.Gateway, addresses, no []string) {
 	t.Helper()
+	if gw.Kind() == netns.Culvert {
+		return
+	}
+	for verb, all := range map[string][]string{"add": addresses, "del": no} {
+		for _, a := range all {
+			p := netip.MustParseAddr(a)
+			args := []string{"ip", "address", verb, netip.PrefixFrom(p, p.BitLen()).String(), "dev", "wan0"}
+			if p.Is6() && verb == "add" {
+				args = append(args, "nodad")
+			}
+			exec(t, gw.Host, args...)
+		}
+	}
+}
+
+// announced waits until a capture has an announcement of an address. The kernel
+// makes none of an address that is added.
+func announced(t *testing.T, gw *netns.Gateway, c *netns.Capture, address string) {
+	t.Helper()
+	if gw.Kind() == netns.Kernel {
+		return
+	}
 	a := netip.MustParseAddr(address)
 	_, err := c.Wait(t.Context(), func(f netns.Frame) bool { return arpAbout(f, a) || advertises(f, a) })
 	if err != nil {
@@ -82,48 +120,59 @@ func found(t *testing.T, h *netns.Host, address string) bool {
 }
 
 func TestPoolAddressesAreAnsweredAndAnnounced(t *testing.T) {
-	lab := netns.ForTest(t, boxTopology(pools("203.0.113.50", "2001:db8::50", "203.0.113.60-203.0.113.61", "2001:db8::60")))
-	gw, client, server := lab.Gateway(), lab.Host("client"), lab.Host("server")
-	must(t, gw.Stop())
-	for _, family := range []string{"ipv4", "ipv6"} { // a question without an answer is over soon
-		must(t, server.Sysctl("net."+family+".neigh.eth0.mcast_solicit", "1"))
-		must(t, server.Sysctl("net."+family+".neigh.eth0.retrans_time_ms", "500"))
-	}
-	serveHTTP(t, client, "[::]:80")
-	serveHTTP(t, server, "[::]:80")
-	seen := capture(t, server, "eth0")
-	must(t, gw.Start(t.Context()))
-	start := []string{"203.0.113.50", "203.0.113.60", "203.0.113.61", "2001:db8::50", "2001:db8::60"}
-	for _, a := range append(start, "203.0.113.1", "2001:db8::1") {
-		announced(t, seen, a)
-	}
-	for _, a := range start {
-		if !found(t, server, a) {
-			t.Errorf("%s is not answered for", a)
+	first := pools{"203.0.113.50", "2001:db8::50", "203.0.113.60-203.0.113.61", "2001:db8::60"}
+	second := pools{"203.0.113.51", "2001:db8::51", "203.0.113.61-203.0.113.62", "2001:db8::60"}
+	eachGateway(t, withRuleset(boxTopology(first.config()), first.ruleset()), func(t *testing.T, lab *netns.Lab) {
+		gw, client, server := lab.Gateway(), lab.Host("client"), lab.Host("server")
+		must(t, gw.Stop())
+		for _, family := range []string{"ipv4", "ipv6"} { // a question without an answer is over soon
+			must(t, server.Sysctl("net."+family+".neigh.eth0.mcast_solicit", "1"))
+			must(t, server.Sysctl("net."+family+".neigh.eth0.retrans_time_ms", "500"))
 		}
-	}
-	if found(t, server, "203.0.113.62") {
-		t.Error("203.0.113.62, which is in no pool, is answered for")
-	}
-	seenAs(t, server, "http://203.0.113.50/", "203.0.113.9")
-	seenAs(t, server, "http://[2001:db8::50]/", "2001:db8::9")
+		serveHTTP(t, client, "[::]:80")
+		serveHTTP(t, server, "[::]:80")
+		seen := capture(t, server, "eth0")
+		must(t, gw.Start(t.Context()))
+		start := []string{"203.0.113.50", "203.0.113.60", "203.0.113.61", "2001:db8::50", "2001:db8::60"}
+		holds(t, gw, start, nil)
+		for _, a := range append(start, "203.0.113.1", "2001:db8::1") {
+			announced(t, gw, seen, a)
+		}
+		for _, a := range start {
+			if !found(t, server, a) {
+				t.Errorf("%s is not answered for", a)
+			}
+		}
+		if found(t, server, "203.0.113.62") {
+			t.Error("203.0.113.62, which is in no pool, is answered for")
+		}
+		seenAs(t, server, "http://203.0.113.50/", "203.0.113.9")
+		seenAs(t, server, "http://[2001:db8::50]/", "2001:db8::9")
+		seenAs(t, client, "http://[2001:db8::9]/", "2001:db8::60")
 
-	later := capture(t, server, "eth0")
-	reloaded(t, lab, pools("203.0.113.51", "2001:db8::51", "203.0.113.61-203.0.113.62", "2001:db8::60"))
-	for _, a := range []string{"203.0.113.51", "203.0.113.62", "2001:db8::51"} {
-		announced(t, later, a)
-		if !found(t, server, a) {
-			t.Errorf("%s, which came with a reload, is not answered for", a)
+		later := capture(t, server, "eth0")
+		text := second.config()
+		if gw.Kind() == netns.Kernel {
+			text = second.ruleset().text()
 		}
-	}
-	for _, a := range []string{"203.0.113.50", "203.0.113.60", "2001:db8::50"} {
-		if found(t, server, a) {
-			t.Errorf("%s, which went with a reload, is still answered for", a)
+		reloaded(t, lab, text)
+		came, went := []string{"203.0.113.51", "203.0.113.62", "2001:db8::51"}, []string{"203.0.113.50", "203.0.113.60", "2001:db8::50"}
+		holds(t, gw, came, went)
+		for _, a := range came {
+			announced(t, gw, later, a)
+			if !found(t, server, a) {
+				t.Errorf("%s, which came with a reload, is not answered for", a)
+			}
 		}
-	}
-	if !found(t, server, "203.0.113.61") {
-		t.Error("203.0.113.61, which stayed, is not answered for any more")
-	}
-	seenAs(t, server, "http://203.0.113.51/", "203.0.113.9")
-	seenAs(t, server, "http://[2001:db8::51]/", "2001:db8::9")
+		for _, a := range went {
+			if found(t, server, a) {
+				t.Errorf("%s, which went with a reload, is still answered for", a)
+			}
+		}
+		if !found(t, server, "203.0.113.61") {
+			t.Error("203.0.113.61, which stayed, is not answered for any more")
+		}
+		seenAs(t, server, "http://203.0.113.51/", "203.0.113.9")
+		seenAs(t, server, "http://[2001:db8::51]/", "2001:db8::9")
+	})
 }
