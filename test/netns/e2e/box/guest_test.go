@@ -41,33 +41,34 @@ func TestGuestsGetWhatARuleGrantsThem(t *testing.T) {
 
 // The provider announces a prefix and itself as the router.
 func TestOutsideAddressComesByRouterAdvertisement(t *testing.T) {
-	lab := netns.ForTest(t, unaddressed(boxTopology(boxConfig+withKernel), "gateway"))
-	gw, client, provider := lab.Gateway(), lab.Host("client"), lab.Host("server")
-	for _, kv := range [][2]string{{"accept_ra", "2"}, {"autoconf", "1"}, {"router_solicitations", "3"}} {
-		must(t, gw.Sysctl("net.ipv6.conf.wan0."+kv[0], kv[1]))
-	}
-	must(t, provider.Sysctl("net.ipv6.conf.all.forwarding", "1")) // or it announces itself as no router
-	serveHTTP(t, provider, "[::]:80")
-	echo(t, provider, "[::]:7")
-	p, err := provider.Start("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-hosts", "--no-resolv", "--port=0",
-		"--user=root", "--log-facility=-", "--pid-file", "--interface=eth0", "--enable-ra", "--ra-param=eth0,4,600",
-		"--dhcp-range=2001:db8::,ra-only,64")
-	must(t, err)
-	must(t, p.WaitOutput(t.Context(), "router advertisement"))
-	var own string
-	eventually(t, "the box has an address of the prefix and a router", func() bool {
-		out := ctl(t, lab, "status")
-		for word := range strings.FieldsFuncSeq(out, func(r rune) bool { return r == ' ' || r == ',' || r == '\n' }) {
-			if a, err := netip.ParsePrefix(word); err == nil && netip.MustParsePrefix("2001:db8::/64").Contains(a.Addr()) {
-				own = a.Addr().String()
-			}
+	eachGateway(t, unaddressed(boxTopology(boxConfig+withKernel), "gateway"), func(t *testing.T, lab *netns.Lab) {
+		gw, client, provider := lab.Gateway(), lab.Host("client"), lab.Host("server")
+		for _, kv := range [][2]string{{"accept_ra", "2"}, {"autoconf", "1"}, {"router_solicitations", "3"}} {
+			must(t, gw.Sysctl("net.ipv6.conf.wan0."+kv[0], kv[1]))
 		}
-		return own != "" && strings.Contains(out, linkLocalOf(t, provider, "eth0"))
+		must(t, provider.Sysctl("net.ipv6.conf.all.forwarding", "1")) // or it announces itself as no router
+		serveHTTP(t, provider, "[::]:80")
+		echo(t, provider, "[::]:7")
+		p, err := provider.Start("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-hosts", "--no-resolv", "--port=0",
+			"--user=root", "--log-facility=-", "--pid-file", "--interface=eth0", "--enable-ra", "--ra-param=eth0,4,600",
+			"--dhcp-range=2001:db8::,ra-only,64")
+		must(t, err)
+		must(t, p.WaitOutput(t.Context(), "router advertisement"))
+		var own string
+		eventually(t, "the box has an address of the prefix and a router", func() bool {
+			out := interfaces(t, lab)
+			for word := range strings.FieldsFuncSeq(out, func(r rune) bool { return r == ' ' || r == ',' || r == '\n' }) {
+				if a, err := netip.ParsePrefix(word); err == nil && a != a.Masked() && netip.MustParsePrefix("2001:db8::/64").Contains(a.Addr()) {
+					own = a.Addr().String()
+				}
+			}
+			return own != "" && strings.Contains(out, linkLocalOf(t, provider, "eth0"))
+		})
+		seenAs(t, client, "http://[2001:db8::9]/", own)
+		alive(t, dial(t, gw.Host, "", "[2001:db8::9]:7"))
+		exec(t, provider, "ip", "address", "add", "2001:db8:ff::9/128", "dev", "lo") // beyond the link
+		seenAs(t, client, "http://[2001:db8:ff::9]/", own)
 	})
-	seenAs(t, client, "http://[2001:db8::9]/", own)
-	alive(t, dial(t, gw.Host, "", "[2001:db8::9]:7"))
-	exec(t, provider, "ip", "address", "add", "2001:db8:ff::9/128", "dev", "lo") // beyond the link
-	seenAs(t, client, "http://[2001:db8:ff::9]/", own)
 }
 
 // Datagrams that do not fit a frame, to and from daemons of the box.
