@@ -67,6 +67,10 @@ func TestOutsideAddressComesByRouterAdvertisement(t *testing.T) {
 		seenAs(t, client, "http://[2001:db8::9]/", own)
 		alive(t, dial(t, gw.Host, "", "[2001:db8::9]:7"))
 		exec(t, provider, "ip", "address", "add", "2001:db8:ff::9/128", "dev", "lo") // beyond the link
+		eventually(t, "the route beyond the link is in force", func() bool {
+			_, err := fetch(t.Context(), client, "http://[2001:db8:ff::9]/")
+			return err == nil
+		})
 		seenAs(t, client, "http://[2001:db8:ff::9]/", own)
 	})
 }
