@@ -12,8 +12,17 @@ import (
 const udpStreamAfter = Tick(2 * time.Second / TickLength)
 
 // Admissible says whether a packet with tuple k that belongs to no flow may
-// begin one: Accept, or why not. It does not look at the table.
+// begin one: Accept, or why not, which is counted. It does not look at the table.
 func (w *Worker) Admissible(k *tuple.Tuple, s *Segment) Verdict {
+	v := w.t.MayBegin(k, s)
+	if v.Invalid() {
+		word.Add64(&w.stats.Invalid, 1)
+	}
+	return v
+}
+
+// MayBegin is Admissible for who only wants to know.
+func (t *Table) MayBegin(k *tuple.Tuple, s *Segment) Verdict {
 	v := Accept
 	switch k.Proto {
 	case tuple.TCP:
@@ -22,7 +31,7 @@ func (w *Worker) Admissible(k *tuple.Tuple, s *Segment) Verdict {
 			v = InvalidFlags
 		case cell == invalid:
 			v = InvalidState
-		case cell != to(SynSent) && w.t.limits.pickup == Strict:
+		case cell != to(SynSent) && t.limits.pickup == Strict:
 			v = InvalidPickup
 		}
 	case tuple.ICMP:
@@ -42,12 +51,9 @@ func (w *Worker) Admissible(k *tuple.Tuple, s *Segment) Verdict {
 			v = InvalidState
 		}
 	case tuple.DCCP:
-		if !dccpBegins(s.DCCPType, w.t.limits.pickup) {
+		if !dccpBegins(s.DCCPType, t.limits.pickup) {
 			v = InvalidPickup
 		}
-	}
-	if v.Invalid() {
-		word.Add64(&w.stats.Invalid, 1)
 	}
 	return v
 }

@@ -2,10 +2,8 @@ package dataplane
 
 import (
 	"example.com/culvert/conntrack"
-	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/route"
-	"example.com/culvert/nat"
 	"example.com/culvert/rules"
 )
 
@@ -18,8 +16,8 @@ const perPacketFilter = conntrack.UserStatus
 const claimTries = 8
 
 // admit takes the first packet of a flow through the rules and makes its entry:
-// expectation, destination NAT, route, filter, source NAT, bind. In that order,
-// each once.
+// expectation, destination NAT, route, filter, source NAT (decide.go), bind. In
+// that order, each once.
 func (w *Worker) admit(p *packet.Packet, r role) {
 	var seg conntrack.Segment
 	segmentOf(p, &seg)
@@ -30,166 +28,59 @@ func (w *Worker) admit(p *packet.Packet, r role) {
 	if w.dhcpToBox(p, r) {
 		return
 	}
-	if why := w.reversePath(p, r); why != None {
+	if why := w.v.reversePath(p, r); why != None {
 		w.drop(why)
 		return
 	}
-	d := &w.decision
-	k := w.key(p, r, rules.New)
-	prop := conntrack.Proposal{Original: k.Tuple}
-
-	// Expectation. Rules translate its flow as any other; the filter sees it as related.
+	f := first{key: w.v.key(p, r, rules.New), in: p.In, role: r, ruling: &w.decision, rnd: w.rnd}
 	var x conntrack.Announced
-	if w.ct.Expected(&k.Tuple, &x) {
-		x.Inherit(&prop)
-		k.State, k.Mark = rules.Related, prop.Mark
+	if w.ct.Expected(&f.key.Tuple, &x) {
+		f.expect(&x)
 	}
-
-	// Destination.
-	if dst := w.v.prog.Dnat(&k, d); dst != nil {
-		local, ok := w.localFor(p, r)
-		if !ok && dst.Redirect == nat.ToLocal {
-			w.drop(SourceNeeded)
-			return
-		}
-		k.Tuple, _ = dst.Apply(k.Tuple, local, w.rnd.Uint64())
-		prop.Status |= conntrack.DstNATDone
-		if k.Tuple.Dst != prop.Original.Dst || k.Tuple.DstPort != prop.Original.DstPort {
-			prop.Status |= conntrack.DstNAT
-		}
-		if d.DnatRule != nil {
-			prop.Rule = d.DnatRule.ID
-		}
-	}
-
-	// Route.
-	hop, why := w.route(&k)
-	onLink := r == roleBox && why == NoRoute && linkLocal(&k.Tuple.Dst)
-	if onLink {
-		hop, why = route.NextHop{Port: p.In}, None // the link that the box's kernel chose
-	}
-	if why != None {
-		w.refuse(p, conntrack.Ref{}, why, r)
+	if why := w.v.decide(&f); why != None {
+		w.turnAway(p, f.verdict, why, r)
 		return
 	}
-	eg := w.v.portOf(hop.Port)
-	if eg == nil {
-		w.drop(EgressDown)
-		return
-	}
-	k.Out, k.OutArea = hop.Port, eg.area
-
-	// Filter.
-	if !w.filter(p, &k, d, r) {
-		return
-	}
-	if d.Scope == rules.PerPacket {
-		prop.Status |= perPacketFilter
-	}
-	if prop.Rule == 0 && d.FilterRule != nil {
-		prop.Rule = d.FilterRule.ID
-	}
-	if r == roleWire && hop.Port != HostPort && p.TTL <= 1 {
-		w.refuse(p, conntrack.Ref{}, TTLExceeded, r) // as the kernel: no entry for it
-		return
-	}
-
-	// Source.
-	search, key := nat.NullSearch(k.Tuple, w.rnd.Uint64()), searchOf(k.Tuple, nil)
-	if hop.Port != HostPort && !onLink {
-		if src := w.v.prog.Snat(&k, d); src != nil {
-			addr, ok := eg.primary(k.Tuple.Family)
-			if !ok && src.Masquerade() {
-				w.drop(SourceNeeded)
-				return
-			}
-			search, key = src.Search(k.Tuple, addr, w.rnd.Uint64()), searchOf(k.Tuple, d.SnatRule)
-			prop.Status |= conntrack.SrcNATDone
-			if d.SnatRule != nil {
-				prop.Rule = d.SnatRule.ID
-			}
-		}
-	}
-	prop.Mark = d.ApplyMark(prop.Mark)
-	prop.Policy = w.v.policyOf(d.TimeoutRule)
-	if w.exhausted.holds(&key, w.now) {
+	if w.exhausted.holds(&f.span, w.now) {
 		w.refuse(p, conntrack.Ref{}, PortsExhausted, r)
 		return
 	}
-	w.bind(p, &prop, &search, &key, &seg, r)
+	w.bind(p, &f, &seg)
 }
 
-// key is what rules see of p.
-func (w *Worker) key(p *packet.Packet, r role, st rules.State) rules.Key {
-	k := rules.Key{Tuple: p.Tuple, In: p.In, Out: rules.NoPort, State: st, TTL: p.TTL, TOS: p.TOS}
-	if r != roleWire {
-		k.In = HostPort
-	}
-	if in := w.v.portOf(k.In); in != nil {
-		k.InArea = in.area
-	}
-	if _, own := w.v.local[p.Tuple.Dst]; own {
-		k.Local = rules.ToLocal
-	}
-	return k
-}
-
-// localFor returns the address a redirect of p goes to: the primary address of
-// the interface p came in by.
-func (w *Worker) localFor(p *packet.Packet, r role) (tuple.Addr, bool) {
-	if r == roleHost {
-		return tuple.Addr{}, false
-	}
-	in := w.v.portOf(p.In)
-	if in == nil {
-		return tuple.Addr{}, false
-	}
-	return in.primary(p.Tuple.Family)
-}
-
-// route finds where a packet with k's tuple goes, and updates k.Local.
-func (w *Worker) route(k *rules.Key) (route.NextHop, Reason) {
-	if _, own := w.v.local[k.Tuple.Dst]; own {
-		k.Local = rules.ToLocal
-		return route.NextHop{Port: HostPort}, None
-	}
-	k.Local = rules.Forward
-	hop, ok := w.routeTo(&k.Tuple.Dst)
-	if !ok {
-		return hop, NoRoute
-	}
-	return hop, None
+// expect makes f a flow that was announced. Rules translate it as any other; the
+// filter sees it as related.
+func (f *first) expect(x *conntrack.Announced) {
+	x.Inherit(&f.prop)
+	f.key.State, f.key.Mark = rules.Related, f.prop.Mark
 }
 
 // filter asks the rules whether p may pass and disposes of it when it may not.
 func (w *Worker) filter(p *packet.Packet, k *rules.Key, d *rules.Decision, r role) bool {
-	switch w.v.prog.Filter(k, d) {
-	case rules.Accept:
+	verdict := w.v.prog.Filter(k, d)
+	if verdict == rules.Accept {
 		return true
-	case rules.RejectReset:
-		w.reset(p, r)
-		w.drop(RuleRejected)
-	case rules.RejectProhibited:
-		w.answer(p, conntrack.Ref{}, RuleRejected, r)
-		w.drop(RuleRejected)
-	default:
-		switch {
-		case d.FilterRule != nil:
-			w.drop(RuleDenied)
-		case k.Local == rules.ToLocal:
-			w.drop(LocalDenied)
-		default:
-			w.drop(PolicyDenied)
-		}
 	}
+	w.turnAway(p, verdict, refusal(verdict, k, d), r)
 	return false
+}
+
+// turnAway drops a packet without a flow and tells its sender as the verdict says.
+func (w *Worker) turnAway(p *packet.Packet, verdict rules.Verdict, why Reason, r role) {
+	if verdict == rules.RejectReset && why == RuleRejected {
+		w.reset(p, r)
+		w.drop(why)
+		return
+	}
+	w.refuse(p, conntrack.Ref{}, why, r)
 }
 
 // bind claims tuples for a new flow, candidate by candidate, and sends its
 // first packet.
-func (w *Worker) bind(p *packet.Packet, prop *conntrack.Proposal, search *nat.Search, key *searchKey, seg *conntrack.Segment, r role) {
+func (w *Worker) bind(p *packet.Packet, f *first, seg *conntrack.Segment) {
+	prop := &f.prop
 	fixed, tries := prop.Status, 0
-	for cand, why, ok := search.Next(); ok; cand, why, ok = search.Next() {
+	for cand, why, ok := f.search.Next(); ok; cand, why, ok = f.search.Next() {
 		tries++
 		cand.Zone = prop.Original.Zone
 		if prop.Reply, ok = cand.Inverse(); !ok {
@@ -200,14 +91,14 @@ func (w *Worker) bind(p *packet.Packet, prop *conntrack.Proposal, search *nat.Se
 		if cand.Src != prop.Original.Src || cand.SrcPort != prop.Original.SrcPort {
 			prop.Status |= conntrack.SrcNAT
 		}
-		if w.claim(p, prop, seg, r) {
+		if w.claim(p, prop, seg, f.role) {
 			return
 		}
 	}
 	if tries > longSearch {
-		w.exhausted.add(key, w.now)
+		w.exhausted.add(&f.span, w.now)
 	}
-	w.refuse(p, conntrack.Ref{}, PortsExhausted, r)
+	w.refuse(p, conntrack.Ref{}, PortsExhausted, f.role)
 }
 
 // claim makes the entry that prop asks for and sends p through it. When another
@@ -243,8 +134,8 @@ func (w *Worker) claim(p *packet.Packet, prop *conntrack.Proposal, seg *conntrac
 	return true
 }
 
-// decide starts the decision about the packet in hand.
-func (w *Worker) decide() *rules.Decision {
+// consider starts the decision about the packet in hand.
+func (w *Worker) consider() *rules.Decision {
 	w.decision = rules.Decision{Hits: w.v.hits[w.index]}
 	return &w.decision
 }
@@ -253,8 +144,8 @@ func (w *Worker) decide() *rules.Decision {
 // notrack, or give it a zone of its own. It reports true when it has dealt with
 // the packet.
 func (w *Worker) pre(p *packet.Packet, ref *conntrack.Ref, r role) bool {
-	d := w.decide()
-	k := w.key(p, r, rules.New)
+	d := w.consider()
+	k := w.v.key(p, r, rules.New)
 	w.v.prog.Pre(&k, d)
 	switch {
 	case d.Tracking == rules.NoTrack:
@@ -273,22 +164,16 @@ func (w *Worker) pre(p *packet.Packet, ref *conntrack.Ref, r role) bool {
 
 // untracked forwards a packet without an entry: filter and route only.
 func (w *Worker) untracked(p *packet.Packet, r role) {
-	if why := w.reversePath(p, r); why != None {
+	if why := w.v.reversePath(p, r); why != None {
 		w.drop(why)
 		return
 	}
-	k := w.key(p, r, rules.Untracked)
-	hop, why := w.route(&k)
+	k := w.v.key(p, r, rules.Untracked)
+	hop, _, why := w.v.route(&k)
 	if why != None {
 		w.refuse(p, conntrack.Ref{}, why, r)
 		return
 	}
-	eg := w.v.portOf(hop.Port)
-	if eg == nil {
-		w.drop(EgressDown)
-		return
-	}
-	k.Out, k.OutArea = hop.Port, eg.area
 	if !w.filter(p, &k, &w.decision, r) {
 		return
 	}
@@ -311,18 +196,14 @@ func (w *Worker) mustFilter(e *conntrack.Entry, ref conntrack.Ref) bool {
 // translated and its source not yet.
 func (w *Worker) refilter(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref, r role) bool {
 	d := rules.Decision{Hits: w.v.hits[w.index]}
-	k := w.key(p, r, ruleState(e, ref.Dir))
+	k := w.v.key(p, r, ruleState(e, ref.Dir))
 	k.Mark = e.Mark()
 	other := e.Tuple(ref.Dir.Other())
 	to, _ := other.Inverse()
 	k.Tuple.Dst, k.Tuple.DstPort = to.Dst, to.DstPort
-	hop, why := w.route(&k)
-	if why != None {
+	if _, _, why := w.v.route(&k); why != None {
 		w.refuse(p, ref, why, r)
 		return false
-	}
-	if eg := w.v.portOf(hop.Port); eg != nil {
-		k.Out, k.OutArea = hop.Port, eg.area
 	}
 	if !w.filter(p, &k, &d, r) {
 		return false

@@ -290,7 +290,7 @@ func TestLostRaceJoinsTheWinner(t *testing.T) {
 	if ref, c := l.e.Worker(1).ct.Claim(&first, tickAt(l.now)); c != conntrack.Claimed {
 		t.Fatalf("the winner got %v %v", ref, c)
 	}
-	l.w.decide()
+	l.w.consider()
 	l.w.admit(p, roleWire)
 	l.w.flush()
 	src.q.Release()

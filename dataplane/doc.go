@@ -11,8 +11,8 @@
 //	                       or go on as one packet (fragment.go)
 //	lookup    pipeline.go  the whole batch at once, so that cache misses overlap
 //	known     pipeline.go  a packet of a flow: track, next hop, size, translate
-//	admit     admit.go     a first packet: expectation, destination NAT, route,
-//	                       filter, source NAT, bind; then as known
+//	admit     admit.go     a first packet: expectation; destination NAT, route,
+//	          decide.go    filter, source NAT; bind; then as known
 //	errors    icmp.go      an ICMP error: the flow of its embedded packet
 //	transmit  pipeline.go  on the egress port, or local.go to the gateway itself
 //

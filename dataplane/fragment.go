@@ -26,7 +26,7 @@ func (w *Worker) fragment(p *packet.Packet, r role) bool {
 	zone := uint16(0)
 	if w.v.prog.Len(rules.Pre) > 0 {
 		var d rules.Decision
-		k := w.key(p, r, rules.New)
+		k := w.v.key(p, r, rules.New)
 		if w.v.prog.Pre(&k, &d); d.Tracking == rules.NoTrack {
 			return true // each on its own
 		}

@@ -88,16 +88,12 @@ func (w *Worker) errorAllowed(p *packet.Packet, to *tuple.Tuple, e *conntrack.En
 	}
 	var d rules.Decision
 	d.Hits = w.v.hits[w.index]
-	k := w.key(p, r, rules.Related)
+	k := w.v.key(p, r, rules.Related)
 	k.Mark = e.Mark()
 	k.Tuple.Src, k.Tuple.Dst = p.Tuple.Src, to.Dst
-	hop, why := w.route(&k)
-	if why != None {
+	if _, _, why := w.v.route(&k); why != None {
 		w.drop(why)
 		return false
-	}
-	if eg := w.v.portOf(hop.Port); eg != nil {
-		k.Out, k.OutArea = hop.Port, eg.area
 	}
 	return w.filter(p, &k, &d, r)
 }

@@ -79,9 +79,9 @@ func (w *Worker) multicast(p *packet.Packet, in *portEntry, r role) {
 
 // boxMayHear asks the filter about a packet to a group: it is for the host, and new.
 func (w *Worker) boxMayHear(p *packet.Packet, r role) bool {
-	k := w.key(p, r, rules.New)
+	k := w.v.key(p, r, rules.New)
 	k.Out, k.OutArea, k.Local = HostPort, rules.AreaHost, rules.ToLocal
-	return w.v.prog.Filter(&k, w.decide()) == rules.Accept
+	return w.v.prog.Filter(&k, w.consider()) == rules.Accept
 }
 
 // isDHCPAnswer reports whether t is addressed to a DHCP client (RFC 2131 section
@@ -102,7 +102,7 @@ func (w *Worker) dhcpToBox(p *packet.Packet, r role) bool {
 	if in == nil || in.box == nil {
 		return false
 	}
-	if hop, ok := w.routeTo(&p.Tuple.Dst); ok && hop.Port != p.In {
+	if hop, ok := w.v.routeTo(&p.Tuple.Dst); ok && hop.Port != p.In {
 		return false // for somebody behind another port: a kernel that forwards would send it on as the box's own
 	}
 	if why := w.rawToBox(p, in); why != None {

@@ -115,7 +115,7 @@ func (w *Worker) finish(p *packet.Packet, ref conntrack.Ref, r role) {
 	for range 2 {
 		if !ref.Found() {
 			if !hasPre {
-				w.decide()
+				w.consider()
 			}
 			w.admit(p, r)
 			return
@@ -211,29 +211,20 @@ func (w *Worker) onOwnLink(p *packet.Packet, to *tuple.Tuple) bool {
 	if _, own := w.v.local[to.Dst]; own || p.Link != packet.LinkEthernet {
 		return false
 	}
-	hop, ok := w.routeTo(&to.Dst)
+	hop, ok := w.v.routeTo(&to.Dst)
 	return ok && hop.Port == p.In || linkLocal(&to.Dst)
-}
-
-// routeTo looks up where packets to dst go. No route leads to link-local
-// addresses, the default route neither (RFC 4291 section 2.5.6).
-func (w *Worker) routeTo(dst *tuple.Addr) (route.NextHop, bool) {
-	if linkLocal(dst) {
-		return route.NextHop{}, false
-	}
-	return w.v.routes.Lookup(*dst)
 }
 
 // nextHop finds the neighbour for a packet that will have tuple to, and checks
 // that p may come from where it came.
 func (w *Worker) nextHop(p *packet.Packet, to *tuple.Tuple, r role) (route.Hint, Reason) {
-	if why := w.reversePath(p, r); why != None {
+	if why := w.v.reversePath(p, r); why != None {
 		return 0, why
 	}
 	if _, own := w.v.local[to.Dst]; own {
 		return w.e.neigh.HostHint(), None
 	}
-	hop, ok := w.routeTo(&to.Dst)
+	hop, ok := w.v.routeTo(&to.Dst)
 	if !ok {
 		return 0, NoRoute
 	}
@@ -272,32 +263,7 @@ func (w *Worker) neighbour(p *packet.Packet, hop *route.NextHop, dst tuple.Addr)
 // to compare with; its first packet was checked.
 func (w *Worker) cameTheWayBack(p *packet.Packet, e *conntrack.Entry, d tuple.Direction) bool {
 	out, _, ok := w.e.neigh.Get(route.Hint(e.Hint(d.Other())))
-	return !ok || out == p.In || w.reversePath(p, roleWire) == None
-}
-
-// reversePath checks the source of a packet against the routes (RFC 3704).
-func (w *Worker) reversePath(p *packet.Packet, r role) Reason {
-	if r != roleWire {
-		return None
-	}
-	in := w.v.portOf(p.In)
-	if _, own := w.v.local[p.Tuple.Src]; own {
-		return SpoofedSource // nobody else may use our addresses
-	}
-	if linkLocal(&p.Tuple.Src) { // no farther than here (RFC 4291 section 2.5.6)
-		if _, own := w.v.local[p.Tuple.Dst]; !own {
-			return SpoofedSource
-		}
-		return None
-	}
-	if in.rpf == RPFOff {
-		return None
-	}
-	hop, ok := w.v.routes.Lookup(p.Tuple.Src)
-	if !ok || in.rpf == RPFStrict && hop.Port != p.In {
-		return SpoofedSource
-	}
-	return None
+	return !ok || out == p.In || w.v.reversePath(p, roleWire) == None
 }
 
 // fits checks p against the egress MTU. It reports false when it has disposed

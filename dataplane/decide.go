@@ -1,0 +1,220 @@
+package dataplane
+
+import (
+	"math/rand/v2"
+
+	"example.com/culvert/conntrack"
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/dataplane/packet"
+	"example.com/culvert/dataplane/route"
+	"example.com/culvert/nat"
+	"example.com/culvert/rules"
+)
+
+// first is the first packet of a flow on its way through the rules. Steps that
+// were not reached leave their fields zero.
+type first struct {
+	// Set by who asks.
+	key    rules.Key       // the packet as received; then as each step leaves it to the next
+	in     uint16          // the port it came in by; key.In is the host's for what the box sends
+	role   role            //
+	ruling *rules.Decision // begun: the pre list has had its say
+	rnd    *rand.PCG
+
+	// Said by the steps.
+	prop    conntrack.Proposal // all but Reply and Choice, which the search gives
+	dnat    nat.Choice         // why the destination has its port
+	hop     route.NextHop
+	egress  *portEntry
+	onLink  bool // it stays on the link that the box's kernel chose
+	verdict rules.Verdict
+	search  nat.Search // candidates for the source
+	span    searchKey  // what the search goes over
+}
+
+// decide says what becomes of the first packet of a flow: destination, route,
+// filter, source. It changes nothing but f, so that whoever only wants to know
+// may ask. On None the flow may have the first candidate of f.search that is free.
+func (v *view) decide(f *first) Reason {
+	f.prop.Original = f.key.Tuple
+	if why := v.destination(f); why != None {
+		return why
+	}
+	if why := v.way(f); why != None {
+		return why
+	}
+	if why := v.admission(f); why != None {
+		return why
+	}
+	return v.source(f)
+}
+
+// destination takes f through the dnat list.
+func (v *view) destination(f *first) Reason {
+	dst := v.prog.Dnat(&f.key, f.ruling)
+	if dst == nil {
+		return None
+	}
+	local, ok := v.localFor(f.in, f.role, f.key.Tuple.Family)
+	if !ok && dst.Redirect == nat.ToLocal {
+		return SourceNeeded
+	}
+	f.key.Tuple, f.dnat = dst.Apply(f.key.Tuple, local, f.rnd.Uint64())
+	f.prop.Status |= conntrack.DstNATDone
+	if f.key.Tuple.Dst != f.prop.Original.Dst || f.key.Tuple.DstPort != f.prop.Original.DstPort {
+		f.prop.Status |= conntrack.DstNAT
+	}
+	if f.ruling.DnatRule != nil {
+		f.prop.Rule = f.ruling.DnatRule.ID
+	}
+	return None
+}
+
+// way routes f.
+func (v *view) way(f *first) (why Reason) {
+	f.hop, f.egress, why = v.route(&f.key)
+	if why == NoRoute && f.role == roleBox && linkLocal(&f.key.Tuple.Dst) {
+		f.onLink, f.hop = true, route.NextHop{Port: f.in}
+		f.egress, why = v.leave(&f.key, f.in)
+	}
+	return why
+}
+
+// admission takes f through the filter.
+func (v *view) admission(f *first) Reason {
+	f.verdict = v.prog.Filter(&f.key, f.ruling)
+	if f.verdict != rules.Accept {
+		return refusal(f.verdict, &f.key, f.ruling)
+	}
+	if f.ruling.Scope == rules.PerPacket {
+		f.prop.Status |= perPacketFilter
+	}
+	if f.prop.Rule == 0 && f.ruling.FilterRule != nil {
+		f.prop.Rule = f.ruling.FilterRule.ID
+	}
+	if f.role == roleWire && f.hop.Port != HostPort && f.key.TTL <= 1 {
+		return TTLExceeded // as the kernel: no entry for it
+	}
+	return None
+}
+
+// refusal returns the Reason of a verdict that does not accept.
+func refusal(verdict rules.Verdict, k *rules.Key, d *rules.Decision) Reason {
+	switch {
+	case verdict != rules.Drop:
+		return RuleRejected
+	case d.FilterRule != nil:
+		return RuleDenied
+	case k.Local == rules.ToLocal:
+		return LocalDenied
+	}
+	return PolicyDenied
+}
+
+// source takes f through the snat list.
+func (v *view) source(f *first) Reason {
+	f.search, f.span = nat.NullSearch(f.key.Tuple, f.rnd.Uint64()), searchOf(f.key.Tuple, nil)
+	if f.hop.Port != HostPort && !f.onLink {
+		if src := v.prog.Snat(&f.key, f.ruling); src != nil {
+			addr, ok := f.egress.primary(f.key.Tuple.Family)
+			if !ok && src.Masquerade() {
+				return SourceNeeded
+			}
+			f.search, f.span = src.Search(f.key.Tuple, addr, f.rnd.Uint64()), searchOf(f.key.Tuple, f.ruling.SnatRule)
+			f.prop.Status |= conntrack.SrcNATDone
+			if f.ruling.SnatRule != nil {
+				f.prop.Rule = f.ruling.SnatRule.ID
+			}
+		}
+	}
+	f.prop.Mark = f.ruling.ApplyMark(f.prop.Mark)
+	f.prop.Policy = v.policyOf(f.ruling.TimeoutRule)
+	return None
+}
+
+// key is what rules see of p.
+func (v *view) key(p *packet.Packet, r role, st rules.State) rules.Key {
+	k := rules.Key{Tuple: p.Tuple, In: p.In, Out: rules.NoPort, State: st, TTL: p.TTL, TOS: p.TOS}
+	if r != roleWire {
+		k.In = HostPort
+	}
+	if in := v.portOf(k.In); in != nil {
+		k.InArea = in.area
+	}
+	if _, own := v.local[p.Tuple.Dst]; own {
+		k.Local = rules.ToLocal
+	}
+	return k
+}
+
+// localFor returns the address a redirect of a packet that came in by a port goes
+// to: the primary address there.
+func (v *view) localFor(port uint16, r role, family uint8) (tuple.Addr, bool) {
+	if r == roleHost {
+		return tuple.Addr{}, false
+	}
+	in := v.portOf(port)
+	if in == nil {
+		return tuple.Addr{}, false
+	}
+	return in.primary(family)
+}
+
+// route finds where a packet with k's tuple goes, and shows the rules.
+func (v *view) route(k *rules.Key) (route.NextHop, *portEntry, Reason) {
+	var hop route.NextHop // to the gateway itself
+	k.Local = rules.ToLocal
+	if _, own := v.local[k.Tuple.Dst]; !own {
+		k.Local = rules.Forward
+		var ok bool
+		if hop, ok = v.routeTo(&k.Tuple.Dst); !ok {
+			return hop, nil, NoRoute
+		}
+	}
+	eg, why := v.leave(k, hop.Port)
+	return hop, eg, why
+}
+
+// leave shows the rules by which port the packet leaves.
+func (v *view) leave(k *rules.Key, port uint16) (*portEntry, Reason) {
+	eg := v.portOf(port)
+	if eg == nil {
+		return nil, EgressDown
+	}
+	k.Out, k.OutArea = port, eg.area
+	return eg, None
+}
+
+// routeTo looks up where packets to dst go. No route leads to link-local
+// addresses, the default route neither (RFC 4291 section 2.5.6).
+func (v *view) routeTo(dst *tuple.Addr) (route.NextHop, bool) {
+	if linkLocal(dst) {
+		return route.NextHop{}, false
+	}
+	return v.routes.Lookup(*dst)
+}
+
+// reversePath checks the source of a packet against the routes (RFC 3704).
+func (v *view) reversePath(p *packet.Packet, r role) Reason {
+	if r != roleWire {
+		return None
+	}
+	in := v.portOf(p.In)
+	if _, own := v.local[p.Tuple.Src]; own {
+		return SpoofedSource // nobody else may use our addresses
+	}
+	if linkLocal(&p.Tuple.Src) { // no farther than here (RFC 4291 section 2.5.6)
+		if _, own := v.local[p.Tuple.Dst]; !own {
+			return SpoofedSource
+		}
+		return None
+	}
+	if in.rpf == RPFOff {
+		return None
+	}
+	hop, ok := v.routes.Lookup(p.Tuple.Src)
+	if !ok || in.rpf == RPFStrict && hop.Port != p.In {
+		return SpoofedSource
+	}
+	return None
+}
