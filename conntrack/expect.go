@@ -71,7 +71,8 @@ type ExpectPolicy struct {
 type Announced struct {
 	Expectation
 	Master Master
-	Mark   uint32 // of the master, now
+	Reply  tuple.Tuple // of the master
+	Mark   uint32      // of the master, now
 }
 
 // Master names the flow that announced another one.
@@ -81,7 +82,8 @@ type Master struct {
 }
 
 // Inherit makes a proposal for the flow that was expected: it has a master, and
-// its mark and helper come from there.
+// its mark and helper come from there. The same translation is for nat to find:
+// see nat.Follow.
 func (x *Announced) Inherit(p *Proposal) {
 	p.Status |= Expected
 	p.Mark, p.Helper, p.Master = x.Mark, x.Child, x.Master
@@ -303,7 +305,8 @@ func (w *Worker) Expected(k *tuple.Tuple, x *Announced) bool {
 		if r.x.Flags&ExpectInactive != 0 || w.now.Reached(r.deadline) || !r.x.Mask.meets(&r.x.Tuple, k) || !t.aliveMaster(&r.master, w.now) {
 			continue
 		}
-		*x = Announced{Expectation: r.x, Master: r.master, Mark: t.entries[r.master.Slot].Mark()}
+		master := &t.entries[r.master.Slot]
+		*x = Announced{Expectation: r.x, Master: r.master, Reply: master.Tuple(tuple.Reply), Mark: master.Mark()}
 		ex.counts[expectNew].Add(1)
 		if r.x.Flags&ExpectPermanent == 0 {
 			t.removeExpectLocked(n, w.now)

@@ -4,6 +4,7 @@ import (
 	"example.com/culvert/conntrack"
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/route"
+	"example.com/culvert/nat"
 	"example.com/culvert/rules"
 )
 
@@ -48,11 +49,12 @@ func (w *Worker) admit(p *packet.Packet, r role) {
 	w.bind(p, &f, &seg)
 }
 
-// expect makes f a flow that was announced. Rules translate it as any other; the
-// filter sees it as related.
+// expect makes f a flow that was announced. It is translated as its master is,
+// whatever rules would say of its packets; the filter sees it as related.
 func (f *first) expect(x *conntrack.Announced) {
 	x.Inherit(&f.prop)
 	f.key.State, f.key.Mark = rules.Related, f.prop.Mark
+	f.heir = nat.Inherit(&f.key.Tuple, &x.Master.Original, &x.Reply)
 }
 
 // filter asks the rules whether p may pass and disposes of it when it may not.

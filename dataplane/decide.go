@@ -20,6 +20,7 @@ type first struct {
 	role   role            //
 	ruling *rules.Decision // begun: the pre list has had its say
 	rnd    *rand.PCG
+	heir   nat.Inheritance // what it was announced with
 
 	// Said by the steps.
 	prop    conntrack.Proposal // all but Reply and Choice, which the search gives
@@ -49,8 +50,12 @@ func (v *view) decide(f *first) Reason {
 	return v.source(f)
 }
 
-// destination takes f through the dnat list.
+// destination takes f through the dnat list, unless it follows its master.
 func (v *view) destination(f *first) Reason {
+	if f.heir.Says&nat.DstEnd != 0 {
+		f.redirect(f.heir.Apply(f.key.Tuple))
+		return None
+	}
 	dst := v.prog.Dnat(&f.key, f.ruling)
 	if dst == nil {
 		return None
@@ -59,15 +64,22 @@ func (v *view) destination(f *first) Reason {
 	if !ok && dst.Redirect == nat.ToLocal {
 		return SourceNeeded
 	}
-	f.key.Tuple, f.dnat = dst.Apply(f.key.Tuple, local, f.rnd.Uint64())
-	f.prop.Status |= conntrack.DstNATDone
-	if f.key.Tuple.Dst != f.prop.Original.Dst || f.key.Tuple.DstPort != f.prop.Original.DstPort {
-		f.prop.Status |= conntrack.DstNAT
-	}
+	to, why := dst.Apply(f.key.Tuple, local, f.rnd.Uint64())
+	f.redirect(to)
+	f.dnat = why
 	if f.ruling.DnatRule != nil {
 		f.prop.Rule = f.ruling.DnatRule.ID
 	}
 	return None
+}
+
+// redirect gives f the destination that was decided for it.
+func (f *first) redirect(to tuple.Tuple) {
+	f.prop.Status |= conntrack.DstNATDone
+	if to.Dst != f.key.Tuple.Dst || to.DstPort != f.key.Tuple.DstPort {
+		f.prop.Status |= conntrack.DstNAT
+	}
+	f.key.Tuple = to
 }
 
 // way routes f.
@@ -111,10 +123,14 @@ func refusal(verdict rules.Verdict, k *rules.Key, d *rules.Decision) Reason {
 	return PolicyDenied
 }
 
-// source takes f through the snat list.
+// source takes f through the snat list, unless it follows its master.
 func (v *view) source(f *first) Reason {
 	f.search, f.span = nat.NullSearch(f.key.Tuple, f.rnd.Uint64()), searchOf(f.key.Tuple, nil)
-	if f.hop.Port != HostPort && !f.onLink {
+	if f.heir.Says&nat.SrcEnd != 0 {
+		f.search = f.heir.Search(f.key.Tuple, f.rnd.Uint64())
+		f.span.to.Src = f.heir.Src
+		f.prop.Status |= conntrack.SrcNATDone
+	} else if f.hop.Port != HostPort && !f.onLink {
 		if src := v.prog.Snat(&f.key, f.ruling); src != nil {
 			addr, ok := f.egress.primary(f.key.Tuple.Family)
 			if !ok && src.Masquerade() {

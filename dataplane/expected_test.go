@@ -8,6 +8,7 @@ import (
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/ctfmt"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/nat"
 	"example.com/culvert/rules"
 )
@@ -116,28 +117,33 @@ func TestExpectationsAreOverWithTheirTimeAndTheirMaster(t *testing.T) {
 	}
 }
 
-func TestExpectedFlowMeetsTheRules(t *testing.T) {
+// newNATMaster begins a flow of an inside client with an FTP server, through masquerade.
+func newNATMaster(l *lab) tuple.Tuple {
+	l.Helper()
+	l.send("lan", tcp("10.0.0.5:40000", "198.51.100.7:21"))
+	l.want("wan", "tcp 203.0.113.1:40000 > 198.51.100.7:21 S seq 0 ack 0 ttl 63 len 0")
+	return tuple.Tuple{Src: addr("10.0.0.5"), Dst: addr("198.51.100.7"), SrcPort: 40000, DstPort: 21, Proto: tuple.TCP, Family: tuple.IPv4}
+}
+
+// expectTCP announces a flow between two addresses, from any port to one, by command.
+func expectTCP(l *lab, master tuple.Tuple, src, dst string, port uint16) {
+	l.Helper()
+	k := tuple.Tuple{Src: addr(src), Dst: addr(dst), DstPort: port, Proto: tuple.TCP, Family: tuple.IPv4, Zone: master.Zone}
+	if err := l.table.CreateExpect(master, conntrack.Expectation{Tuple: k, Mask: conntrack.WholeMask(0)}, conntrack.Ticks(time.Minute)); err != nil {
+		l.Fatal(err)
+	}
+}
+
+func TestExpectedFlowMeetsTheFilterAsRelated(t *testing.T) {
 	l := newLab(t, labConfig{rules: func(s *rules.Spec) {
 		masquerade(s)
-		s.Lists[rules.Dnat] = []rules.RuleSpec{{
-			If:   rules.Conditions{InArea: oneOf("wan"), Proto: oneOf(tuple.TCP), DstPort: oneOf(nat.PortRange{First: 2000, Last: 2001})},
-			Then: rules.ActDnat, Dest: nat.Destination{Addrs: single("10.0.0.6")},
-		}}
 		s.Lists[rules.Filter] = []rules.RuleSpec{
 			{If: rules.Conditions{InArea: oneOf("wan"), State: oneOf(rules.Related), Mark: oneOf(rules.MarkMatch{Value: 7, Mask: 0xff})}, Then: rules.ActAccept},
 			{If: rules.Conditions{InArea: oneOf("wan"), State: oneOf(rules.New, rules.Related)}, Then: rules.ActDrop},
 		}
 	}})
-	l.send("lan", tcp("10.0.0.5:40000", "198.51.100.7:21"))
-	l.want("wan", "tcp 203.0.113.1:40000 > 198.51.100.7:21 S seq 0 ack 0 ttl 63 len 0")
-	master := tuple.Tuple{Src: addr("10.0.0.5"), Dst: addr("198.51.100.7"), SrcPort: 40000, DstPort: 21, Proto: tuple.TCP, Family: tuple.IPv4}
-	expect := func(port uint16) {
-		k := tuple.Tuple{Src: addr("198.51.100.7"), Dst: addr("203.0.113.1"), DstPort: port, Proto: tuple.TCP, Family: tuple.IPv4}
-		if err := l.table.CreateExpect(master, conntrack.Expectation{Tuple: k, Mask: conntrack.WholeMask(0)}, conntrack.Ticks(time.Minute)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	expect(2000)
+	master := newNATMaster(l)
+	expectTCP(l, master, "198.51.100.7", "203.0.113.1", 2000)
 	l.send("wan", tcp("198.51.100.7:20", "203.0.113.1:2000")) // the master has no mark
 	l.wantDrops(RuleDenied)
 	if err := l.table.SetMark(master, 7, ^uint32(0)); err != nil {
@@ -145,12 +151,89 @@ func TestExpectedFlowMeetsTheRules(t *testing.T) {
 	}
 	l.send("wan", tcp("198.51.100.7:20", "203.0.113.1:2001")) // not expected
 	l.wantDrops(RuleDenied)
-	expect(2001)
+	expectTCP(l, master, "198.51.100.7", "203.0.113.1", 2001)
 	l.send("wan", tcp("198.51.100.7:20", "203.0.113.1:2001"))
-	l.want("lan", "tcp 198.51.100.7:20 > 10.0.0.6:2001 S seq 0 ack 0 ttl 63 len 0")
-	if f, ok := flowTo(l, 2001); !ok || f.Status&(conntrack.Expected|conntrack.DstNAT) != conntrack.Expected|conntrack.DstNAT {
-		t.Errorf("status %v, want EXPECTED and DST_NAT", f.Status)
+	l.want("lan", "tcp 198.51.100.7:20 > 10.0.0.5:2001 S seq 0 ack 0 ttl 63 len 0")
+	if f, ok := flowTo(l, 2001); !ok || !f.Status.Has(conntrack.Expected|conntrack.DstNAT) || f.Mark != 7 {
+		t.Errorf("status %v and mark %d, want EXPECTED and DST_NAT, and 7", f.Status, f.Mark)
 	}
+}
+
+// TestExpectedFlowIsTranslatedAsItsMaster has a rule in place that would send the
+// same packets elsewhere: it is not asked.
+func TestExpectedFlowIsTranslatedAsItsMaster(t *testing.T) {
+	hijack := func(s *rules.Spec) {
+		masquerade(s)
+		s.Lists[rules.Dnat] = []rules.RuleSpec{
+			{If: rules.Conditions{InArea: oneOf("wan"), Proto: oneOf(tuple.TCP), DstPort: oneOf(nat.PortRange{First: 21, Last: 21})},
+				Then: rules.ActDnat, Dest: nat.Destination{Addrs: single("10.0.0.7")}},
+			{If: rules.Conditions{InArea: oneOf("wan")}, Then: rules.ActDnat, Dest: nat.Destination{Addrs: single("10.0.0.6")}},
+		}
+	}
+	inside := func(l *lab) tuple.Tuple { return newNATMaster(l) }
+	outside := func(l *lab) tuple.Tuple {
+		l.send("wan", tcp("198.51.100.7:40000", "203.0.113.1:21"))
+		l.want("lan", "tcp 198.51.100.7:40000 > 10.0.0.7:21 S seq 0 ack 0 ttl 63 len 0")
+		return tuple.Tuple{Src: addr("198.51.100.7"), Dst: addr("203.0.113.1"), SrcPort: 40000, DstPort: 21, Proto: tuple.TCP, Family: tuple.IPv4}
+	}
+	for _, tt := range []struct {
+		claim    string
+		master   func(l *lab) tuple.Tuple
+		src, dst string
+		in, out  string // ports
+		want     string // the first packet as it leaves
+		answer   string // its source and destination
+		seen     string // the answer as it leaves
+		status   conntrack.Status
+	}{
+		{"the server reaches a masqueraded client", inside, "198.51.100.7", "203.0.113.1", "wan", "lan",
+			"tcp 198.51.100.7:20 > 10.0.0.5:2000", "10.0.0.5:2000", "tcp 203.0.113.1:2000 > 198.51.100.7:20", conntrack.DstNAT},
+		{"a masqueraded client leaves masqueraded", inside, "10.0.0.5", "198.51.100.7", "lan", "wan",
+			"tcp 203.0.113.1:20 > 198.51.100.7:2000", "203.0.113.1:20", "tcp 198.51.100.7:2000 > 10.0.0.5:20", conntrack.SrcNAT},
+		{"a client of a forwarded port reaches the server behind it", outside, "198.51.100.7", "203.0.113.1", "wan", "lan",
+			"tcp 198.51.100.7:20 > 10.0.0.7:2000", "10.0.0.7:2000", "tcp 203.0.113.1:2000 > 198.51.100.7:20", conntrack.DstNAT},
+		{"a server behind a forwarded port leaves as the gateway", outside, "10.0.0.7", "198.51.100.7", "lan", "wan",
+			"tcp 203.0.113.1:20 > 198.51.100.7:2000", "203.0.113.1:20", "tcp 198.51.100.7:2000 > 10.0.0.7:20", conntrack.SrcNAT},
+	} {
+		t.Run(tt.claim, func(t *testing.T) {
+			l, synAck := newLab(t, labConfig{rules: hijack}), flags(packet.SYN|packet.ACK)
+			expectTCP(l, tt.master(l), tt.src, tt.dst, 2000)
+			l.send(tt.in, tcp(tt.src+":20", tt.dst+":2000"))
+			l.want(tt.out, tt.want+" S seq 0 ack 0 ttl 63 len 0")
+			f, ok := flowTo(l, 2000)
+			want := conntrack.Expected | conntrack.SrcNATDone | conntrack.DstNATDone | tt.status
+			if got := f.Status & (conntrack.Expected | conntrack.SrcNATDone | conntrack.DstNATDone | conntrack.SrcNAT | conntrack.DstNAT); !ok || got != want {
+				t.Errorf("status %v, want %v", got, want)
+			}
+			if tt.status == conntrack.DstNAT {
+				l.send(tt.out, tcp(tt.answer, tt.src+":20", synAck, seq(0, 1)))
+			} else {
+				l.send(tt.out, tcp(tt.dst+":2000", tt.answer, synAck, seq(0, 1)))
+			}
+			l.want(tt.in, tt.seen+" SA seq 0 ack 1 ttl 63 len 0")
+		})
+	}
+}
+
+func TestExpectationsHoldInTheirZone(t *testing.T) {
+	l := newLab(t, labConfig{rules: func(s *rules.Spec) {
+		masquerade(s)
+		s.Lists[rules.Pre] = []rules.RuleSpec{
+			{If: rules.Conditions{InArea: oneOf("lan", "wan")}, Then: rules.ActZone, Zone: 5},
+		}
+	}})
+	master := newNATMaster(l)
+	master.Zone = 5
+	expectTCP(l, master, "198.51.100.7", "203.0.113.1", 2000)
+	l.send("wan", tcp("198.51.100.7:20", "203.0.113.1:2000"))
+	l.want("lan", "tcp 198.51.100.7:20 > 10.0.0.5:2000 S seq 0 ack 0 ttl 63 len 0")
+	if f, ok := flowTo(l, 2000); !ok || f.Tuple[tuple.Original].Zone != 5 || f.Tuple[tuple.Reply].Zone != 5 {
+		t.Errorf("the flow is in zones %d and %d, want 5", f.Tuple[tuple.Original].Zone, f.Tuple[tuple.Reply].Zone)
+	}
+	expectTCP(l, master, "198.51.100.7", "203.0.113.1", 2001)
+	l.reload(masquerade) // no zones any more
+	l.send("wan", tcp("198.51.100.7:20", "203.0.113.1:2001"))
+	l.wantDrops(LocalDenied)
 }
 
 func TestExpectedFlowsDoNotAllocate(t *testing.T) {

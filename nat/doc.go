@@ -57,4 +57,13 @@
 // port range keeps a port that lies in it and else takes its first, or a random
 // one, as netfilter does; with Shift the distance to the first port of the
 // matched range is kept.
+//
+// # Flows that belong to another one
+//
+// A flow that was announced (FTP's data connection) is translated as the flow
+// that announced it, its master: [Inherit]. It reaches whom the master's packets
+// in the same direction reach, and appears as these do; rules are not asked, so
+// none can send it elsewhere. That is netfilter's "nat-follow-master", but for one
+// thing: a source that is not the master's keeps to the rules, instead of being
+// given the address of the master's peer.
 package nat
