@@ -49,6 +49,7 @@ var knownRFCs = map[int]string{
 	2460: "Internet Protocol, Version 6 (obsolete, 8200)",
 	2464: "Transmission of IPv6 Packets over Ethernet Networks",
 	2474: "Definition of the Differentiated Services Field",
+	2577: "FTP Security Considerations",
 	2637: "Point-to-Point Tunneling Protocol (PPTP)",
 	2663: "NAT Terminology and Considerations",
 	2784: "Generic Routing Encapsulation (GRE)",

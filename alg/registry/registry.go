@@ -1,0 +1,16 @@
+// Package registry lists the helpers that a gateway has. A new one is a line here.
+package registry
+
+import "example.com/culvert/alg"
+
+// Helpers are all helpers, in the order of their names.
+var Helpers = []alg.Helper{}
+
+// New returns a set of all helpers.
+func New() *alg.Set {
+	s, err := alg.NewSet(Helpers...)
+	if err != nil {
+		panic(err) // a test makes one
+	}
+	return s
+}
