@@ -106,6 +106,7 @@ type setup struct {
 	lan     string // keys of the inside interface
 	config  string // more TOML
 
+	objects    string // what the kernel's table has beside chains
 	prerouting string // statements of the kernel's chain of dstnat
 	raw        string // statements before that, for the reverse path
 	input      string // statements of the kernel's chains
@@ -228,7 +229,7 @@ action = "masquerade"
 
 func (s *setup) ruleset() string {
 	return `
-table inet house {
+table inet house {` + s.objects + `
 	chain raw {
 		type filter hook prerouting priority raw
 		` + s.raw + `
