@@ -48,6 +48,12 @@
 // # Matching
 //
 // A matcher has a bit for each field that it looks at, and compares cheap fields
-// first. Lists are walked linearly; the callers see only the walks, so a decision
-// structure for thousands of rules can take their place.
+// first. Each list has an index (index.go) that shows the few rules whose addresses,
+// ports, protocols, interfaces and areas a packet may have, in the order of the
+// list; matchers decide about those. So the walk through a list takes a time that
+// grows with the rules that come into question and hardly with the length of the
+// list: with 10,000 rules that differ by prefixes, ports and sets a first packet
+// takes as long as with 10 (BenchmarkManyRules: 130 ns; compiling them 70 ms, half
+// a megabyte of index at most). Rules that only a negated condition or a field of
+// the single packet sets apart are looked at one by one.
 package rules

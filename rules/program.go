@@ -46,6 +46,7 @@ type Program struct {
 	areas    []Area
 	portArea [MaxPorts]AreaID
 	lists    [NumLists][]*Rule
+	index    [NumLists]index
 	all      []*Rule
 	byID     map[uint32]*Rule
 	follow   Scope // PerPacket: some filter rule may treat established packets differently
@@ -88,6 +89,7 @@ func Compile(spec *Spec, b *Binding, generation uint32) (*Program, error) {
 			}
 			p.add(r)
 		}
+		p.index[list] = newIndex(p.lists[list])
 	}
 	return p, nil
 }
@@ -198,7 +200,8 @@ func (p *Program) Dnat(k *Key, d *Decision) *nat.Destination {
 // first returns the rule of a list that decides, nil if none does, after those
 // before it that mark.
 func (p *Program) first(list List, k *Key, d *Decision) *Rule {
-	for _, r := range p.lists[list] {
+	c := p.candidates(list, k)
+	for r := c.next(); r != nil; r = c.next() {
 		if !r.match.holds(k, d) {
 			continue
 		}
@@ -216,7 +219,8 @@ func (p *Program) first(list List, k *Key, d *Decision) *Rule {
 // Decision.Scope for whether later packets of the flow must.
 func (p *Program) Filter(k *Key, d *Decision) Verdict {
 	d.Scope = PerFlow
-	for _, r := range p.lists[Filter] {
+	c := p.candidates(Filter, k)
+	for r := c.next(); r != nil; r = c.next() {
 		m := &r.match
 		if !m.static(k) {
 			continue
