@@ -23,7 +23,7 @@ func (w *Worker) admit(p *packet.Packet, r role) {
 	var seg conntrack.Segment
 	segmentOf(p, &seg)
 	if v := w.ct.Admissible(&p.Tuple, &seg); v.Invalid() {
-		w.drop(ofVerdict[v])
+		w.invalid(p, conntrack.Ref{}, ofVerdict[v], r)
 		return
 	}
 	if w.dhcpToBox(p, r) {
@@ -125,7 +125,7 @@ func (w *Worker) claim(p *packet.Packet, prop *conntrack.Proposal, seg *conntrac
 			continue // the other entry was at its end: now its tuple is free
 		case v.Invalid():
 			w.undo(ref)
-			w.drop(ofVerdict[v])
+			w.invalid(p, ref, ofVerdict[v], r)
 		default:
 			w.forward(p, w.e.table.Entry(ref.Slot), ref, r)
 		}

@@ -31,7 +31,7 @@ func (w *Worker) findError(p *packet.Packet) conntrack.Ref {
 // REQ-6).
 func (w *Worker) icmpError(p *packet.Packet, ref conntrack.Ref, r role) {
 	if !ref.Found() || p.Flags&packet.EmbeddedNAT == 0 {
-		w.drop(ICMPNoFlow)
+		w.invalid(p, conntrack.Ref{}, ICMPNoFlow, r)
 		return
 	}
 	e := w.e.table.Entry(ref.Slot)
@@ -39,7 +39,7 @@ func (w *Worker) icmpError(p *packet.Packet, ref conntrack.Ref, r role) {
 	embedded := e.Tuple(ref.Dir.Other())
 	to, _ := embedded.Inverse()
 	if p.Tuple.Dst != from.Dst {
-		w.drop(ICMPNoFlow) // not sent to the flow's own address: the embedded packet is made up
+		w.invalid(p, conntrack.Ref{}, ICMPNoFlow, r) // not sent to the flow's own address: the embedded packet is made up
 		return
 	}
 	if p.Tuple.Proto == tuple.ICMP && p.Tuple.DstPort>>8 == icmpRedirect && to != from {

@@ -145,7 +145,7 @@ func (w *Worker) known(p *packet.Packet, ref conntrack.Ref, r role) bool {
 	case v == conntrack.Restart:
 		return false
 	case v.Invalid():
-		w.drop(ofVerdict[v])
+		w.invalid(p, ref, ofVerdict[v], r)
 		return true
 	}
 	if w.v.prog.Follow() == rules.PerPacket && w.mustFilter(e, ref) && !w.refilter(p, e, ref, r) {

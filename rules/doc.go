@@ -21,7 +21,12 @@
 // # Which packets meet the filter
 //
 // First packets of flows (state new or related), and all packets that are
-// invalid or untracked. For these, all rules count.
+// invalid or untracked. For these, all rules count, with one exception: only a
+// rule that names the state lets invalid packets pass. They are no part of a
+// flow, so they are not translated; what would have to be stays here even then,
+// and a reject answers them with ICMP, never with a RST (the engine sees to
+// both). Dropped is what they are by default, so Program.Judges tells whether
+// any rule cares.
 //
 // Rules decide about flows, not packets, as far as they can: a drop, reject or
 // mark rule that looks only at what is the same for all packets of a flow does

@@ -245,7 +245,8 @@ func listing(p *Program) string {
 }
 
 // The filter is a first match over the written rules, but for rules that decide
-// about flows, which leave established packets alone.
+// about flows, which leave established packets alone, and for accept rules, which
+// take invalid packets only when they name them.
 func TestFilterAgreesWithTheWrittenList(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
 	for range 3000 {
@@ -280,7 +281,8 @@ func naiveFilter(spec *Spec, k *Key) (verdict string, mark uint32) {
 		fam, _ := rule.Family()
 		c := &rule.If
 		aboutFlows := rule.Then != ActAccept && c.State.IsAny() && c.Mark.IsAny() && c.TTL.IsAny() && c.DSCP.IsAny()
-		if k.State == Established && aboutFlows || !naive(c, fam, spec.Areas, k, mark) {
+		unasked := k.State == Invalid && rule.Then == ActAccept && !(c.State.Sense == Is && slices.Contains(c.State.Values, Invalid))
+		if k.State == Established && aboutFlows || unasked || !naive(c, fam, spec.Areas, k, mark) {
 			continue
 		}
 		switch rule.Then {

@@ -50,6 +50,7 @@ type Program struct {
 	all      []*Rule
 	byID     map[uint32]*Rule
 	follow   Scope // PerPacket: some filter rule may treat established packets differently
+	judged   uint8 // 1<<State: some filter rule may apply to its packets
 }
 
 // Errors of Compile. They are wrapped with the rule's position.
@@ -101,6 +102,9 @@ func (p *Program) compileRule(spec *Spec, b *Binding, list List, rs *RuleSpec) (
 	r := &Rule{List: list, Pos: len(p.lists[list]) + 1, Name: rs.Name, Source: rs.Source, Text: rs.Text(), then: rs.Then, spec: rs}
 	var err error
 	r.match, err = compileMatch(spec, b, rs)
+	if list == Filter && rs.Then == ActAccept {
+		r.match.spareInvalid(&rs.If)
+	}
 	return r, err
 }
 
@@ -114,7 +118,11 @@ func (p *Program) add(r *Rule) {
 	p.byID[r.ID] = r
 	p.all = append(p.all, r)
 	p.lists[r.List] = append(p.lists[r.List], r)
-	if r.List == Filter && r.match.changes(r.then) {
+	if r.List != Filter {
+		return
+	}
+	p.judges(&r.match)
+	if r.match.changes(r.then) {
 		p.follow = PerPacket
 	}
 }

@@ -96,7 +96,7 @@ var allRuleKeys = []ruleKey{
 		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.DstPort, parsePorts, comparePorts) }}, anyList, ""},
 	{key[draft]{"icmp_type", "type, type/code or list", "", icmpTypeExample, "ICMP type, by name or number. Needs proto icmp or icmpv6.",
 		func(_ *decoder, n *node, v *draft) { v.icmp = n }}, anyList, ""},
-	{key[draft]{"state", "state or list", "", `["new", "related"]`, "Tracking state of the packet: new, established, related, invalid or untracked.",
+	{key[draft]{"state", "state or list", "", `["new", "related"]`, "Tracking state of the packet: new, established, related, invalid or untracked. Only a rule that names invalid accepts invalid packets, and none of them is translated.",
 		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.State, parseState, cmp.Compare[rules.State]) }}, []rules.List{rules.Filter}, newOnly},
 	{key[draft]{"mark", "mark, mark/mask or list", "", `"0x10/0xff"`, "Mark of the packet.",
 		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.Mark, parseMark, compareMarks) }}, anyList, ""},

@@ -139,6 +139,9 @@ func (e *earlier) decides(i int, r *draft) bool {
 	if e.marked > i && !b.If.Mark.IsAny() || decidesFirst(b) && !decidesFirst(r) {
 		return false // a mark rule in between may change what r sees
 	}
+	if b.Then == rules.ActAccept && r.If.Names(rules.Invalid) && !b.If.Names(rules.Invalid) {
+		return false // b lets pass what belongs to a flow
+	}
 	return (b.family == 0 || b.family == r.family) && covers(&b.If, &r.If)
 }
 

@@ -1,0 +1,58 @@
+package dataplane
+
+import (
+	"example.com/culvert/conntrack"
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/dataplane/packet"
+	"example.com/culvert/dataplane/route"
+	"example.com/culvert/rules"
+)
+
+// invalid ends a packet that is no part of a flow and begins none; why is what is
+// wrong with it. ref is the flow whose tuple it has, if there is one. Filter rules
+// may count it, tell its sender, and let it pass.
+func (w *Worker) invalid(p *packet.Packet, ref conntrack.Ref, why Reason, r role) {
+	if !w.v.prog.Judges(rules.Invalid) || w.v.reversePath(p, r) != None {
+		w.drop(why)
+		return
+	}
+	d := &w.decision
+	if w.v.prog.Len(rules.Pre) == 0 {
+		d = w.consider()
+	}
+	k := w.v.key(p, r, rules.Invalid)
+	hop, _, unroutable := w.v.route(&k)
+	if unroutable != None {
+		w.drop(why)
+		return
+	}
+	switch w.v.prog.Filter(&k, d) {
+	case rules.Drop:
+		w.drop(why)
+	case rules.Accept:
+		if !w.fitAsItIs(&k, ref, &hop) {
+			w.drop(Untranslated)
+			return
+		}
+		w.forwardPlain(p, &hop, r)
+	default: // never a RST: it would end the connection that a forged segment names
+		w.refuse(p, conntrack.Ref{}, RuleRejected, r)
+	}
+}
+
+// fitAsItIs reports whether an invalid packet may go on untranslated. It may not
+// when its flow, or the rules if it has none, would translate it: then it would show
+// an inside address. Nor to the gateway itself, which would answer with a RST.
+func (w *Worker) fitAsItIs(k *rules.Key, ref conntrack.Ref, hop *route.NextHop) bool {
+	if hop.Port == HostPort {
+		return false
+	}
+	if ref.Found() {
+		e := w.e.table.Entry(ref.Slot)
+		there, back := e.Tuple(tuple.Original), e.Tuple(tuple.Reply)
+		plain, ok := there.Inverse()
+		return ok && plain == back
+	}
+	var uncounted rules.Decision
+	return w.v.prog.Snat(k, &uncounted) == nil
+}
