@@ -105,6 +105,10 @@ var borders = []border{
 		reason: "nat proposes tuples; who holds them is conntrack's business",
 	},
 	{
+		from: ours("nat/discover"), forbidden: []string{module}, allowed: ours("nat/discover"),
+		reason: "a discovery reads packets only: what it reports is held against what was configured",
+	},
+	{
 		from: ours("dataplane/packet"), forbidden: []string{module}, allowed: ours("conntrack/tuple", "dataplane/packet"),
 		reason: "packet is views of bytes; it knows no table and no rule",
 	},
