@@ -1,6 +1,7 @@
-// Package vnet is a gateway in one process, for tests: an engine between links
-// that exist in memory, with hosts of gVisor's netstack or packet scripts at their ends. It needs
-// no privileges, and time is virtual.
+// Package vnet is a gateway in one process, for tests and for finding out how a
+// configuration behaves: an engine between links that exist in memory, with hosts
+// of gVisor's netstack or packet scripts at their ends. It needs no privileges,
+// and time is virtual.
 //
 //	n := vnet.New(t, `
 //	[[interface]]
@@ -40,4 +41,7 @@
 //
 // At the end of a test the connection table is checked and the counter of
 // internal defects must be zero.
+//
+// A net can also be had without a test: Open and Close. The behaviour discovery of
+// "culvert selftest" runs in one.
 package vnet

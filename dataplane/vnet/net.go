@@ -1,12 +1,12 @@
 package vnet
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
 	"sync"
-	"testing"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -29,13 +29,23 @@ const maxFlows = 1 << 14
 // epoch is the boot clock at the start of every net: not zero, as on a machine.
 const epoch = int64(1000 * time.Second)
 
+// T is what a net needs of a test; *testing.T and its kin are some.
+type T interface {
+	Helper()
+	Cleanup(func())
+	Error(args ...any)
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
 // Net is a gateway with its links.
 type Net struct {
 	Engine *dataplane.Engine
 	Table  *conntrack.Table
 	Stack  *host.Host // the gateway's own
 
-	t     testing.TB
+	t     T // nil after Open
 	cfg   *config.Config
 	clock *faketime.ManualClock
 	start tcpip.MonotonicTime
@@ -49,7 +59,7 @@ type Net struct {
 }
 
 // New makes a gateway from a configuration in TOML. It ends with the test.
-func New(t testing.TB, toml string) *Net {
+func New(t T, toml string) *Net {
 	t.Helper()
 	cfg, err := config.Parse("test.toml", []byte(toml))
 	if err != nil {
@@ -60,15 +70,30 @@ func New(t testing.TB, toml string) *Net {
 
 // NewConfig makes a gateway from a checked configuration, whose interfaces must
 // have static addresses. It has one worker. It ends with the test.
-func NewConfig(t testing.TB, cfg *config.Config) *Net {
+func NewConfig(t T, cfg *config.Config) *Net {
 	t.Helper()
-	n := &Net{t: t, cfg: cfg, clock: faketime.NewManualClock(), wakeFD: -1}
-	n.start = n.clock.NowMonotonic()
-	t.Cleanup(n.close)
-	if err := n.build(); err != nil {
+	n, err := Open(cfg)
+	if err != nil {
 		t.Fatal(err)
 	}
+	n.t = t
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return n
+}
+
+// Open makes a net as NewConfig does, without a test. Who has it uses FindLink,
+// and ends it with Close.
+func Open(cfg *config.Config) (*Net, error) {
+	n := &Net{cfg: cfg, clock: faketime.NewManualClock(), wakeFD: -1}
+	n.start = n.clock.NowMonotonic()
+	if err := n.build(); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
 }
 
 func (n *Net) build() (err error) {
@@ -213,33 +238,43 @@ func (n *Net) Now() int64 { return epoch + int64(n.clock.NowMonotonic().Sub(n.st
 // first one in it).
 func (n *Net) Link(name string) *Link {
 	n.t.Helper()
+	l, ok := n.FindLink(name)
+	if !ok {
+		n.t.Fatalf("vnet: no interface or area %q", name)
+	}
+	return l
+}
+
+// FindLink is Link for names that may not exist.
+func (n *Net) FindLink(name string) (*Link, bool) {
 	for _, l := range n.links {
 		if l.conf.Name == name {
-			return l
+			return l, true
 		}
 	}
 	for _, l := range n.links {
 		if l.conf.Area == name {
-			return l
+			return l, true
 		}
 	}
-	n.t.Fatalf("vnet: no interface or area %q", name)
-	return nil
+	return nil, false
 }
 
-// close ends the net and checks what must hold after every test.
-func (n *Net) close() {
+// Close ends the net and returns what does not hold that must hold in the end. Tests
+// do it by themselves.
+func (n *Net) Close() error {
 	n.stopDriver()
 	for _, h := range n.hosts {
 		h.stack.Destroy()
 	}
+	var defects []error
 	if n.Table != nil && n.Engine != nil {
 		for _, err := range n.Table.Check(n.Table.Now()) {
-			n.t.Errorf("connection table: %v", err)
+			defects = append(defects, fmt.Errorf("connection table: %w", err))
 		}
 		stats := n.Engine.Stats()
 		if k := stats.Dropped[dataplane.Internal]; k != 0 {
-			n.t.Errorf("%d packets met an internal defect", k)
+			defects = append(defects, fmt.Errorf("%d packets met an internal defect", k))
 		}
 		n.Engine.Close()
 	}
@@ -253,4 +288,5 @@ func (n *Net) close() {
 		n.Table.Close()
 	}
 	closeEventFD(n.wakeFD)
+	return errors.Join(defects...)
 }

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"testing"
 	"time"
 
 	"example.com/culvert/conntrack"
@@ -42,7 +41,7 @@ import (
 //
 // TCP flags are letters of FSRPAU. A packet that the gateway sends and the script does not
 // expect before its next arrival, count or end is an error.
-func RunScript(t *testing.T, path string) {
+func RunScript(t T, path string) {
 	t.Helper()
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -68,7 +67,7 @@ func RunScript(t *testing.T, path string) {
 
 // script is the state of a script that runs.
 type script struct {
-	t     *testing.T
+	t     T
 	dir   string
 	at    string // file:line
 	net   *Net

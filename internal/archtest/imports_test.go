@@ -144,7 +144,6 @@ var borders = []border{
 	{
 		from: []string{module}, forbidden: []string{"testing"},
 		reason: "package testing does not belong into the binary",
-		butNot: ours("dataplane/vnet"),
 	},
 	{
 		from: []string{module}, forbidden: []string{"C", "github.com/google/gopacket/pcap", "github.com/google/gopacket/afpacket"},
