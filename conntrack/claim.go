@@ -226,11 +226,11 @@ func (a *actor) kill(slot uint32, how killing, now Tick) bool {
 	e := &t.entries[slot]
 	ho := t.index.key.tuple(&e.half[tuple.Original].tuple)
 	hr := t.index.key.tuple(&e.half[tuple.Reply].tuple)
-	return a.endEntry(slot, how, now, ho, hr)
+	return a.endEntry(slot, how, Unspecified, now, ho, hr)
 }
 
 // endEntry is kill for who has the hashes of both tuples.
-func (a *actor) endEntry(slot uint32, how killing, now Tick, ho, hr uint64) bool {
+func (a *actor) endEntry(slot uint32, how killing, why Cause, now Tick, ho, hr uint64) bool {
 	t := a.t
 	e := &t.entries[slot]
 	if !a.unlink(slot, how, now, ho, hr) {
@@ -247,7 +247,7 @@ func (a *actor) endEntry(slot uint32, how killing, now Tick, ho, hr uint64) bool
 			word.Store64(&t.exts[e.ext].stop, uint64(t.Time(now).UnixNano()))
 		}
 		a.deliverDying(now) // in their order
-		if (a.dying.n > 0 || !a.note(EventDestroy, 0, slot, now)) && a.linger(slot) {
+		if (a.dying.n > 0 || !a.note(EventDestroy, Change(why), slot, now)) && a.linger(slot, why) {
 			return true
 		}
 	}

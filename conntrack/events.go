@@ -14,7 +14,7 @@ type note struct {
 	tick   Tick
 	slot   uint32
 	typ    EventType
-	change Change
+	change Change // the Cause of an EventDestroy
 	entry  Entry
 	ext    extension
 }
@@ -106,20 +106,22 @@ const maxDying = 1024
 
 // linger keeps an ended entry until its DESTROY finds room. It reports false,
 // and counts the event as lost, when too many wait already.
-func (a *actor) linger(slot uint32) bool {
+func (a *actor) linger(slot uint32, why Cause) bool {
 	if a.dying.n == maxDying {
 		a.ring.lost[EventDestroy].Add(1)
 		return false
 	}
 	a.t.entries[slot].SetStatus(undelivered)
 	a.dying.append(a.t.slots.link, slot)
+	a.causes.keep(slot, why)
 	return true
 }
 
 // deliverDying tries again what linger kept, in its order.
 func (a *actor) deliverDying(now Tick) {
-	for a.dying.n > 0 && a.note(EventDestroy, 0, a.dying.head, now) {
+	for a.dying.n > 0 && a.note(EventDestroy, Change(a.causes[a.dying.head]), a.dying.head, now) {
 		slot := a.dying.pop(a.t.slots.link)
+		delete(a.causes, slot)
 		atomic.AndUint32(&a.t.entries[slot].status, ^uint32(undelivered))
 		a.retired.open.push(a.t.slots.link, slot)
 	}
@@ -176,7 +178,12 @@ func (p *pump) deliver(r *ring) {
 		r.tail.Store(tail + 1)
 		return
 	}
-	e := Event{Type: n.typ, Change: n.change, Time: p.t.Time(n.tick)}
+	e := Event{Type: n.typ, Time: p.t.Time(n.tick)}
+	if n.typ == EventDestroy {
+		e.Cause = Cause(n.change)
+	} else {
+		e.Change = n.change
+	}
 	p.t.describe(&e.Flow, n.slot, &n.entry, &n.ext, n.tick)
 	r.tail.Store(tail + 1)
 
@@ -317,6 +324,7 @@ func (t *Table) describe(f *Flow, slot uint32, e *Entry, x *extension, now Tick)
 	}
 	for d := range e.half {
 		f.Tuple[d], f.Packets[d], f.Bytes[d] = e.half[d].tuple, e.half[d].packets, e.half[d].bytes
+		f.Hint[d] = e.half[d].hint
 	}
 	if left := e.deadline().Sub(now); left > 0 {
 		f.Timeout = Tick(left).Duration()

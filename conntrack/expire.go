@@ -121,7 +121,7 @@ func (w *Worker) sweepSlots(slots []uint32, now Tick) {
 	prefetch.Lines(w.lines[:2*n])
 
 	for i, slot := range slots[:n] {
-		w.endEntry(slot, ifExpired, now, w.hash[2*i], w.hash[2*i+1])
+		w.endEntry(slot, ifExpired, Unspecified, now, w.hash[2*i], w.hash[2*i+1])
 	}
 }
 

@@ -18,8 +18,9 @@ type Flow struct {
 	Timeout time.Duration // until it expires if no packet comes, never negative
 	ID      uint32        // keyed hash of slot and generation
 	Mark    uint32
-	Rule    uint32 // rule that admitted the flow, by its id
-	Choice  uint8  // why nat chose this port; nat.Reason
+	Rule    uint32                      // rule that admitted the flow, by its id
+	Choice  uint8                       // why nat chose this port; nat.Reason
+	Hint    [tuple.NumDirections]uint32 // the engine's
 	Labels  [2]uint64
 	Helper  string // name of the helper, "" if none
 
@@ -72,6 +73,7 @@ const (
 type Event struct {
 	Type   EventType
 	Change Change // of an EventUpdate
+	Cause  Cause  // of an EventDestroy
 	Seq    uint64 // 1, 2, 3, ... over all events of the table
 	Time   time.Time
 	Flow   Flow

@@ -35,6 +35,7 @@ type actor struct {
 	exts    chain // free extension records at hand
 	retired retirees
 	dying   chain // entries whose DESTROY waits for room in the ring
+	causes  causes
 }
 
 func (a *actor) init(t *Table, i int) {

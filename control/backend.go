@@ -208,9 +208,6 @@ func (g *Gateway) Engine() *dataplane.Engine { return g.engine }
 // Accounting reports whether flows are printed with packet and byte counters.
 func (g *Gateway) Accounting() bool { return g.current.Load().cfg.Conntrack.Accounting }
 
-// LostFlows returns how many flows were ended because the gateway lost their address.
-func (g *Gateway) LostFlows() uint64 { return g.lostFlows.Load() }
-
 // ReloadFile reads the configuration file at path, or the one in force when path
 // is empty, and reloads.
 func (g *Gateway) ReloadFile(_ context.Context, path string) (api.ReloadResult, error) {

@@ -29,9 +29,8 @@ type Gateway struct {
 	host   *host.Host
 	engine *dataplane.Engine
 
-	current   atomic.Pointer[active] // what is in force; never nil
-	lostFlows atomic.Uint64          // ended because their address was lost
-	pressure  pressure
+	current  atomic.Pointer[active] // what is in force; never nil
+	pressure pressure
 
 	mu       sync.Mutex // serializes everything that changes the gateway; guards the rest
 	phase    phase

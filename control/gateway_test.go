@@ -15,6 +15,7 @@ import (
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 
+	"example.com/culvert/conntrack"
 	"example.com/culvert/control/api"
 	"example.com/culvert/control/notify"
 	"example.com/culvert/dataplane/packet"
@@ -217,7 +218,7 @@ func TestLostAddressEndsItsFlows(t *testing.T) {
 	if err := b.Reload(parse(t, moved)); err != nil {
 		t.Fatal(err)
 	}
-	if got := b.LostFlows(); got != 1 {
+	if got := b.Engine().Stats().Ended[conntrack.AddressLost]; got != 1 {
 		t.Errorf("%d flows were ended, want 1", got)
 	}
 	b.send(t, 40003)

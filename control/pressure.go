@@ -76,6 +76,7 @@ func (g *Gateway) Tracking() (t metrics.Tracking) {
 		return t
 	}
 	t.Stats, t.Expect, t.Expectations = g.table.Stats(), g.table.ExpectStats(), g.table.ExpectLen()
+	t.Ended = g.engine.Stats().Ended
 	for i := range t.Alarms {
 		t.Alarms[i] = g.pressure.alarms[i].Load()
 	}

@@ -3,12 +3,10 @@ package control
 import (
 	"errors"
 	"fmt"
-	"net/netip"
+	"maps"
 	"reflect"
 	"slices"
 
-	"example.com/culvert/conntrack"
-	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane"
 	"example.com/culvert/dataplane/port/afpacket"
 	"example.com/culvert/rules"
@@ -39,15 +37,16 @@ func (g *Gateway) reconcile(p *plan, failure onFailure) error {
 	if err != nil {
 		return err
 	}
-	program, err := g.apply(p, ids, ports)
+	lost := g.lost(p)
+	program, err := g.apply(p, ids, ports, lost)
 	if err != nil {
 		return errors.Join(err, g.undo(opened))
 	}
-	old, before, was := g.ports, g.localAddresses(), g.current.Load()
+	old, was := g.ports, g.current.Load()
 	g.ports, g.ids, g.cfg, g.lastPlan = ports, ids, p.cfg, &asked
 	g.publish(p, program, leftOut)
 	g.logChanges(was, g.current.Load())
-	g.afterwards(p, old, before)
+	g.afterwards(p, old, lost)
 	if g.retry != nil {
 		g.retry.Stop()
 		g.retry = nil
@@ -142,7 +141,7 @@ func letTagsIn(parent *openPort) error {
 }
 
 // apply hands the engine its new state.
-func (g *Gateway) apply(p *plan, ids map[key]uint16, ports map[key]*openPort) (*rules.Program, error) {
+func (g *Gateway) apply(p *plan, ids map[key]uint16, ports map[key]*openPort, lost *losses) (*rules.Program, error) {
 	program, err := rules.Compile(&p.cfg.Rules, p.binding(ids), g.current.Load().generation+1)
 	if err != nil {
 		return nil, err
@@ -151,7 +150,7 @@ func (g *Gateway) apply(p *plan, ids map[key]uint16, ports map[key]*openPort) (*
 	if err != nil {
 		return nil, err
 	}
-	st := dataplane.State{Program: program, Routes: routes}
+	st := dataplane.State{Program: program, Routes: routes, Gone: slices.Collect(maps.Keys(lost.addresses))}
 	local := p.local()
 	for i := range p.links {
 		l := &p.links[i]
@@ -186,7 +185,7 @@ func portConfig(l *link, o *openPort) dataplane.PortConfig {
 // afterwards does what follows from a new state: addresses are announced, ports
 // that are gone are closed, flows that cannot work any more are ended. The state
 // is in force already, so failures are logged.
-func (g *Gateway) afterwards(p *plan, old map[key]*openPort, before map[netip.Addr]struct{}) {
+func (g *Gateway) afterwards(p *plan, old map[key]*openPort, lost *losses) {
 	for i := range p.links {
 		l := &p.links[i]
 		proxied, truncated := p.proxied(l)
@@ -211,40 +210,7 @@ func (g *Gateway) afterwards(p *plan, old map[key]*openPort, before map[netip.Ad
 		}
 	}
 	g.pruneSpaces(p.cfg)
-	g.endLost(before, g.localAddresses())
-}
-
-// localAddresses returns the addresses that are in force. g.mu must be held.
-func (g *Gateway) localAddresses() map[netip.Addr]struct{} {
-	all := make(map[netip.Addr]struct{})
-	for _, b := range g.current.Load().interfaces {
-		for _, a := range b.addresses {
-			all[a.Addr()] = struct{}{}
-		}
-	}
-	return all
-}
-
-// endLost ends the flows that need an address that the gateway had before and no
-// longer has, because they are translated to it, come to it, or are the box's own:
-// their packets cannot arrive.
-func (g *Gateway) endLost(before, after map[netip.Addr]struct{}) {
-	lost := make(map[tuple.Addr]struct{})
-	for a := range before {
-		if _, still := after[a]; !still {
-			lost[tuple.AddrFrom(a)] = struct{}{}
-		}
-	}
-	if len(lost) == 0 {
-		return
-	}
-	n := g.table.DeleteIf(func(f *conntrack.Flow) bool {
-		_, replies := lost[f.Tuple[tuple.Reply].Dst]
-		_, comes := lost[f.Tuple[tuple.Original].Dst]
-		return replies || comes
-	})
-	g.lostFlows.Add(uint64(n))
-	g.log.Info("addresses lost", "addresses", len(lost), "flows_ended", n)
+	g.end(lost)
 }
 
 // newlyAbsent returns the interfaces of p that are absent and were not before.

@@ -56,6 +56,14 @@
 // that came, with their identification and DF. Pieces longer than the egress's MTU
 // are told as packets are. The other fragments count as Stats.Joined.
 //
+// # Flows that end with notice
+//
+// When the gateway loses an address or a way out, or a reload says so, flows that
+// depend on it end at once (ending.go): their hosts inside get a RST, an ABORT or an
+// ICMP error, the DESTROY event names the cause, and nothing more leaves with the
+// old address. netfilter deletes such flows silently, and their hosts wait for
+// timers of their own. Engine.End selects, workers tell and end.
+//
 // # Local traffic
 //
 // Port 0 is the gateway's own stack (package host). Packets to the gateway's

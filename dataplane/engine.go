@@ -74,6 +74,7 @@ type Engine struct {
 
 	senders map[senderKey]port.Sender // guarded by mu
 
+	ending  sync.Mutex // serializes End
 	mu      sync.Mutex // serializes Apply, Start and Stop
 	running atomic.Bool
 	stop    atomic.Bool

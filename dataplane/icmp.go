@@ -111,7 +111,7 @@ func (w *Worker) answer(p *packet.Packet, ref conntrack.Ref, why Reason, r role)
 	case TTLExceeded:
 	case NoRoute:
 		code = packet.NoRoute
-	case NeighbourFailed, PortsExhausted, TableFull, ChainFull:
+	case NeighbourFailed, FlowEnded, PortsExhausted, TableFull, ChainFull:
 		code = packet.HostUnreachable
 	case RuleRejected:
 		code = packet.AdminProhibited

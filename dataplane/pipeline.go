@@ -166,6 +166,10 @@ func (w *Worker) forward(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref
 		out, ok = p.In, true
 	}
 	if !ok {
+		if w.v.sourceGone(p, &to) {
+			w.overtaken(p, ref, conntrack.AddressLost, r)
+			return
+		}
 		var why Reason
 		if hint, why = w.nextHop(p, &to, r); why != None {
 			w.refuse(p, ref, why, r)

@@ -66,6 +66,7 @@ const (
 	InvalidWindow // TCP sequence or acknowledgement out of window
 	InvalidNew    // not a packet that may start a flow
 	Untranslated  // invalid, let pass by a rule, and not fit to leave as it is
+	FlowEnded     // its flow was ended with notice
 
 	// Step 11, transmit.
 	NeighbourFailed  // nobody answers for the next hop
@@ -129,6 +130,7 @@ var reasonTexts = [...]reasonText{
 	InvalidWindow:     {"invalid-window", "track", "late or forged segments"},
 	InvalidNew:        {"invalid-new", "track", "packets of flows the gateway has not seen start"},
 	Untranslated:      {"untranslated", "track", "your rule accepts invalid packets, but these would show an inside address or reach the gateway's own stack"},
+	FlowEnded:         {"flow-ended", "track", "the gateway lost the address or the uplink of the flow, or a reload ended it: its inside host was told"},
 	NeighbourFailed:   {"neighbour-failed", "transmit", "the next hop is down or the address is not on the link"},
 	NeighbourQueue:    {"neighbour-queue-full", "transmit", "more packets than may wait for an address"},
 	NeighboursFull:    {"neighbours-full", "transmit", "a scan of an inside prefix, or a very large link"},

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"example.com/culvert/conntrack"
 	"example.com/culvert/dataplane/port"
 	"example.com/culvert/rules"
 )
@@ -11,12 +12,14 @@ type Stats struct {
 	Forwarded  uint64 // sent out of a port; what the kernel refuses later is in Dropped, too
 	Delivered  uint64 // given to the own stack or kernel
 	Originated uint64 // made here: ICMP errors, resets
+	Noticed    uint64 // hosts that were told that their flow was ended
 	Joined     uint64 // fragments that went on within another packet: all of a datagram put together but one
 	Held       uint64 // had to wait for a neighbour's address, or as fragments for others
 	Waiting    uint64 // of these, still do
 	Bytes      uint64 // of IP packets forwarded or delivered
 	Batches    uint64
-	Dropped    [numReasons]uint64 // by Reason
+	Dropped    [numReasons]uint64          // by Reason
+	Ended      [conntrack.NumCauses]uint64 // flows ended with notice, by cause
 }
 
 // Drops returns how many packets were dropped, of all Reasons.
@@ -37,6 +40,7 @@ func (e *Engine) Stats() (s Stats) {
 		s.Forwarded += c.forwarded.Load()
 		s.Delivered += c.delivered.Load()
 		s.Originated += c.originated.Load()
+		s.Noticed += c.noticed.Load()
 		s.Joined += c.joined.Load()
 		resumed += c.resumed.Load() // before held, which is ahead of it
 		s.Held += c.held.Load()
@@ -44,6 +48,9 @@ func (e *Engine) Stats() (s Stats) {
 		s.Batches += c.batches.Load()
 		for r := range w.drops {
 			s.Dropped[r] += w.drops[r].Load()
+		}
+		for why := range w.ended {
+			s.Ended[why] += w.ended[why].Load()
 		}
 	}
 	s.Waiting = s.Held - min(resumed, s.Held)

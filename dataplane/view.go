@@ -42,6 +42,10 @@ type State struct {
 	Program *rules.Program
 	Routes  *route.Table
 	Ports   []PortConfig
+
+	// Gone are external addresses that flows may still have and must not use any
+	// more. What comes for such a flow ends it; Engine.End ends the others.
+	Gone []netip.Addr
 }
 
 // role says how frames that come out of a queue are to be read.
@@ -114,6 +118,7 @@ type view struct {
 	routes  *route.Table
 	ports   []*portEntry // by id; nil: no such port
 	local   map[tuple.Addr]uint16
+	gone    map[tuple.Addr]struct{} // nil: none
 	subnets map[tuple.Addr]struct{} // directed broadcast addresses of own IPv4 prefixes
 	sources [][]source              // by worker
 	sinks   []sinks                 // by worker
@@ -160,6 +165,12 @@ func (e *Engine) newView(st State, gen uint32) (*view, error) {
 		gen: gen, prog: st.Program, routes: st.Routes,
 		local:   make(map[tuple.Addr]uint16),
 		subnets: make(map[tuple.Addr]struct{}),
+	}
+	for _, a := range st.Gone {
+		if v.gone == nil {
+			v.gone = make(map[tuple.Addr]struct{}, len(st.Gone))
+		}
+		v.gone[tuple.AddrFrom(a)] = struct{}{}
 	}
 	if v.prog == nil {
 		v.prog = noRules()

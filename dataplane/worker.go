@@ -37,6 +37,8 @@ type Worker struct {
 	live [Batch]uint8 // indexes into pkts of keys and refs
 
 	pending   pending
+	endings   chan ending      // filled by Engine.End
+	unended   atomic.Int64     // of these, those that have not ended yet
 	scratch   packet.Packet    // ICMP errors, resets, fragments and segments are built here
 	out       []byte           // memory of frames made here, see arena
 	used      int              // of out, since the last flush
@@ -52,6 +54,7 @@ type Worker struct {
 	seen    atomic.Uint32 // generation of the view of the last batch
 	asleep  atomic.Bool   // not in a batch: counts as past every generation
 	drops   [numReasons]atomic.Uint64
+	ended   [conntrack.NumCauses]atomic.Uint64
 	tally   tally
 	counter counters
 }
@@ -60,6 +63,7 @@ type Worker struct {
 type counters struct {
 	received, forwarded, delivered, originated atomic.Uint64
 	held, resumed, joined                      atomic.Uint64
+	noticed                                    atomic.Uint64
 	bytes, batches                             atomic.Uint64
 }
 
@@ -88,6 +92,7 @@ func newWorker(e *Engine, index int) (*Worker, error) {
 	}
 	w.rnd = rand.NewPCG(seed, uint64(index))
 	w.out = make([]byte, arenaSize)
+	w.endings = make(chan ending, endingQueue)
 	if err := w.pending.init(e.cfg.Pending); err != nil {
 		return nil, err
 	}
@@ -141,7 +146,8 @@ func (w *Worker) run() {
 }
 
 // Step takes at most one batch from each of the worker's queues, at time now
-// (boot clock, ns), and returns how many packets it handled. It never blocks.
+// (boot clock, ns), and returns how many packets it handled and flows it ended for Engine.End. It
+// never blocks.
 // Only the worker's own goroutine may call it.
 func (w *Worker) Step(now int64) int {
 	w.begin(now)
@@ -160,6 +166,10 @@ func (w *Worker) Step(now int64) int {
 	}
 	if w.pending.due() {
 		w.retry()
+		w.flush()
+	}
+	if len(w.endings) > 0 {
+		total += w.endFlows()
 		w.flush()
 	}
 	return total

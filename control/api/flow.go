@@ -46,6 +46,7 @@ type Event struct {
 	Seq    uint64    `json:"seq"` // 1, 2, 3, ... over all events of the gateway
 	Type   string    `json:"type"`
 	Time   time.Time `json:"time"`
+	Cause  string    `json:"cause,omitempty"` // why the gateway ended the flow with notice: address-lost, uplink-down, interface-gone, rules-changed
 	Flow   *Flow     `json:"flow,omitempty"`
 	Missed uint64    `json:"missed,omitempty"` // type MISSED: how many events the reader was too slow for
 }

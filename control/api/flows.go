@@ -48,7 +48,7 @@ func (l *lines) flow(f *conntrack.Flow) {
 
 func (l *lines) event(e *conntrack.Event) {
 	if l.form == FormJSON {
-		l.encode(Event{Seq: e.Seq, Type: e.Type.String(), Time: e.Time, Flow: flowFrom(&e.Flow)})
+		l.encode(Event{Seq: e.Seq, Type: e.Type.String(), Time: e.Time, Cause: e.Cause.String(), Flow: flowFrom(&e.Flow)})
 		return
 	}
 	l.buf.Write(ctfmt.AppendEvent(l.buf.AvailableBuffer(), e, l.options))

@@ -19,7 +19,6 @@ type Source interface {
 	Status() api.Status
 	Rules() []api.Rule
 	Counters() []api.Counter
-	LostFlows() uint64
 	Tracking() Tracking
 }
 
@@ -32,7 +31,8 @@ type Tracking struct {
 	Stats        conntrack.Stats
 	Expect       conntrack.ExpectStats
 	Expectations int
-	Alarms       [len(AlarmPercents)]uint64 // by position in AlarmPercents
+	Ended        [conntrack.NumCauses]uint64 // with notice, by cause
+	Alarms       [len(AlarmPercents)]uint64  // by position in AlarmPercents
 }
 
 // Collector implements prometheus.Collector. It is safe for concurrent use.
@@ -49,9 +49,8 @@ var (
 	generation = describe("culvert_config_generation", "Generation of the state in force; grows with each reload and each change of the kernel that was followed.")
 	flows      = describe("culvert_flows", "Tracked flows.")
 	flowLimit  = describe("culvert_flows_limit", "Most flows that can be tracked; raise conntrack.max when culvert_flows nears it.")
-	flowsLost  = describe("culvert_flows_ended_by_lost_address_total", "Flows ended because the gateway lost the address they were translated to.")
 	begun      = describe("culvert_flows_begun_total", "Flows whose first packet left.")
-	ended      = describe("culvert_flows_ended_total", "Flows that ended, by cause: expired in time, deleted by command, early-drop to make room for others, replaced by a new connection on the same ports. Raise conntrack.max when early-drop grows.", "cause")
+	ended      = describe("culvert_flows_ended_total", "Flows that ended, by cause: expired in time, deleted by command, early-drop to make room for others, replaced by a new connection on the same ports; and with notice to their inside hosts address-lost, uplink-down, interface-gone and rules-changed. Raise conntrack.max when early-drop grows.", "cause")
 	refusedNew = describe("culvert_flows_refused_total", "Flows that found no room, by cause: table-full, client-share or chain-full; culvert counters says what to do about each.", "cause")
 	clashes    = describe("culvert_flow_clashes_total", "New flows that found their addresses and ports taken, by kind: same-flow, two first packets raced and both went on; other-flow, another port was tried.", "kind")
 	alarms     = describe("culvert_flows_alarms_total", "How often the table filled up to a percentage of its limit; the log names the largest holders.", "percent")
@@ -68,7 +67,7 @@ var (
 	truncated  = describe("culvert_interface_receive_truncated_total", "Frames longer than the receive ring could hold.", "interface")
 	refused    = describe("culvert_interface_transmit_refused_total", "Frames the kernel refused to send.", "interface")
 
-	all = []*prometheus.Desc{info, ready, generation, flows, flowLimit, flowsLost, begun, ended, refusedNew, clashes, alarms, expects, expectEv,
+	all = []*prometheus.Desc{info, ready, generation, flows, flowLimit, begun, ended, refusedNew, clashes, alarms, expects, expectEv,
 		forwarded, dropped, ruleHits,
 		received, receivedB, sent, sentB, ringDrops, truncated, refused}
 )
@@ -98,7 +97,6 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	gauge(generation, float64(st.Generation))
 	gauge(flows, float64(st.Flows))
 	gauge(flowLimit, float64(st.FlowLimit))
-	count(flowsLost, c.from.LostFlows())
 	c.from.Tracking().collect(gauge, count)
 	count(forwarded, st.Forwarded)
 	for _, d := range c.from.Counters() {
@@ -132,6 +130,9 @@ func (t Tracking) collect(gauge func(*prometheus.Desc, float64, ...string), coun
 	count(ended, s.Deleted, "deleted")
 	count(ended, s.EarlyDrop, "early-drop")
 	count(ended, s.Restart, "replaced")
+	for why := conntrack.Unspecified + 1; int(why) < conntrack.NumCauses; why++ {
+		count(ended, t.Ended[why], why.String())
+	}
 	count(refusedNew, s.TableFull, "table-full")
 	count(refusedNew, s.ClientFull, "client-share")
 	count(refusedNew, s.ChainTooLong, "chain-full")

@@ -25,13 +25,13 @@ func (source) Rules() []api.Rule {
 	return []api.Rule{{List: "snat", Name: "home", Hits: 4}, {List: "dnat", ID: 0xbeef, Hits: 5}}
 }
 func (source) Counters() []api.Counter { return []api.Counter{{Reason: "no-route", Count: 6}} }
-func (source) LostFlows() uint64       { return 1 }
 func (source) Tracking() Tracking {
 	return Tracking{
 		Stats:        conntrack.Stats{Insert: 10, Expired: 11, EarlyDrop: 12, ClientFull: 13, InsertFailed: 20, ClashResolve: 14},
 		Expect:       conntrack.ExpectStats{Create: 16, New: 17, Delete: 18},
 		Expectations: 19,
 		Alarms:       [...]uint64{3, 2, 1},
+		Ended:        [...]uint64{conntrack.AddressLost: 21, conntrack.RulesChanged: 22},
 	}
 }
 
@@ -82,6 +82,8 @@ func TestValues(t *testing.T) {
 		{"culvert_flows_begun_total", "", 10},
 		{"culvert_flows_ended_total", "expired", 11},
 		{"culvert_flows_ended_total", "early-drop", 12},
+		{"culvert_flows_ended_total", "address-lost", 21},
+		{"culvert_flows_ended_total", "rules-changed", 22},
 		{"culvert_flows_refused_total", "client-share", 13},
 		{"culvert_flow_clashes_total", "same-flow", 14},
 		{"culvert_flow_clashes_total", "other-flow", 6},
