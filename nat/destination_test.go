@@ -31,7 +31,7 @@ func TestDestination(t *testing.T) {
 	} {
 		from := flow(tt.proto, "192.0.2.5", 40000)
 		from.DstPort = tt.dport
-		got, why := tt.d.Apply(from, local, 1)
+		got, why := tt.d.Apply(from, local, 1, 0)
 		if got.Dst != addr(tt.want) || got.DstPort != tt.port || why != tt.why {
 			t.Errorf("%s: %v (%v), want %s port %d (%v)", tt.claim, got, why, tt.want, tt.port, tt.why)
 		}
@@ -46,7 +46,7 @@ func TestRandomPortsStayInRange(t *testing.T) {
 	d := Destination{Ports: PortRange{8000, 8003}, Flags: Random}
 	seen := map[uint16]bool{}
 	for i := range 200 {
-		got, why := d.Apply(flow(tuple.TCP, "192.0.2.5", 40000), tuple.Addr{}, uint64(i))
+		got, why := d.Apply(flow(tuple.TCP, "192.0.2.5", 40000), tuple.Addr{}, uint64(i), 0)
 		if !d.Ports.Contains(got.DstPort) || why != RandomPort {
 			t.Fatalf("port %d (%v)", got.DstPort, why)
 		}

@@ -50,6 +50,9 @@ type span struct {
 // and what lies below and above.
 const maxSpans = 4
 
+// Empty reports whether the walk has no candidates at all.
+func (c *Search) Empty() bool { return c.left == 0 }
+
 // plan lays out the spans that every address is searched by.
 func (c *Search) plan(ports PortRange, f Flags) {
 	c.own = c.t.SrcPort

@@ -1,6 +1,10 @@
 package nat
 
-import "example.com/culvert/conntrack/tuple"
+import (
+	"slices"
+
+	"example.com/culvert/conntrack/tuple"
+)
 
 // Behaviour is one of the three mapping and filtering behaviours of RFC 4787, or
 // netfilter's own.
@@ -20,21 +24,68 @@ type Source struct {
 	Ports              PortRange   // zero: by class, see the package comment
 	Flags              Flags       // Random, Persistent, RFC
 	Mapping, Filtering Behaviour   // carried for the engine
+	Fit                Fit         // of Addrs; other than Choose, they are one prefix
+	From               AddrRange   // the prefix that the rule matches, for Neutral
+
+	Map *Map[Source] // what to do instead, by the packet's source; see For
+}
+
+// For returns what s means for a flow with tuple t: itself, or what its map has
+// for t's source. It returns nil when the map has nothing.
+func (s *Source) For(t *tuple.Tuple) *Source {
+	if s.Map == nil {
+		return s
+	}
+	return s.Map.Lookup(&t.Src, t.SrcPort)
+}
+
+// Each calls f for s and for all that its map leads to. It is for who makes s:
+// later nobody may change it.
+func (s *Source) Each(f func(*Source)) {
+	f(s)
+	if s.Map != nil {
+		for i := range s.Map.entries {
+			s.Map.entries[i].To.Each(f)
+		}
+	}
+}
+
+// Targets returns all addresses that flows may be translated to, none for
+// masquerade.
+func (s *Source) Targets() []AddrRange {
+	all := slices.Clone(s.Addrs)
+	if s.Map != nil {
+		for i := range s.Map.entries {
+			all = append(all, s.Map.entries[i].To.Targets()...)
+		}
+	}
+	return all
 }
 
 // Masquerade reports whether the source becomes the address of the egress
 // interface.
-func (s *Source) Masquerade() bool { return len(s.Addrs) == 0 }
+func (s *Source) Masquerade() bool { return len(s.Addrs) == 0 && s.Map == nil }
 
 // Search starts the walk over the sources that a flow with tuple t may leave
 // with, best first. t is as the flow leaves: its destination is translated
 // already. addr is the address of the egress interface for masquerade, ignored
-// otherwise. rnd should be unpredictable to peers (RFC 6056).
+// otherwise. rnd should be unpredictable to peers (RFC 6056). s must have no Map:
+// see For.
 func (s *Source) Search(t tuple.Tuple, addr tuple.Addr, rnd uint64) Search {
 	c := Search{t: t, rnd: rnd, left: 1}
-	if s.Masquerade() {
+	switch {
+	case s.Masquerade():
 		c.t.Src = addr
-	} else {
+	case s.Fit != Choose:
+		var ok bool
+		if c.t.Src, ok = s.Fit.netmap(t.Src, &s.From, &s.Addrs[0]); !ok {
+			return Search{}
+		}
+		if s.Fit == Neutral { // without state, so the port is not chosen either
+			c.own, c.keep = t.SrcPort, keepOnly
+			return c
+		}
+	default:
 		c.pool = s.Addrs
 		c.left = poolSize(s.Addrs)
 		c.addr = pick(clientHash(&t, s.Flags), c.left)
