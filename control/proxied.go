@@ -1,9 +1,11 @@
 package control
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
+	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/nat"
 	"example.com/culvert/rules"
 )
@@ -14,11 +16,13 @@ const maxProxied = 1 << 16
 
 // proxied returns the addresses that neighbours on l must find at the gateway
 // though no interface has them: on-link addresses that a dnat rule translates
-// from, or a snat rule translates to. Real hosts, which a dnat rule translates
-// to, keep theirs. Of ranges too large for one link, truncated tells how many
-// addresses were left out.
+// from, or that a rule translates sources to. Real hosts keep theirs: what a dnat
+// rule translates to, the routers on the link, and the link's own two addresses.
+// Of ranges too large for one link, truncated tells how many addresses were left
+// out.
 func (p *plan) proxied(l *link) (addrs []netip.Addr, truncated uint64) {
-	own := p.local()
+	others := p.others(l)
+	targets := p.targets()
 	want := make(map[netip.Addr]struct{})
 	for _, r := range p.proxiedRanges(l) {
 		if r.Size() > uint64(maxProxied-len(want)) {
@@ -26,7 +30,7 @@ func (p *plan) proxied(l *link) (addrs []netip.Addr, truncated uint64) {
 			continue
 		}
 		for a := r.First.Netip(); ; a = a.Next() {
-			if _, mine := own[a]; !mine && !p.isTarget(a) {
+			if _, known := others[a]; !known && !contains(targets, a) {
 				want[a] = struct{}{}
 			}
 			if a == r.Last.Netip() {
@@ -39,6 +43,28 @@ func (p *plan) proxied(l *link) (addrs []netip.Addr, truncated uint64) {
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	return addrs, truncated
+}
+
+// others returns addresses that are not to be proxied on l, whatever the rules
+// say.
+func (p *plan) others(l *link) map[netip.Addr]struct{} {
+	all := make(map[netip.Addr]struct{})
+	for a := range p.local() {
+		all[a] = struct{}{}
+	}
+	for _, r := range l.routes {
+		all[r.Gateway] = struct{}{}
+	}
+	for _, a := range l.addresses {
+		if bits := a.Addr().BitLen() - a.Bits(); bits > 1 {
+			r := rules.Prefix(a)
+			all[r.First.Netip()] = struct{}{} // the network; in IPv6 any router (RFC 4291 section 2.6.1)
+			if a.Addr().Is4() {
+				all[r.Last.Netip()] = struct{}{} // broadcast
+			}
+		}
+	}
+	return all
 }
 
 // proxiedRanges returns the parts of the rules' ranges that lie on l.
@@ -56,14 +82,16 @@ func (p *plan) proxiedRanges(l *link) []nat.AddrRange {
 	lists := &p.cfg.Rules.Lists
 	for i := range lists[rules.Dnat] {
 		r := &lists[rules.Dnat][i]
-		if (r.Then == rules.ActDnat || r.Then == rules.ActRedirect) && r.If.Dst.Sense == rules.Is && l.meets(&r.If.In, &r.If.InArea) {
+		if r.TranslatesDestination() && r.If.Dst.Sense == rules.Is && l.meets(&r.If.In, &r.If.InArea) {
 			add(r.If.Dst.Values)
+		}
+		if r.Twice != nil {
+			add(r.Twice.Addrs)
 		}
 	}
 	for i := range lists[rules.Snat] {
-		r := &lists[rules.Snat][i]
-		if r.Then == rules.ActSnat && l.meets(&r.If.Out, &r.If.OutArea) {
-			add(r.Src.Addrs)
+		if r := &lists[rules.Snat][i]; l.meets(&r.If.Out, &r.If.OutArea) {
+			add(r.Src.Targets())
 		}
 	}
 	return ranges
@@ -87,16 +115,41 @@ func matchName(pattern, name string) bool {
 	return pattern == name
 }
 
-// isTarget reports whether a dnat rule translates to a.
-func (p *plan) isTarget(a netip.Addr) bool {
+// targets returns all addresses that dnat rules translate to, by their first
+// ones. What netmap and nptv6 have on the inside is a plan of addresses, not a
+// list of hosts, and counts all the same: the hosts of it answer for themselves.
+func (p *plan) targets() []nat.AddrRange {
+	var all []nat.AddrRange
 	for i := range p.cfg.Rules.Lists[rules.Dnat] {
-		for _, r := range p.cfg.Rules.Lists[rules.Dnat][i].Dest.Addrs {
-			if r.First.Netip().Compare(a) <= 0 && a.Compare(r.Last.Netip()) <= 0 {
-				return true
-			}
-		}
+		all = append(all, p.cfg.Rules.Lists[rules.Dnat][i].Dest.Targets()...)
 	}
-	return false
+	slices.SortFunc(all, func(a, b nat.AddrRange) int {
+		return cmp.Or(slices.Compare(a.First[:], b.First[:]), slices.Compare(a.Last[:], b.Last[:]))
+	})
+	return merge(all)
+}
+
+// merge joins sorted ranges that overlap.
+func merge(sorted []nat.AddrRange) []nat.AddrRange {
+	var out []nat.AddrRange
+	for _, r := range sorted {
+		if n := len(out); n > 0 && out[n-1].Contains(r.First) {
+			if !out[n-1].Contains(r.Last) {
+				out[n-1].Last = r.Last
+			}
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// contains reports whether a is in one of ranges, which merge has made.
+func contains(ranges []nat.AddrRange, a netip.Addr) bool {
+	i, found := slices.BinarySearchFunc(ranges, tuple.AddrFrom(a), func(r nat.AddrRange, a tuple.Addr) int {
+		return slices.Compare(r.First[:], a[:])
+	})
+	return found || i > 0 && ranges[i-1].Contains(tuple.AddrFrom(a))
 }
 
 // intersect returns the common part of a and b, if there is one.

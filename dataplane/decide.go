@@ -57,6 +57,9 @@ func (v *view) destination(f *first) Reason {
 		return None
 	}
 	dst := v.prog.Dnat(&f.key, f.ruling)
+	if dst == nil && f.ruling.DnatRule == nil {
+		dst = v.turnRound(f)
+	}
 	if dst == nil {
 		return None
 	}
@@ -64,7 +67,10 @@ func (v *view) destination(f *first) Reason {
 	if !ok && dst.Redirect == nat.ToLocal {
 		return SourceNeeded
 	}
-	to, why := dst.Apply(f.key.Tuple, local, f.rnd.Uint64())
+	to, why := dst.Apply(f.key.Tuple, local, f.rnd.Uint64(), f.ruling.Turn())
+	if why == nat.None {
+		return NoMapping
+	}
 	f.redirect(to)
 	f.dnat = why
 	if f.ruling.DnatRule != nil {
@@ -131,12 +137,15 @@ func (v *view) source(f *first) Reason {
 		f.span.to.Src = f.heir.Src
 		f.prop.Status |= conntrack.SrcNATDone
 	} else if f.hop.Port != HostPort && !f.onLink {
-		if src := v.prog.Snat(&f.key, f.ruling); src != nil {
-			addr, ok := f.egress.primary(f.key.Tuple.Family)
-			if !ok && src.Masquerade() {
-				return SourceNeeded
-			}
+		src, addr, why := v.newSource(f)
+		if why != None {
+			return why
+		}
+		if src != nil {
 			f.search, f.span = src.Search(f.key.Tuple, addr, f.rnd.Uint64()), searchOf(f.key.Tuple, f.ruling.SnatRule)
+			if f.search.Empty() {
+				return NoMapping
+			}
 			f.prop.Status |= conntrack.SrcNATDone
 			if f.ruling.SnatRule != nil {
 				f.prop.Rule = f.ruling.SnatRule.ID
@@ -146,6 +155,18 @@ func (v *view) source(f *first) Reason {
 	f.prop.Mark = f.ruling.ApplyMark(f.prop.Mark)
 	f.prop.Policy = v.policyOf(f.ruling.TimeoutRule)
 	return None
+}
+
+// newSource returns what the rules say about f's source, and the address that
+// masquerade means; nil if it stays.
+func (v *view) newSource(f *first) (*nat.Source, tuple.Addr, Reason) {
+	if src := v.prog.Snat(&f.key, f.ruling); src != nil {
+		return sourceAt(src, f.egress, f.key.Tuple.Family)
+	}
+	if f.ruling.SnatRule != nil {
+		return nil, tuple.Addr{}, None
+	}
+	return v.turnedSource(f)
 }
 
 // key is what rules see of p.

@@ -50,6 +50,7 @@ const (
 	PolicyDenied    // refused by the default policy
 	RuleDenied      // refused by a filter rule
 	RuleRejected    // refused by a filter rule with notice to the sender
+	NoMapping       // prefix translation (RFC 6296) has no other address for this one
 	SourceNeeded    // masquerade, and the egress interface has no address of the family
 	TTLExceeded     // time to live ran out here
 	TooBigForEgress // longer than the egress MTU, must not be fragmented
@@ -118,6 +119,7 @@ var reasonTexts = [...]reasonText{
 	PolicyDenied:      {"policy-denied", "rules", "unsolicited traffic; add a filter or dnat rule to admit it"},
 	RuleDenied:        {"rule-denied", "rules", "your rule; see culvert rules"},
 	RuleRejected:      {"rule-rejected", "rules", "your rule; see culvert rules"},
+	NoMapping:         {"no-mapping", "rules", "hosts use a subnet or identifier of all ones, which nptv6 cannot translate: renumber them"},
 	SourceNeeded:      {"no-egress-address", "rules", "give the egress interface an address of this family"},
 	TTLExceeded:       {"ttl-exceeded", "rules", "traceroute, or a routing loop"},
 	TooBigForEgress:   {"too-big", "rules", "path MTU discovery at work; check mtu if it never ends"},

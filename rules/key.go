@@ -129,6 +129,15 @@ type Decision struct {
 // ApplyMark returns mark as the rules so far have changed it.
 func (d *Decision) ApplyMark(mark uint32) uint32 { return mark&^d.MarkMask | d.Mark }
 
+// Turn returns how many packets met the dnat rule before this one, as far as hits
+// are counted: for balancing one after the other.
+func (d *Decision) Turn() uint64 {
+	if d.DnatRule == nil || d.Hits == nil {
+		return 0
+	}
+	return d.Hits[d.DnatRule.Index].Load() - 1
+}
+
 // Hits counts the packets that matched each rule, by Rule.Index. One goroutine
 // writes it (each worker has its own), any may read it.
 type Hits []atomic.Uint64

@@ -25,6 +25,7 @@ const (
 	fDstPort
 	fICMP
 	fLocal
+	fMap
 	fState
 	fMark
 	fTTL
@@ -75,6 +76,7 @@ type matcher struct {
 	srcPort, dstPrt []nat.PortRange
 	icmp            []ICMPType
 	marks           []MarkMatch
+	spec            *RuleSpec // with fMap: its map must have something for the packet
 }
 
 func (m *matcher) looksAt(f field) bool { return m.fields&f != 0 }
@@ -130,6 +132,7 @@ func (m *matcher) static(k *Key) bool {
 	case m.looksAt(fICMP) && !m.hasICMP(t):
 	case m.looksAt(fDst) && !m.hasAddr(fDst, m.dst, t, &t.Dst):
 	case m.looksAt(fSrc) && !m.hasAddr(fSrc, m.src, t, &t.Src):
+	case m.looksAt(fMap) && (m.spec.Dest.For(t) == nil || m.spec.Src.For(t) == nil):
 	default:
 		return true
 	}
@@ -285,6 +288,10 @@ func compileMatch(spec *Spec, b *Binding, rs *RuleSpec) (matcher, error) {
 	note(&m, fMark, &c.Mark)
 	note(&m, fTTL, &c.TTL)
 	note(&m, fDSCP, &c.DSCP)
+	if rs.Dest.Map != nil || rs.Src.Map != nil {
+		m.fields |= fMap
+		m.spec = rs
+	}
 	return m, nil
 }
 
@@ -384,7 +391,11 @@ func (rs *RuleSpec) Family() (uint8, error) {
 		fam = one
 		return nil
 	}
-	for _, ranges := range [...][]nat.AddrRange{rs.If.Src.Values, rs.If.Dst.Values, rs.Dest.Addrs, rs.Src.Addrs} {
+	twice := nat.Source{}
+	if rs.Twice != nil {
+		twice = *rs.Twice
+	}
+	for _, ranges := range [...][]nat.AddrRange{rs.If.Src.Values, rs.If.Dst.Values, rs.Dest.Targets(), rs.Src.Targets(), twice.Addrs} {
 		if err := narrow(ranges); err != nil {
 			return 0, err
 		}

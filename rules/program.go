@@ -36,7 +36,16 @@ func (r *Rule) Action() Action { return r.then }
 func (r *Rule) Timeouts() *conntrack.Timeouts { return r.spec.Timeouts }
 
 // translates reports whether r is a dnat rule that changes the packet.
-func (r *Rule) translates() bool { return r.then == ActDnat || r.then == ActRedirect }
+func (r *Rule) translates() bool { return r.List == Dnat && r.spec.TranslatesDestination() }
+
+// Hairpins reports whether r is a dnat rule that holds for inside hosts that use
+// the outside address, too.
+func (r *Rule) Hairpins() bool { return r.translates() && r.spec.Hairpin == Hairpinned }
+
+// NamesDestination reports whether r looks for particular destinations.
+func (r *Rule) NamesDestination() bool {
+	return !r.spec.If.Dst.IsAny() && r.spec.If.Dst.Sense == Is
+}
 
 // Program is a compiled ruleset. It is immutable, so any number of goroutines
 // may use it; it is replaced as a whole.
@@ -49,8 +58,9 @@ type Program struct {
 	index    [NumLists]index
 	all      []*Rule
 	byID     map[uint32]*Rule
-	follow   Scope // PerPacket: some filter rule may treat established packets differently
-	judged   uint8 // 1<<State: some filter rule may apply to its packets
+	follow   Scope   // PerPacket: some filter rule may treat established packets differently
+	judged   uint8   // 1<<State: some filter rule may apply to its packets
+	turns    [2]bool // by Delivery: see TurnsRound
 }
 
 // Errors of Compile. They are wrapped with the rule's position.
@@ -118,6 +128,10 @@ func (p *Program) add(r *Rule) {
 	p.byID[r.ID] = r
 	p.all = append(p.all, r)
 	p.lists[r.List] = append(p.lists[r.List], r)
+	if c := &r.spec.If; r.Hairpins() && !(c.In.IsAny() && c.InArea.IsAny()) {
+		p.turns[ToLocal] = true
+		p.turns[Forward] = p.turns[Forward] || r.NamesDestination()
+	}
 	if r.List != Filter {
 		return
 	}
@@ -126,6 +140,11 @@ func (p *Program) add(r *Rule) {
 		p.follow = PerPacket
 	}
 }
+
+// TurnsRound reports whether a dnat rule for packets from some interfaces may hold
+// for packets from inside, too (see Hairpin): to the gateway's own addresses, or
+// to others.
+func (p *Program) TurnsRound(d Delivery) bool { return p.turns[d] }
 
 // ruleID hashes a rule's content (FNV-1a).
 func ruleID(list List, text string) uint32 {
@@ -141,9 +160,9 @@ func ruleID(list List, text string) uint32 {
 // allowed says which actions a list takes.
 var allowed = [NumLists][numActions]bool{
 	Pre:    {ActAccept: true, ActMark: true, ActZone: true, ActNoTrack: true},
-	Dnat:   {ActNone: true, ActMark: true, ActDnat: true, ActRedirect: true},
+	Dnat:   {ActNone: true, ActMark: true, ActDnat: true, ActRedirect: true, ActNetmap: true, ActNPTv6: true},
 	Filter: {ActAccept: true, ActDrop: true, ActReject: true, ActMark: true},
-	Snat:   {ActNone: true, ActMark: true, ActSnat: true, ActMasquerade: true},
+	Snat:   {ActNone: true, ActMark: true, ActSnat: true, ActMasquerade: true, ActNetmap: true, ActNPTv6: true},
 }
 
 // Allowed reports whether rules of list may have action a.
@@ -196,13 +215,13 @@ func (p *Program) Pre(k *Key, d *Decision) {
 }
 
 // Dnat walks the dnat list for the first packet of a flow. It returns nil when
-// the destination stays.
+// the destination stays. What it returns has no map.
 func (p *Program) Dnat(k *Key, d *Decision) *nat.Destination {
 	d.DnatRule = p.first(Dnat, k, d)
 	if d.DnatRule == nil || d.DnatRule.then == ActNone {
 		return nil
 	}
-	return &d.DnatRule.spec.Dest
+	return d.DnatRule.spec.Dest.For(&k.Tuple)
 }
 
 // first returns the rule of a list that decides, nil if none does, after those
@@ -268,14 +287,19 @@ func (r *Rule) verdict(k *Key) Verdict {
 	return Drop
 }
 
-// Snat walks the snat list for the first packet of a flow. It returns nil when
-// the source stays; see nat.NullSearch.
+// Snat walks the snat list for the first packet of a flow, unless the dnat rule
+// that it met gives it a source, too. It returns nil when the source stays; see
+// nat.NullSearch. What it returns has no map.
 func (p *Program) Snat(k *Key, d *Decision) *nat.Source {
+	if r := d.DnatRule; r != nil && r.spec.Twice != nil {
+		d.SnatRule = r
+		return r.spec.Twice
+	}
 	d.SnatRule = p.first(Snat, k, d)
 	if d.SnatRule == nil || d.SnatRule.then == ActNone {
 		return nil
 	}
-	return &d.SnatRule.spec.Src
+	return d.SnatRule.spec.Src.For(&k.Tuple)
 }
 
 // meet notes that r applies to the packet.

@@ -156,13 +156,15 @@ const (
 	ActRedirect                 // dnat
 	ActSnat                     // snat
 	ActMasquerade               // snat
+	ActNetmap                   // dnat, snat: another prefix, the same host bits
+	ActNPTv6                    // the same, and checksums stay (RFC 6296)
 	numActions
 )
 
 var actionNames = [...]string{
 	ActNone: "none", ActAccept: "accept", ActDrop: "drop", ActReject: "reject", ActMark: "mark",
 	ActZone: "zone", ActNoTrack: "notrack", ActDnat: "dnat", ActRedirect: "redirect",
-	ActSnat: "snat", ActMasquerade: "masquerade",
+	ActSnat: "snat", ActMasquerade: "masquerade", ActNetmap: "netmap", ActNPTv6: "nptv6",
 }
 
 var _ [numActions]string = actionNames
@@ -181,11 +183,22 @@ type RuleSpec struct {
 
 	Mark, MarkMask uint32          // ActMark
 	Zone           uint16          // ActZone
-	Dest           nat.Destination // ActDnat, ActRedirect
-	Src            nat.Source      // ActSnat, ActMasquerade
+	Dest           nat.Destination // dnat list
+	Src            nat.Source      // snat list
+	Twice          *nat.Source     // dnat list: the new source, too; nil: the snat list decides
+	Hairpin        Hairpin         // dnat list
 
 	Timeouts *conntrack.Timeouts // of the flows it applies to; zero fields: the table's; nil: all are
 }
+
+// Hairpin says whether a dnat rule holds for inside hosts that use the outside
+// address, too.
+type Hairpin uint8
+
+const (
+	Hairpinned Hairpin = iota // yes, and they appear with an outside address (RFC 4787 REQ-9)
+	NoHairpin                 // only where its conditions on the interface hold
+)
 
 // Location is where the user can edit something.
 type Location struct {

@@ -48,14 +48,9 @@ func (rs *RuleSpec) arguments(w *words) {
 		w.add(MarkMatch{rs.Mark, rs.MarkMask}.String())
 	case ActZone:
 		w.add(strconv.Itoa(int(rs.Zone)))
-	case ActDnat, ActRedirect:
-		w.translation(rs.Dest.Addrs, rs.Dest.Ports, rs.Dest.Flags)
-		if rs.Dest.Flags&nat.Shift != 0 {
-			w.add("shift")
-		}
-	case ActSnat, ActMasquerade:
-		w.translation(rs.Src.Addrs, rs.Src.Ports, rs.Src.Flags)
 	}
+	w.destination(rs)
+	w.source(rs)
 	if rs.Timeouts != nil {
 		w.add("timeout " + timeoutsText(rs.Timeouts))
 	}
@@ -68,28 +63,6 @@ func (w *words) add(s string) {
 		w.WriteByte(' ')
 	}
 	w.WriteString(s)
-}
-
-func (w *words) translation(addrs []nat.AddrRange, ports nat.PortRange, f nat.Flags) {
-	one := len(addrs) == 1 && addrs[0].First == addrs[0].Last
-	switch {
-	case one && !ports.IsZero() && ports.First == ports.Last:
-		w.add("to " + netip.AddrPortFrom(addrs[0].First.Netip(), ports.First).String())
-		ports = nat.PortRange{}
-	case len(addrs) > 0:
-		w.add("to " + join(addrs, RangeText))
-	}
-	if !ports.IsZero() {
-		w.add("ports " + ports.String())
-	}
-	for _, flag := range [...]struct {
-		bit  nat.Flags
-		name string
-	}{{nat.Random, "random"}, {nat.FullyRandom, "fully-random"}, {nat.Persistent, "persistent"}} {
-		if f&flag.bit != 0 {
-			w.add(flag.name)
-		}
-	}
 }
 
 // condition adds "name value,value" or "name !value,value".
@@ -133,13 +106,21 @@ func RangeText(r nat.AddrRange) string {
 	if r.First == r.Last {
 		return r.First.String()
 	}
-	first := r.First.Netip()
-	for bits := range first.BitLen() {
-		if p := netip.PrefixFrom(first, bits); Prefix(p) == r {
-			return p.String()
-		}
+	if p, ok := PrefixOf(r); ok {
+		return p.String()
 	}
 	return r.String()
+}
+
+// PrefixOf returns the prefix that has the addresses of r, if there is one.
+func PrefixOf(r nat.AddrRange) (netip.Prefix, bool) {
+	first := r.First.Netip()
+	for bits := range first.BitLen() + 1 {
+		if p := netip.PrefixFrom(first, bits); Prefix(p) == r {
+			return p, true
+		}
+	}
+	return netip.Prefix{}, false
 }
 
 // String returns "type" or "type/code" or "type/code-code".

@@ -77,6 +77,8 @@ func (d *decoder) finish(r *draft) {
 		d.finishDestination(r)
 	case rules.ActSnat, rules.ActMasquerade:
 		d.finishSource(r)
+	case rules.ActNetmap, rules.ActNPTv6:
+		d.finishNetmap(r)
 	}
 	if state := &r.If.State; r.Timeouts != nil && state.Sense == rules.Is && !state.IsAny() &&
 		!slices.Contains(state.Values, rules.New) && !slices.Contains(state.Values, rules.Related) {
@@ -152,14 +154,18 @@ const icmpTypeExample = `"echo-request"`
 // arguments says which keys an action takes beside conditions; the value is
 // whether it needs them.
 var arguments = map[rules.Action]map[string]wanted{
-	rules.ActNone:       {"timeout": optional},
-	rules.ActAccept:     {"timeout": optional},
-	rules.ActMark:       {"set_mark": needed, "timeout": optional},
-	rules.ActZone:       {"set_zone": needed},
-	rules.ActDnat:       {"to": needed, "ports": optional, "random": optional, "persistent": optional, "timeout": optional},
-	rules.ActRedirect:   {"ports": optional, "random": optional, "timeout": optional},
-	rules.ActSnat:       {"to": needed, "ports": optional, "random": optional, "fully_random": optional, "persistent": optional, "timeout": optional},
+	rules.ActNone:   {"timeout": optional},
+	rules.ActAccept: {"timeout": optional},
+	rules.ActMark:   {"set_mark": needed, "timeout": optional},
+	rules.ActZone:   {"set_zone": needed},
+	rules.ActDnat: {"to": optional, "map": optional, "balance": optional, "balance_by": optional, "source": optional, "hairpin": optional,
+		"ports": optional, "random": optional, "persistent": optional, "timeout": optional},
+	rules.ActRedirect: {"hairpin": optional, "ports": optional, "random": optional, "timeout": optional},
+	rules.ActSnat: {"to": optional, "map": optional, "ports": optional, "random": optional, "fully_random": optional, "persistent": optional,
+		"timeout": optional},
 	rules.ActMasquerade: {"ports": optional, "random": optional, "fully_random": optional, "timeout": optional},
+	rules.ActNetmap:     {"to": needed, "source": optional, "hairpin": optional, "timeout": optional},
+	rules.ActNPTv6:      {"to": needed, "hairpin": optional, "timeout": optional},
 }
 
 type wanted uint8
@@ -171,7 +177,8 @@ const (
 
 func (d *decoder) checkArguments(r *draft) {
 	takes := arguments[r.Then]
-	for _, key := range [...]string{"set_mark", "set_zone", "to", "ports", "random", "fully_random", "persistent", "timeout"} {
+	for _, key := range [...]string{"set_mark", "set_zone", "to", "map", "balance", "balance_by", "source", "hairpin",
+		"ports", "random", "fully_random", "persistent", "timeout"} {
 		switch {
 		case r.has(key) && takes[key] == 0:
 			d.errorf(r.node.table[key].key, "%s does nothing with action = %q: delete it, or change the action", key, r.Then)
@@ -181,6 +188,9 @@ func (d *decoder) checkArguments(r *draft) {
 				d.errorf(r.at("action"), "action %q needs %s: add %s = %s", r.Then, key, key, keys[i].example)
 			}
 		}
+	}
+	if r.Then == rules.ActDnat || r.Then == rules.ActSnat {
+		d.checkChoice(r)
 	}
 	if r.has("ports") && !r.toPort.IsZero() {
 		d.errorf(r.at("ports"), "ports: the address in to has ports already: give them in one place")
@@ -192,9 +202,13 @@ func (d *decoder) checkArguments(r *draft) {
 
 // finishDestination builds the translation of dnat and redirect.
 func (d *decoder) finishDestination(r *draft) {
-	r.Dest = nat.Destination{Addrs: r.to, Ports: r.ports, Flags: r.random}
+	r.Dest.Addrs, r.Dest.Ports, r.Dest.Flags = r.to, r.ports, r.random
 	if r.Then == rules.ActRedirect {
 		r.Dest.Redirect = nat.ToLocal
+	}
+	if len(r.pairs) > 0 {
+		d.finishMap(r)
+		return
 	}
 	at := r.at("ports")
 	if !r.toPort.IsZero() {
@@ -207,8 +221,8 @@ func (d *decoder) finishDestination(r *draft) {
 			d.errorf(r.at("random"), "random: there are no ports to choose from: give a range in ports")
 		}
 		return
-	case dport.IsAny() && (r.If.Proto.IsAny() || r.If.Proto.Sense == rules.IsNot || !allHavePorts(r.If.Proto.Values)):
-		d.errorf(at, "a new port needs a protocol that has ports: add proto = \"tcp\" or another, or dport")
+	case r.portless():
+		d.errorf(at, "%s", portNeeded)
 	case r.ports.First == r.ports.Last || r.random&nat.Random != 0:
 	case len(dport.Values) != 1 || dport.Sense == rules.IsNot:
 		d.errorf(at, "a range of new ports is filled from a range of old ones: give one range of the same size in dport, or random = true")
@@ -221,13 +235,24 @@ func (d *decoder) finishDestination(r *draft) {
 	}
 }
 
+// portless reports whether r may apply to packets without ports.
+func (r *draft) portless() bool {
+	proto := &r.If.Proto
+	return r.If.DstPort.IsAny() && (proto.IsAny() || proto.Sense == rules.IsNot || !allHavePorts(proto.Values))
+}
+
+const portNeeded = "a new port needs a protocol that has ports: add proto = \"tcp\" or another, or dport"
+
 func allHavePorts(protos []uint8) bool {
 	return !slices.ContainsFunc(protos, func(p uint8) bool { return !tuple.HasPorts(p) })
 }
 
 // finishSource builds the translation of snat and masquerade.
 func (d *decoder) finishSource(r *draft) {
-	r.Src = nat.Source{Addrs: r.to, Ports: r.ports, Flags: r.random}
+	r.Src.Addrs, r.Src.Ports, r.Src.Flags = r.to, r.ports, r.random
+	if len(r.pairs) > 0 {
+		defer d.finishMap(r)
+	}
 	out := !r.If.Out.IsAny() || !r.If.OutArea.IsAny()
 	if r.Then == rules.ActMasquerade && !out {
 		d.errorf(r.at("action"), "masquerade takes the address of the interface that the flow leaves by: say which with out_area or oif")

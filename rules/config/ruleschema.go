@@ -26,6 +26,8 @@ type draft struct {
 	ports  nat.PortRange
 	random nat.Flags
 	icmp   *node
+	pairs  []pair // of map
+	twice  []nat.AddrRange
 }
 
 // at is where key name of the rule stands, or the rule itself.
@@ -53,14 +55,15 @@ type ruleKey struct {
 }
 
 var (
-	flowLists = []rules.List{rules.Dnat, rules.Filter, rules.Snat}
-	anyList   = []rules.List{rules.Pre, rules.Dnat, rules.Filter, rules.Snat}
-	routed    = []rules.List{rules.Filter, rules.Snat}
-	unrouted  = "the packet is not routed yet in this list: match the destination (dst), or use the key in a filter or snat rule"
-	noSource  = "only snat rules choose sources: use action = \"masquerade\" in [[snat]]"
-	newOnly   = "only filter rules see other packets than the first of a flow: leave the key out"
-	noFlow    = "there is no flow yet in this list: use a dnat, filter or snat rule"
-	firstOnly = "this list does not translate: use a dnat or snat rule"
+	flowLists     = []rules.List{rules.Dnat, rules.Filter, rules.Snat}
+	anyList       = []rules.List{rules.Pre, rules.Dnat, rules.Filter, rules.Snat}
+	routed        = []rules.List{rules.Filter, rules.Snat}
+	unrouted      = "the packet is not routed yet in this list: match the destination (dst), or use the key in a filter or snat rule"
+	noSource      = "only snat rules choose sources: use action = \"masquerade\" in [[snat]]"
+	noDestination = "only dnat rules choose destinations: move the rule to [[dnat]]"
+	newOnly       = "only filter rules see other packets than the first of a flow: leave the key out"
+	noFlow        = "there is no flow yet in this list: use a dnat, filter or snat rule"
+	firstOnly     = "this list does not translate: use a dnat or snat rule"
 )
 
 var allRuleKeys = []ruleKey{
@@ -130,6 +133,27 @@ var allRuleKeys = []ruleKey{
 		func(d *decoder, n *node, v *draft) { v.flag(d, n, nat.FullyRandom) }}, []rules.List{rules.Snat}, noSource},
 	{key[draft]{"persistent", "boolean", "false", "true", "For pools: give a client the same address for all destinations.",
 		func(d *decoder, n *node, v *draft) { v.flag(d, n, nat.Persistent) }}, []rules.List{rules.Dnat, rules.Snat}, firstOnly},
+	{key[draft]{"map", "table of key = target", "", `{ "203.0.113.5:80" = "10.0.0.5:8080", "203.0.113.16/28" = "10.0.1.16/28" }`, "For actions dnat and snat, in place of to: what becomes of each destination (dnat) or source (snat). Keys are addresses, prefixes or ranges; in dnat rules also ports or address:port. A prefix leads to one of the same length and keeps the host bits; a range is a pool. The rule applies to what has a key.",
+		func(d *decoder, n *node, v *draft) { v.readMap(d, n) }}, []rules.List{rules.Dnat, rules.Snat}, firstOnly},
+	{key[draft]{"balance", "list of tables", "", `[{ to = "10.0.0.11:8080", weight = 3 }, { to = "10.0.0.12:8080" }]`, "For action dnat, in place of to: hosts that share the flows by weight (1-1000, default 1).",
+		func(d *decoder, n *node, v *draft) { v.readBalance(d, n) }}, []rules.List{rules.Dnat}, noDestination},
+	{key[draft]{"balance_by", `"client", "flow" or "round-robin"`, `"client"`, `"flow"`, "With balance: a client stays with its host, as long as that is listed; or each flow is on its own, by hash or one after the other.",
+		func(d *decoder, n *node, v *draft) {
+			var by nat.BalanceBy
+			word(d, n, &by, "client", "flow", "round-robin")
+			v.balance().By = by
+		}}, []rules.List{rules.Dnat}, noDestination},
+	{key[draft]{"source", `"masquerade", address, range, prefix or list`, "", `"masquerade"`, "For actions dnat and netmap: the flow's new source, too, in place of what the snat list says. masquerade is the address of the interface that it leaves by.",
+		func(d *decoder, n *node, v *draft) { v.readTwice(d, n) }}, []rules.List{rules.Dnat}, "the key is for dnat rules: use action = \"snat\" with to"},
+	{key[draft]{"hairpin", "boolean", "true", "false", "Whether inside hosts reach the target by the outside address, too, and appear with an outside address then (RFC 4787 REQ-9).",
+		func(d *decoder, n *node, v *draft) {
+			on := true
+			d.boolean(n, &on)
+			v.Hairpin = rules.Hairpinned
+			if !on {
+				v.Hairpin = rules.NoHairpin
+			}
+		}}, []rules.List{rules.Dnat}, noDestination},
 	{key[draft]{"timeout", "table", "", `{ tcp_established = "1h", udp = "10s" }`, "Timeouts of the new flows that the rule applies to, by the names of [conntrack.timeouts]; what is left out is as there. When several rules on the way of a flow have some, it takes all from the last one.",
 		func(d *decoder, n *node, v *draft) { v.readTimeouts(d, n) }}, flowLists, noFlow},
 }
@@ -172,7 +196,7 @@ func quoted(words []string) string {
 
 func actionWords(list rules.List) []string {
 	var words []string
-	for a := rules.ActNone; a <= rules.ActMasquerade; a++ {
+	for a := rules.ActNone; a <= rules.ActNPTv6; a++ {
 		if rules.Allowed(list, a) {
 			words = append(words, a.String())
 		}
@@ -233,7 +257,7 @@ func (r *draft) readAction(d *decoder, n *node) {
 	if !ok {
 		return
 	}
-	for a := rules.ActNone; a <= rules.ActMasquerade; a++ {
+	for a := rules.ActNone; a <= rules.ActNPTv6; a++ {
 		if a.String() != s {
 			continue
 		}
@@ -272,6 +296,22 @@ func (r *draft) readTimeouts(d *decoder, n *node) {
 // readTo reads "addr", "addr:port", "[addr]:port-port", ranges, prefixes and
 // lists of them without ports.
 func (r *draft) readTo(d *decoder, n *node) {
+	r.to = d.pool(n, func(item *node, s, port string, alone bool) {
+		if !alone {
+			d.errorf(item.at, "%s has a port: for a pool give the port for all addresses with the key ports", s)
+			return
+		}
+		ports, err := parsePorts(port)
+		if err != nil {
+			d.errorf(item.at, "%v", err)
+		}
+		r.toPort = ports
+	})
+}
+
+// pool reads addresses, ranges and prefixes that have nothing in common. onPort
+// is told of an item with a port.
+func (d *decoder) pool(n *node, onPort func(item *node, s, port string, alone bool)) (pool []nat.AddrRange) {
 	items := d.items(n)
 	for _, item := range items {
 		s, ok := d.text(item)
@@ -280,22 +320,17 @@ func (r *draft) readTo(d *decoder, n *node) {
 		}
 		addr, port := splitPort(s)
 		if port != "" {
-			if len(items) > 1 {
-				d.errorf(item.at, "%s has a port: for a pool give the port for all addresses with the key ports", s)
+			before := len(d.errs)
+			if onPort(item, s, port[1:], len(items) == 1); len(d.errs) > before && len(items) > 1 {
 				continue
 			}
-			ports, err := parsePorts(port[1:])
-			if err != nil {
-				d.errorf(item.at, "%v", err)
-			}
-			r.toPort = ports
 		}
 		target, err := parseTarget(addr)
 		if err != nil {
 			d.errorf(item.at, "%v", err)
 			continue
 		}
-		for _, other := range r.to {
+		for _, other := range pool {
 			switch {
 			case other.First.Is4() != target.First.Is4():
 				d.errorf(item.at, "%s is of another address family than the rest of the pool: use one rule for each family", s)
@@ -306,8 +341,9 @@ func (r *draft) readTo(d *decoder, n *node) {
 			}
 			break
 		}
-		r.to = append(r.to, target)
+		pool = append(pool, target)
 	}
+	return pool
 }
 
 // splitPort cuts ":port" off "addr:port" and "[addr]:port". It leaves IPv6

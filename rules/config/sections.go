@@ -35,6 +35,7 @@ func (d *decoder) decode(root *node, c *Config) {
 	}
 	if c.Conntrack.Profile == ProfileRFC {
 		applyRFC(c.Rules.Lists[rules.Snat])
+		applyRFCTwice(c.Rules.Lists[rules.Dnat])
 	}
 }
 
@@ -84,8 +85,18 @@ func need[T any](d *decoder, n *node, title string, keys []key[T], names ...stri
 // applyRFC gives translations the port choice of profile rfc.
 func applyRFC(list []rules.RuleSpec) {
 	for i := range list {
-		if then := list[i].Then; then == rules.ActSnat || then == rules.ActMasquerade {
-			list[i].Src.Flags |= nat.RFC
+		switch list[i].Then {
+		case rules.ActSnat, rules.ActMasquerade, rules.ActNetmap:
+			list[i].Src.Each(func(s *nat.Source) { s.Flags |= nat.RFC })
+		}
+	}
+}
+
+// applyRFCTwice does the same for dnat rules that give a source, too.
+func applyRFCTwice(list []rules.RuleSpec) {
+	for i := range list {
+		if list[i].Twice != nil {
+			list[i].Twice.Flags |= nat.RFC
 		}
 	}
 }

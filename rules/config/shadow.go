@@ -76,6 +76,9 @@ func (e *earlier) add(r *draft) {
 		e.marks[r.Text()] = i
 		return
 	}
+	if r.picky() {
+		return
+	}
 	e.same[conditions{conditionText(&r.If), r.family, decidesFirst(r)}] = i
 	best := e.homes(r)
 	if best == nil {
@@ -85,6 +88,12 @@ func (e *earlier) add(r *draft) {
 		e.places[p] = append(e.places[p], i)
 		e.sizes[p.field][p.bits] = true
 	}
+}
+
+// picky reports whether r applies to fewer packets than its conditions say: a map by
+// address and port has not every port of every address.
+func (r *draft) picky() bool {
+	return len(r.pairs) > 0 && r.pairs[0].byAddr() && r.pairs[0].byPort()
 }
 
 // homes returns the places to keep r under, none when it has no field for that.

@@ -1,0 +1,100 @@
+package dataplane
+
+import (
+	"example.com/culvert/conntrack"
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/nat"
+	"example.com/culvert/rules"
+)
+
+// Hairpin: a flow between inside hosts by an outside address (RFC 4787 REQ-9). It
+// is treated as if it went out by the outside port that the address is behind,
+// turned round there and came in again, without doing so:
+//
+//   - a dnat rule for packets from outside holds for it, if none for packets from
+//     inside does (turnRound);
+//   - it gets the source that it would go out with, unless the snat list has
+//     one for its real way (turnedSource). So the target answers to the gateway
+//     even when it shares a link with the client, and under endpoint-independent
+//     mapping it sees the client's mapping.
+//
+// For destinations other than the gateway's own addresses only a rule that names
+// the destination counts: "port 443 from wan" says nothing about other servers.
+
+// masqueraded takes the address that it is told.
+var masqueraded nat.Source
+
+// turnRound returns what the dnat list has for a packet from inside that would
+// come in again from outside, nil if nothing. Then f's ruling is the one for it.
+func (v *view) turnRound(f *first) *nat.Destination {
+	if !v.fromInside(&f.key) || !v.prog.TurnsRound(f.key.Local) {
+		return nil
+	}
+	out, own := v.outer(&f.key.Tuple.Dst)
+	if out == nil {
+		return nil
+	}
+	k, d := f.key, *f.ruling
+	k.In, k.InArea = out.id, out.area
+	dst := v.prog.Dnat(&k, &d)
+	if dst == nil || !d.DnatRule.Hairpins() || !own && !d.DnatRule.NamesDestination() {
+		return nil
+	}
+	*f.ruling = d
+	return dst
+}
+
+// turnedSource returns the source of a flow that a dnat rule keeps inside, and the
+// address that masquerade means; nil if it keeps its own.
+func (v *view) turnedSource(f *first) (*nat.Source, tuple.Addr, Reason) {
+	rule := f.ruling.DnatRule
+	if rule == nil || !rule.Hairpins() || f.prop.Status&conntrack.DstNAT == 0 || f.egress.outside || !v.fromInside(&f.key) {
+		return nil, tuple.Addr{}, None
+	}
+	was := &f.prop.Original
+	out, own := v.outer(&was.Dst)
+	switch {
+	case out != nil && (own || rule.NamesDestination()):
+		k := f.key
+		k.Tuple.Dst, k.Tuple.DstPort, k.Local = was.Dst, was.DstPort, rules.Forward
+		k.Out, k.OutArea = out.id, out.area
+		if src := v.prog.Snat(&k, f.ruling); src != nil {
+			return sourceAt(src, out, was.Family)
+		}
+		return &masqueraded, was.Dst, None
+	case f.egress.id == f.key.In: // the target would answer the client itself
+		return sourceAt(&masqueraded, f.egress, was.Family)
+	}
+	return nil, tuple.Addr{}, None
+}
+
+// sourceAt adds to src the address that masquerade means on a port.
+func sourceAt(src *nat.Source, at *portEntry, family uint8) (*nat.Source, tuple.Addr, Reason) {
+	addr, ok := at.primary(family)
+	if !ok && src.Masquerade() {
+		return nil, addr, SourceNeeded
+	}
+	return src, addr, None
+}
+
+// fromInside reports whether a packet comes from a host of an inside area.
+func (v *view) fromInside(k *rules.Key) bool {
+	return k.InArea != rules.AreaHost && v.prog.Area(k.InArea).Side == rules.Inside
+}
+
+// outer returns the outside port that a is behind, nil if there is none, and
+// whether a is the gateway's own address there.
+func (v *view) outer(a *tuple.Addr) (out *portEntry, own bool) {
+	id, own := v.local[*a]
+	if !own {
+		hop, ok := v.routeTo(a)
+		if !ok {
+			return nil, false
+		}
+		id = hop.Port
+	}
+	if out = v.portOf(id); out == nil || !out.outside {
+		return nil, own
+	}
+	return out, own
+}
