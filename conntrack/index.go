@@ -87,6 +87,11 @@ func (x *index) firstBucket(h uint64) uint64 {
 	return uint64(x.shardOf(h))*x.perShard + x.homeOf(h)
 }
 
+// Home returns where in the index the search for a tuple begins. Places next to it
+// are what flows with the same home share: a new one of them is refused with
+// ChainFull when none is left. For tests and measurements: nobody else can know it.
+func (t *Table) Home(k *tuple.Tuple) int { return int(t.index.firstBucket(t.index.key.tuple(k))) }
+
 // tagOf returns the tag of a hash, from its lower bits: never 0.
 func tagOf(h uint64) uint64 { return max(h&laneMask, 1) }
 

@@ -303,6 +303,8 @@ func TestAdmissible(t *testing.T) {
 		k.DstPort = uint16(typ) << 8
 		return k
 	}
+	empty6 := flowTuple(59, 1)
+	empty6.Family = tuple.IPv6
 	tests := []struct {
 		name string
 		k    tuple.Tuple
@@ -317,6 +319,10 @@ func TestAdmissible(t *testing.T) {
 		{"null scan", flowTuple(tuple.TCP, 1), 0, InvalidFlags},
 		{"udp", flowTuple(tuple.UDP, 1), 0, Accept},
 		{"esp", flowTuple(50, 1), 0, Accept},
+		{"authentication header", flowTuple(51, 1), 0, Accept},
+		{"any protocol", flowTuple(253, 1), 0, Accept},
+		{"protocol 59 of IPv4", flowTuple(59, 1), 0, Accept},
+		{"an IPv6 packet without content", empty6, 0, InvalidType},
 		{"echo request", icmp(tuple.ICMP, 8), 0, Accept},
 		{"echo reply", icmp(tuple.ICMP, 0), 0, InvalidType},
 		{"timestamp request", icmp(tuple.ICMP, 13), 0, Accept},

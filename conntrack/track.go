@@ -11,6 +11,10 @@ import (
 // udpStreamAfter is how old a UDP flow must be to count as a stream.
 const udpStreamAfter = Tick(2 * time.Second / TickLength)
 
+// ipv6NoNext as a protocol says that a packet carries nothing (RFC 8200 section
+// 4.7), and no flow does that.
+const ipv6NoNext = 59
+
 // Admissible says whether a packet with tuple k that belongs to no flow may
 // begin one: Accept, or why not, which is counted. It does not look at the table.
 func (w *Worker) Admissible(k *tuple.Tuple, s *Segment) Verdict {
@@ -44,6 +48,10 @@ func (t *Table) MayBegin(k *tuple.Tuple, s *Segment) Verdict {
 		switch k.DstPort >> 8 {
 		case 128, 139: // echo, node information (RFC 4620)
 		default:
+			v = InvalidType
+		}
+	case ipv6NoNext:
+		if k.Family == tuple.IPv6 {
 			v = InvalidType
 		}
 	case tuple.SCTP:

@@ -1,6 +1,8 @@
 package dataplane
 
 import (
+	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -269,6 +271,38 @@ func TestFullTableTellsTheSender(t *testing.T) {
 	l.send("lan", udp("10.0.0.5:3", "198.51.100.7:53"))
 	l.want("lan", "icmp 10.0.0.1 > 10.0.0.5 3/1 [udp 10.0.0.5:3 > 198.51.100.7:53 ttl 64 len 0]")
 	l.wantDrops(TableFull)
+}
+
+// TestFullChainTellsTheSender fills the place in the index that some flows share,
+// as only who knows the key can.
+func TestFullChainTellsTheSender(t *testing.T) {
+	l := newLab(t, labConfig{})
+	target := func(i int) string { return fmt.Sprintf("198.51.%d.%d:%d", i>>8&255, i&255, 1+i>>16) }
+	home, crowded := -1, 0
+	for i := 0; ; i++ {
+		to := netip.MustParseAddrPort(target(i))
+		k := tuple.Tuple{Src: addr("10.0.0.5"), Dst: tuple.AddrFrom(to.Addr()), SrcPort: 40000, DstPort: to.Port(), Proto: tuple.UDP, Family: tuple.IPv4}
+		if home < 0 {
+			home = l.table.Home(&k)
+		}
+		if l.table.Home(&k) != home {
+			continue
+		}
+		l.send("lan", udp("10.0.0.5:40000", target(i)))
+		if f := l.ports["wan"].TakeFrames(); len(f) == 1 {
+			crowded++
+			continue
+		}
+		l.want("lan", "icmp 10.0.0.1 > 10.0.0.5 3/1 [udp 10.0.0.5:40000 > "+target(i)+" ttl 64 len 0]")
+		break
+	}
+	l.wantDrops(ChainFull)
+	if s := l.table.Stats(); s.ChainTooLong != 1 || s.Drop != 1 || l.table.Len() != crowded || crowded == l.table.Max() {
+		t.Errorf("%d of at most %d flows, counters %+v; want one chain too long", l.table.Len(), l.table.Max(), s)
+	}
+	l.send("lan", udp("10.0.0.6:40000", target(0))) // others are not in the way
+	l.take("wan")
+	l.wantDrops()
 }
 
 func TestNoRouteIsTold(t *testing.T) {

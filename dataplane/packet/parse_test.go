@@ -401,6 +401,32 @@ func TestEmbeddedPacketIsReadAsFarAsItGoes(t *testing.T) {
 	}
 }
 
+// Of an authentication header that the quote cuts short, what follows is known.
+func TestQuoteMayEndInsideOfAnExtensionHeader(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		next  uint8
+		bytes int
+		want  Fault
+		names bool
+	}{
+		{"protocol without ports", 50, 8, OK, true},
+		{"protocol whose ports are missing", 17, 8, OK, false},
+		{"another extension header", 60, 8, BadEmbedded, false},
+		{"less than eight bytes", 50, 7, BadEmbedded, false},
+	} {
+		ip := build(t, ip6(layers.IPProtocol(51)), gopacket.Payload([]byte{tt.next, 4, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8})) // 24 bytes by its length
+		quote := append(make([]byte, 4), ip[:40+tt.bytes]...)
+		p := etherFrameOf(build(t, ether6, ip6(layers.IPProtocolICMPv6), &layers.ICMPv6{TypeCode: 0x0100}, gopacket.Payload(quote)))
+		if got := Parse(p); got != tt.want || p.Flags&EmbeddedNAT != 0 != tt.names {
+			t.Errorf("%s: %v, names a flow: %t; want %v, %t", tt.name, got, p.Flags&EmbeddedNAT != 0, tt.want, tt.names)
+		}
+		if tt.want == OK && p.Embedded.Proto != tt.next {
+			t.Errorf("%s: protocol %d, want %d", tt.name, p.Embedded.Proto, tt.next)
+		}
+	}
+}
+
 func TestWrongEmbeddedHeaderChecksumIsFlagged(t *testing.T) {
 	udp4 := build(t, ip4(layers.IPProtocolUDP), &layers.UDP{SrcPort: 7, DstPort: 8}, payload(4))
 	udp4[8]--

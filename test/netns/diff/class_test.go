@@ -39,6 +39,13 @@ var classes = []class{
 		},
 	},
 	{
+		"short-auth",
+		"an IPv6 extension header ends inside of its packet (RFC 8200 section 4); the kernel steps over what is not there of an authentication header",
+		func(t *trial) bool {
+			return t.family == ipv6 && slices.ContainsFunc(t.events, func(e event) bool { return isShortAuth(e.what) })
+		},
+	},
+	{
 		"sctp-chunk-length",
 		"a chunk ends inside of its packet (RFC 9260 section 3.2); the kernel does not look where the last one ends",
 		func(t *trial) bool { return t.onlyKernels(func(m *sctp) bool { return m.skew > 0 }) },
@@ -127,6 +134,18 @@ func isShortGRE(m message) bool {
 		return m.number == 47 && len(m.data) < 8
 	case *icmpError:
 		return isShortGRE(m.about)
+	}
+	return false
+}
+
+// isShortAuth reports whether m is an authentication header that says it is longer
+// than the packet (RFC 4302 section 2.2).
+func isShortAuth(m message) bool {
+	switch m := m.(type) {
+	case *opaque:
+		return m.number == 51 && (len(m.data) < 2 || len(m.data) < 4*(int(m.data[1])+2))
+	case *icmpError:
+		return isShortAuth(m.about)
 	}
 	return false
 }

@@ -201,17 +201,21 @@ func (g *generator) icmp(end int) {
 }
 
 func (g *generator) other(end int) {
-	number := one[uint8](g, 47, 50, 253, 99)
+	number := one[uint8](g, 47, 47, 50, 51, 51, 4, 89, 253, 99)
+	inside := one[uint8](g, 17, 99, 59) // of an authentication header: a protocol, or none
 	g.speak(end, func() message {
 		data := make([]byte, one(g, 8, 20, 40))
-		if number != 47 || g.chance(3) {
+		if number != 47 && number != 51 || g.chance(3) {
 			data = data[:g.IntN(9)]
 		}
 		for i := range data {
 			data[i] = byte(g.Uint32())
 		}
-		if number == 47 && len(data) >= 4 { // GRE, version 0
+		switch {
+		case number == 47 && len(data) >= 4: // GRE, version 0
 			copy(data, []byte{0, 0, 8, 0})
+		case number == 51 && len(data) >= 8: // the second byte is the length (RFC 4302 section 2.2)
+			copy(data, []byte{inside, byte(len(data)/4 - 2), 0, 0})
 		}
 		return &opaque{number, data}
 	})
