@@ -106,6 +106,7 @@ func newRoot() *cobra.Command {
 		runCommand(),
 		checkCommand(),
 		show,
+		selftestCommand(),
 		statusCommand(),
 		reloadCommand(),
 		conntrackCommand(),

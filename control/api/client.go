@@ -70,6 +70,11 @@ func (c *Client) Rules(ctx context.Context) (rules []Rule, err error) {
 	return rules, c.get(ctx, "/v1/rules", nil, &rules)
 }
 
+// Config returns the configuration in force.
+func (c *Client) Config(ctx context.Context) (cfg Config, err error) {
+	return cfg, c.get(ctx, "/v1/config", nil, &cfg)
+}
+
 // Counters returns the drop counters.
 func (c *Client) Counters(ctx context.Context) (counters []Counter, err error) {
 	return counters, c.get(ctx, "/v1/counters", nil, &counters)

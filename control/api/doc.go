@@ -19,6 +19,7 @@
 //	GET    /v1/expectations/count   how many there are
 //	GET    /v1/expectations/events  stream of NEW, DESTROY (format, output, family, proto)
 //	GET    /v1/rules              rules in normal form with hits
+//	GET    /v1/config             the configuration in force, as it was read
 //	GET    /v1/counters           dropped packets by reason, with advice
 //	GET    /v1/interfaces         interfaces the gateway serves
 //	POST   /v1/interfaces         add one at run time

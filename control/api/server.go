@@ -21,6 +21,7 @@ import (
 type Backend interface {
 	Status() Status
 	Rules() []Rule
+	Config() Config
 	Counters() []Counter
 	Table() *conntrack.Table
 	Accounting() bool // packet and byte counters are printed
@@ -71,6 +72,7 @@ func NewServer(backend Backend, log *slog.Logger, more map[string]http.Handler) 
 		"GET /v1/expectations/count":   s.countExpectations,
 		"GET /v1/expectations/events":  s.expectEvents,
 		"GET /v1/rules":                s.rules,
+		"GET /v1/config":               s.config,
 		"GET /v1/counters":             s.counters,
 		"GET /v1/check":                s.check,
 		"GET /v1/interfaces":           s.interfaces,
@@ -201,6 +203,11 @@ func (s *Server) ready(w http.ResponseWriter, _ *http.Request) error {
 
 func (s *Server) rules(w http.ResponseWriter, _ *http.Request) error {
 	writeJSON(w, http.StatusOK, s.backend.Rules())
+	return nil
+}
+
+func (s *Server) config(w http.ResponseWriter, _ *http.Request) error {
+	writeJSON(w, http.StatusOK, s.backend.Config())
 	return nil
 }
 

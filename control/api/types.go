@@ -76,6 +76,12 @@ type Traffic struct {
 	KernelReinject uint64 `json:"kernel_reinjected"` // frames given to the kernel, with [host]
 }
 
+// Config is a configuration as it was read. Its file may have changed since.
+type Config struct {
+	File string `json:"file"` // empty when there is none
+	Text string `json:"text"`
+}
+
 // Rule is one rule in its normal form.
 type Rule struct {
 	ID       uint32 `json:"id"`

@@ -13,8 +13,8 @@ func macOf(a netip.Addr) tcpip.LinkAddress {
 	return tcpip.LinkAddress([]byte{0x06, b[11], b[12], b[13], b[14], b[15]})
 }
 
-// addresses returns source and destination of an IP packet; it must have a whole header.
-func addresses(ip []byte) (src, dst netip.Addr) {
+// Addresses returns source and destination of an IP packet; it must have a whole header.
+func Addresses(ip []byte) (src, dst netip.Addr) {
 	if header.IPVersion(ip) == header.IPv6Version {
 		h := header.IPv6(ip)
 		return netip.AddrFrom16(h.SourceAddress().As16()), netip.AddrFrom16(h.DestinationAddress().As16())

@@ -35,7 +35,7 @@ func (l *Link) Port() *mem.Port { return l.port }
 // Send lets an IP packet arrive at the gateway, from the link-layer address that stands for
 // its source, and moves it as far as it goes.
 func (l *Link) Send(ip []byte) {
-	src, _ := addresses(ip)
+	src, _ := Addresses(ip)
 	l.SendFrame(ethernet(l.port.Info().MAC, macOf(src), ip), packet.Offload{})
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -199,6 +200,11 @@ func (n *Net) apply() error {
 			ID: l.id, Name: l.conf.Name, Port: l.port, Addresses: l.conf.Addresses, MTU: l.conf.MTU, RPF: rpfs[l.conf.RPF],
 		})
 	}
+	for _, r := range n.cfg.Routes {
+		if l := n.carrier(r); l != nil {
+			routes = append(routes, route.Route{Prefix: r.To, Port: l.id, Gateway: r.Via})
+		}
+	}
 	n.gen++
 	var err error
 	if st.Program, err = rules.Compile(&n.cfg.Rules, &binding, n.gen); err != nil {
@@ -213,6 +219,16 @@ func (n *Net) apply() error {
 	for _, l := range n.links {
 		if err := n.Stack.SetAddresses(l.id, l.conf.Addresses, nil); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// carrier returns the link that a static route leaves by, nil if there is none.
+func (n *Net) carrier(r config.Route) *Link {
+	for _, l := range n.links {
+		if l.conf.Name == r.Interface || r.Interface == "" && slices.ContainsFunc(l.conf.Addresses, func(p netip.Prefix) bool { return p.Contains(r.Via) }) {
+			return l
 		}
 	}
 	return nil

@@ -219,7 +219,7 @@ func describeAs(ip []byte, p part) (*desc, error) {
 	default:
 		return nil, fmt.Errorf("no IP packet: %x", ip)
 	}
-	src, dst := addresses(ip)
+	src, dst := Addresses(ip)
 	d.src, d.dst = netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)
 	if p == whole && checksumAt(proto) >= 0 && sum(proto, toNetstack(src), toNetstack(dst), body) != 0xffff {
 		return nil, fmt.Errorf("bad checksum in protocol %d from %v to %v", proto, src, dst)

@@ -50,6 +50,7 @@ var knownRFCs = map[int]string{
 	2464: "Transmission of IPv6 Packets over Ethernet Networks",
 	2474: "Definition of the Differentiated Services Field",
 	2577: "FTP Security Considerations",
+	2544: "Benchmarking Methodology for Network Interconnect Devices",
 	2637: "Point-to-Point Tunneling Protocol (PPTP)",
 	2663: "NAT Terminology and Considerations",
 	2784: "Generic Routing Encapsulation (GRE)",

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 
@@ -12,6 +13,7 @@ import (
 // Config is a whole configuration: checked, with defaults filled in.
 type Config struct {
 	File       string // as errors name it; empty for Quick
+	Text       string // that was read; for Quick one that means the same
 	Gateway    Gateway
 	Interfaces []Interface
 	Routes     []Route
@@ -176,7 +178,21 @@ func Quick(lan, wan []string) *Config {
 		},
 		Then: rules.ActMasquerade,
 	}}
+	c.Text = quickText(c)
 	return c
+}
+
+// quickText writes what Quick makes as a file.
+func quickText(c *Config) string {
+	rpfs := map[RPF]string{RPFStrict: "strict", RPFLoose: "loose"}
+	var b strings.Builder
+	for _, i := range c.Interfaces {
+		fmt.Fprintf(&b, "[[interface]]\nname = %q\narea = %q\nrpf = %q\n\n", i.Name, i.Area, rpfs[i.RPF])
+	}
+	for _, r := range c.Rules.Lists[rules.Snat] {
+		fmt.Fprintf(&b, "# %s\n[[snat]]\nout_area = \"wan\"\nfamily = \"ipv4\"\naction = \"masquerade\"\n", r.Comment)
+	}
+	return b.String()
 }
 
 // Normal returns the ruleset in normal form, one line for each rule: its

@@ -194,6 +194,23 @@ func TestQuick(t *testing.T) {
 	}
 }
 
+func TestQuickIsWhatItsTextSays(t *testing.T) {
+	c := Quick([]string{"eth1", "veth*"}, []string{"eth0", "eth2"})
+	read, err := Parse("quick", []byte(c.Text))
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, c.Text)
+	}
+	if read.Normal() != c.Normal() {
+		t.Errorf("rules of the text %q, want %q", read.Normal(), c.Normal())
+	}
+	for i := range read.Interfaces {
+		read.Interfaces[i].Source = rules.Location{}
+	}
+	if got, want := fmt.Sprintf("%+v", read.Interfaces), fmt.Sprintf("%+v", c.Interfaces); got != want {
+		t.Errorf("interfaces of the text\n%s\nwant\n%s", got, want)
+	}
+}
+
 func TestUnreadableFileIsNotAnErrors(t *testing.T) {
 	_, err := Load("testdata/none.toml")
 	var errs Errors

@@ -18,7 +18,7 @@ func Load(path string) (*Config, error) {
 func Parse(name string, text []byte) (*Config, error) {
 	d := decoder{reporter: reporter{file: name}}
 	c := Defaults()
-	c.File = name
+	c.File, c.Text = name, string(text)
 	if root := parseSource(&d.reporter, string(text)); root != nil {
 		d.decode(root, c)
 	}
