@@ -66,6 +66,25 @@ func (s *Source) Targets() []AddrRange {
 // interface.
 func (s *Source) Masquerade() bool { return len(s.Addrs) == 0 && s.Map == nil }
 
+// AllowsAddr reports whether flows may leave with address a. egress is the
+// address of the egress interface, for masquerade.
+func (s *Source) AllowsAddr(a, egress tuple.Addr) bool {
+	if s.Masquerade() {
+		return a == egress
+	}
+	for i := range s.Addrs {
+		if s.Addrs[i].Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// Allows reports whether flows may leave with this source; see AllowsAddr.
+func (s *Source) Allows(a tuple.Addr, port uint16, egress tuple.Addr) bool {
+	return (s.Ports.IsZero() || s.Ports.Contains(port)) && s.AllowsAddr(a, egress)
+}
+
 // Search starts the walk over the sources that a flow with tuple t may leave
 // with, best first. t is as the flow leaves: its destination is translated
 // already. addr is the address of the egress interface for masquerade, ignored

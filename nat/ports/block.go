@@ -1,0 +1,157 @@
+package ports
+
+import (
+	"sync/atomic"
+
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/nat"
+)
+
+// A block is a range of ports of one external address, the same for all
+// protocols, that one client has as long as it uses one of them. There are two
+// leases about it: kindBlock says whose it is, kindBlocks, once for each block of
+// a client, what it has. Both count the ports in use.
+
+// blockKeys returns both leases for the block that a flow's port is in.
+func blockKeys(f *Flow, power uint8, block, blocks *key) (owner, which Endpoint) {
+	n := f.External.Port >> power
+	who := client(f.Inside.Addr)
+	*block = key{addr: f.External.Addr, port: n, zone: f.External.Zone, kind: kindBlock}
+	*blocks = key{addr: who, port: uint16(power), zone: f.Inside.Zone, kind: kindBlocks}
+	return Endpoint{Addr: who, Zone: f.Inside.Zone}, Endpoint{f.External.Addr, n, f.External.Zone}
+}
+
+// enterBlock counts a port of a flow in its block, which becomes its client's if
+// it is free and the client may have one more.
+func (s *Set) enterBlock(f *Flow, t *Terms, packed terms, now Tick) Outcome {
+	var block, blocks key
+	who, which := blockKeys(f, packed.block(), &block, &blocks)
+	switch s.take(&block, &who, t.Rule, packed, now) {
+	case taken:
+		return Busy
+	case noRoom:
+		return Full
+	}
+	out := s.takeBlock(&blocks, &which, t)
+	if out != Granted {
+		s.release(&block, &who, forget, now)
+	}
+	return out
+}
+
+// takeBlock notes one more port in a block of a client.
+func (s *Set) takeBlock(k *key, v *Endpoint, t *Terms) Outcome {
+	c := s.open(k)
+	defer c.sh.mu.Unlock()
+	n := 0
+	for l, at := s.find(c, k, 0); l != nil; l, at = s.find(c, k, at) {
+		if l.value == *v {
+			l.refs++
+			return Granted
+		}
+		n++
+	}
+	if n >= int(t.MaxBlocks) {
+		return BlocksReached
+	}
+	if s.make(c, k, v, t.Rule, 0) == nil {
+		return Full
+	}
+	return Granted
+}
+
+// leaveBlock is the inverse of enterBlock.
+func (s *Set) leaveBlock(f *Flow, packed terms, now Tick) {
+	var block, blocks key
+	who, which := blockKeys(f, packed.block(), &block, &blocks)
+	s.release(&blocks, &which, forget, now)
+	s.release(&block, &who, rest, now)
+}
+
+// Block is a block of a client.
+type Block struct {
+	Addr  tuple.Addr // external
+	Ports nat.PortRange
+}
+
+// MaxBlocks is the most blocks a client may have.
+const MaxBlocks = 16
+
+// Blocks writes the blocks that the client of a flow has, those that fit, and
+// returns how many.
+func (s *Set) Blocks(f *Flow, t *Terms, fits Fits, to *[MaxBlocks]Block) (n int) {
+	var block, blocks key
+	p := power(t.BlockSize)
+	blockKeys(f, p, &block, &blocks)
+	c := s.open(&blocks)
+	defer c.sh.mu.Unlock()
+	for l, at := s.find(c, &blocks, 0); l != nil && n < MaxBlocks; l, at = s.find(c, &blocks, at) {
+		first := l.value.Port << p
+		if l.value.Zone != f.External.Zone || !fits.Source.AllowsAddr(l.value.Addr, fits.Egress) {
+			continue
+		}
+		to[n] = Block{l.value.Addr, nat.PortRange{First: max(first, 1), Last: first + t.BlockSize - 1}}
+		n++
+	}
+	return n
+}
+
+// eachPort calls f for the ports of a block.
+func eachPort(l *lease, f func(uint16) bool) {
+	p := l.terms.block()
+	first := int(l.key.port) << p
+	for port := first; port < first+1<<p; port++ {
+		f(uint16(port))
+	}
+}
+
+// What an Event is about.
+const (
+	BlockAllocated EventKind = iota
+	BlockReleased
+)
+
+// EventKind says what happened to a block.
+type EventKind uint8
+
+var eventNames = [...]string{BlockAllocated: "allocated", BlockReleased: "released"}
+
+func (k EventKind) String() string { return eventNames[k] }
+
+// Event tells that a block has become a client's or is so no more. It is what
+// has to be kept to say who had a port, instead of a line for each flow
+// (RFC 6888 REQ-14).
+type Event struct {
+	Kind   EventKind
+	Client tuple.Addr // for IPv6 the /64
+	Zone   uint16
+	Block
+}
+
+// events hands what happens to whoever reads it, and never waits: what finds no
+// room is counted.
+type events struct {
+	to   chan Event
+	lost atomic.Uint64
+}
+
+const eventRoom = 4096
+
+func (e *events) init() { e.to = make(chan Event, eventRoom) }
+
+func (e *events) tell(k EventKind, l *lease) {
+	p := l.terms.block()
+	first := l.key.port << p
+	select {
+	case e.to <- Event{k, l.value.Addr, l.value.Zone, Block{l.key.addr, nat.PortRange{First: first, Last: first + 1<<p - 1}}}:
+	default:
+		e.lost.Add(1)
+	}
+}
+
+// Events returns what becomes of blocks, in the order in which it does for each
+// of them. Somebody should read it.
+func (s *Set) Events() <-chan Event { return s.events.to }
+
+// Lost returns how many Events found no room.
+func (s *Set) Lost() uint64 { return s.events.lost.Load() }

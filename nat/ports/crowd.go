@@ -1,0 +1,121 @@
+package ports
+
+import (
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/nat"
+)
+
+// Crowd is the ports of one external address that were seen taken towards one
+// remote endpoint: one that so many flows go to that a search for a free port is
+// long. It may lack ports that are taken. It never has one that is free for
+// longer than it takes to say so: who adds a port that he found taken looks once
+// more afterwards, and who ends a flow removes its port after that.
+type Crowd struct {
+	key  key
+	used atomic.Uint32 // tick
+	Seen nat.PortSet
+}
+
+// crowds holds the crowds of a set: few, found without a lock, the one that was
+// not used for longest gives way.
+type crowds struct {
+	n   atomic.Int32
+	mu  sync.Mutex // of who makes one
+	all [crowdSets][crowdWays]atomic.Pointer[Crowd]
+}
+
+const (
+	crowdSets = 64 // some 9 KB for each of the 256
+	crowdWays = 4
+	crowdRest = TicksPerSecond // a crowd in use does not give way
+)
+
+// crowdKey returns which crowd packets with tuple t from outside belong to, and
+// the external port they go to.
+func crowdKey(t *tuple.Tuple) (key, uint16) {
+	k := key{addr: t.Dst, other: t.Src, otherPort: t.SrcPort, zone: t.Zone, proto: t.Proto}
+	if tuple.IsICMP(t.Proto) {
+		k.otherPort = t.DstPort // the type of the message
+		return k, t.SrcPort
+	}
+	return k, t.DstPort
+}
+
+func (s *Set) crowdSet(k *key) *[crowdWays]atomic.Pointer[Crowd] {
+	h := maphash.Bytes(s.seed, (*[unsafe.Sizeof(key{})]byte)(unsafe.Pointer(k))[:])
+	return &s.crowds.all[h%crowdSets]
+}
+
+// Crowd returns the crowd that answers with tuple t belong to, nil if there is
+// none.
+func (s *Set) Crowd(t *tuple.Tuple) *Crowd {
+	if s.crowds.n.Load() == 0 {
+		return nil
+	}
+	k, _ := crowdKey(t)
+	return s.findCrowd(&k)
+}
+
+func (s *Set) findCrowd(k *key) *Crowd {
+	ways := s.crowdSet(k)
+	for i := range ways {
+		if c := ways[i].Load(); c != nil && c.key == *k {
+			return c
+		}
+	}
+	return nil
+}
+
+// Gather returns the crowd that answers with tuple t belong to and makes one if
+// there is none. Nil: all that could give way are in use.
+func (s *Set) Gather(t *tuple.Tuple, now Tick) *Crowd {
+	k, _ := crowdKey(t)
+	s.crowds.mu.Lock()
+	defer s.crowds.mu.Unlock()
+	if c := s.findCrowd(&k); c != nil {
+		return c
+	}
+	ways := s.crowdSet(&k)
+	oldest := &ways[0]
+	for i := range ways {
+		c := ways[i].Load()
+		if c == nil {
+			oldest = &ways[i]
+			s.crowds.n.Add(1)
+			break
+		}
+		if int32(c.used.Load()-oldest.Load().used.Load()) < 0 {
+			oldest = &ways[i]
+		}
+	}
+	if c := oldest.Load(); c != nil && !now.reached(Tick(c.used.Load())+crowdRest) {
+		return nil
+	}
+	c := &Crowd{key: k}
+	c.used.Store(uint32(now))
+	oldest.Store(c)
+	return c
+}
+
+// Use says that the crowd is of use at a time.
+func (c *Crowd) Use(now Tick) {
+	if c.used.Load() != uint32(now) {
+		c.used.Store(uint32(now))
+	}
+}
+
+// Ended takes a tuple that is free again out of its crowd, if it has one.
+func (s *Set) Ended(t *tuple.Tuple) {
+	if s.crowds.n.Load() == 0 {
+		return
+	}
+	k, port := crowdKey(t)
+	if c := s.findCrowd(&k); c != nil {
+		c.Seen.Remove(port)
+	}
+}
