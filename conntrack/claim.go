@@ -14,7 +14,8 @@ type Proposal struct {
 	Original, Reply tuple.Tuple
 	Status          Status // SrcNAT, DstNAT, Helper, ...; Confirmed and Dying are ignored
 	Mark, Rule      uint32
-	Choice          uint8     // why nat chose the port; opaque
+	Choice          uint8     // why nat chose the port, at most 15; opaque
+	Holds           uint8     // what the flow holds elsewhere, at most 31; opaque, see Table.OnEnd
 	Timeout         Tick      // instead of the protocol's; 0: the protocol's, by state
 	Labels          [2]uint64 // connection labels
 	Policy          uint32    // timeouts to use, from Table.Policy; 0: the table's
@@ -133,7 +134,7 @@ func (w *Worker) fill(slot uint32, p *Proposal, now Tick) bool {
 		e.proto[areaStream] = uint32(now + udpStreamAfter)
 	}
 	e.mark, e.rule = p.Mark, p.Rule
-	status := p.Status&(kernelBits|UserStatus)&^(Confirmed|Dying) | Status(p.Choice)<<choiceShift
+	status := p.Status&(kernelBits|UserStatus)&^(Confirmed|Dying) | Status(p.Choice&choiceMask)<<choiceShift | Status(p.Holds)<<holdsShift
 	if p.Helper != 0 {
 		status |= Helper
 	}
@@ -235,6 +236,9 @@ func (a *actor) endEntry(slot uint32, how killing, why Cause, now Tick, ho, hr u
 	e := &t.entries[slot]
 	if !a.unlink(slot, how, now, ho, hr) {
 		return false
+	}
+	if t.onEnd != nil {
+		t.onEnd(e, now)
 	}
 	if e.Status()&announces != 0 {
 		t.orphan(slot, e.gen, now)

@@ -23,6 +23,16 @@ func TestConcurrentWorkers(t *testing.T) {
 		rounds = 21_000
 	}
 	table := newTable(t, Config{Max: 150, Workers: workers, Timestamp: true, EventRing: 64})
+	type life struct {
+		e   *Entry
+		gen uint32
+	}
+	var ended sync.Map
+	table.OnEnd(func(e *Entry, _ Tick) {
+		if _, twice := ended.LoadOrStore(life{e, e.Gen()}, nil); twice {
+			t.Errorf("an entry ended twice: %v", e.Tuple(tuple.Original))
+		}
+	})
 	sub := table.Subscribe(16, AllEvents)
 	go func() {
 		last := uint64(0)

@@ -25,8 +25,9 @@
 //	dying     out of the index, but its DESTROY event found no room: listed by
 //	          DumpDying until it does, at most a thousand for each worker.
 //	          End is Kill with a Cause that the event tells.
-//	ended     out of the index, DESTROY event. Whoever found it before may still
-//	          look at it until his batch is over; then the slot is used again.
+//	ended     out of the index, OnEnd was called, DESTROY event. Whoever found it
+//	          before may still look at it until his batch is over; then the slot
+//	          is used again.
 //
 // # The index
 //

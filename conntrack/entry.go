@@ -86,7 +86,10 @@ func (e *Entry) Status() Status { return Status(word.Load32(&e.status)) }
 func (e *Entry) SetStatus(bits Status) { atomic.OrUint32(&e.status, uint32(bits)) }
 
 // Choice returns Proposal.Choice.
-func (e *Entry) Choice() uint8 { return uint8(e.Status() >> choiceShift) }
+func (e *Entry) Choice() uint8 { return uint8(e.Status()>>choiceShift) & choiceMask }
+
+// Holds returns Proposal.Holds.
+func (e *Entry) Holds() uint8 { return uint8(e.Status() >> holdsShift) }
 
 // Mark returns the connection mark.
 func (e *Entry) Mark() uint32 { return word.Load32(&e.mark) }

@@ -52,7 +52,9 @@ const (
 	// OwnPolicy: Proposal.Policy replaces the table's timeouts.
 	OwnPolicy Status = 1 << 22
 
-	choiceShift = 24 // bits 24..31: why nat chose this port (opaque here)
+	choiceShift = 23 // bits 23..26: why nat chose this port (opaque here)
+	choiceMask  = 15
+	holdsShift  = 27 // bits 27..31: what the flow holds elsewhere (opaque here)
 	kernelBits  = Status(1<<16 - 1)
 )
 

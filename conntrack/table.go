@@ -17,6 +17,7 @@ import (
 type Table struct {
 	cfg    Config
 	limits tcpLimits
+	onEnd  func(*Entry, Tick) // nil: nobody wants to know
 	idle   idleTicks
 
 	policies atomic.Pointer[policies] // number 0 is the table's own
@@ -180,6 +181,19 @@ func (t *Table) free() error {
 	}
 	t.mem = nil
 	return errors.Join(errs...)
+}
+
+// OnEnd has f called once for each entry that ends, however it does: by expiry,
+// early drop, command, or because its first packet did not leave (Abort). Both
+// tuples are free then. f runs wherever the entry ended, on any goroutine and
+// without a lock but that of commands, must not keep the entry, and must not call
+// methods of the table but Taken. OnEnd must be called before the first packet.
+func (t *Table) OnEnd(f func(e *Entry, now Tick)) { t.onEnd = f }
+
+// Taken reports whether some entry has tuple k in either direction. It counts as
+// no lookup. The caller is a worker in a batch, or OnEnd.
+func (t *Table) Taken(k *tuple.Tuple) bool {
+	return t.index.find(t.entries, k, t.index.key.tuple(k)) != 0
 }
 
 // Worker returns the handle of worker i, 0 <= i < Config.Workers. One

@@ -3,6 +3,7 @@ package conntrack
 import (
 	"net/netip"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -193,6 +194,66 @@ func TestAbortLeavesNoTrace(t *testing.T) {
 	if e := <-sub.Events(); e.Type != EventNew || e.Seq != 1 {
 		t.Errorf("first event %v %d, want NEW 1", e.Type, e.Seq)
 	}
+}
+
+func TestOnEndIsToldOnceOfEveryEnd(t *testing.T) {
+	w := newTable(t, Config{Max: 64}).Worker(0)
+	var told []uint8
+	w.t.OnEnd(func(e *Entry, _ Tick) {
+		told = append(told, e.Holds())
+		for d := range tuple.NumDirections {
+			if k := e.Tuple(d); w.t.Taken(&k) {
+				t.Errorf("%v is taken when OnEnd is called", k)
+			}
+		}
+	})
+	now := start
+	w.Begin(now)
+	begin := func(i int) Ref {
+		p := proposal(flowTuple(tuple.UDP, i))
+		p.Holds, p.Choice = uint8(i), 9
+		r, c := w.Claim(p, now)
+		if c != Claimed {
+			t.Fatal(c)
+		}
+		if e := w.Entry(r.Slot); e.Holds() != uint8(i) || e.Choice() != 9 {
+			t.Errorf("holds %d, choice %d; want %d, 9", e.Holds(), e.Choice(), i)
+		}
+		return r
+	}
+	want := func(what string, ids ...uint8) {
+		t.Helper()
+		if !slices.Equal(told, ids) {
+			t.Errorf("%s: told of %v, want %v", what, told, ids)
+		}
+		told = nil
+	}
+	r := begin(31)
+	w.Abort(r)
+	w.Abort(r)
+	want("abort", 31)
+	r = begin(2)
+	if _, c := w.Claim(proposal(flowTuple(tuple.UDP, 2)), now); c != OriginalTaken {
+		t.Fatal(c)
+	}
+	want("lost claim")
+	w.Confirm(r, now)
+	w.Abort(r)
+	want("abort of a confirmed entry")
+	w.Kill(r)
+	w.Kill(r)
+	want("kill", 2)
+	w.Confirm(begin(3), now)
+	if err := w.t.Delete(flowTuple(tuple.UDP, 3)); err != nil {
+		t.Fatal(err)
+	}
+	want("command", 3)
+	w.Confirm(begin(4), now)
+	for range 2 * sweepTicks {
+		now += 60
+		w.Begin(now)
+	}
+	want("expiry", 4)
 }
 
 func TestFlowEndsAfterItsTimeout(t *testing.T) {
