@@ -174,6 +174,7 @@ func portConfig(l *link, o *openPort) dataplane.PortConfig {
 		Port: o.port,
 		MTU:  l.conf.MTU,
 		RPF:  rpfs[l.conf.RPF],
+		MSS:  mssClamp(l.conf.MSSClamp),
 		Box:  o.box,
 	}
 	if o.parent != nil {

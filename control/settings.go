@@ -64,6 +64,18 @@ var rpfs = map[config.RPF]dataplane.RPF{
 	config.RPFOff:    dataplane.RPFOff,
 }
 
+func mssClamp(c config.MSSClamp) dataplane.MSSClamp {
+	switch c {
+	case config.ClampOutside:
+		return dataplane.ClampOutside
+	case config.ClampMTU:
+		return dataplane.ClampMTU
+	case config.ClampOff:
+		return dataplane.ClampOff
+	}
+	return dataplane.MSSClamp(c)
+}
+
 // needsRestart reports an error that names the settings which differ between old
 // and next and cannot change while the gateway runs.
 func needsRestart(old, next *config.Config) error {

@@ -209,7 +209,10 @@ func (l *lab) stateNow() State {
 		if p == nil || id == int(HostPort) {
 			continue
 		}
-		c := PortConfig{ID: uint16(id), Name: p.name, Port: p.port, MTU: p.mtu, RPF: p.rpf, ClampMSS: p.clamp, Box: p.box, VLAN: p.vlan}
+		c := PortConfig{ID: uint16(id), Name: p.name, Port: p.port, MTU: p.mtu, RPF: p.rpf, MSS: ClampOff, Box: p.box, VLAN: p.vlan}
+		if p.mss != 0 {
+			c.MSS = MSSClamp(p.mss)
+		}
 		if p.vlan != 0 {
 			c.Parent = p.carrier
 		}

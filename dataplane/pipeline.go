@@ -285,17 +285,23 @@ func (w *Worker) fits(p *packet.Packet, eg *portEntry, ref conntrack.Ref, r role
 	return true // transmit splits it
 }
 
-// clamp lowers the MSS option of a SYN to what both ports can carry.
+// clamp lowers the MSS option of a SYN to what both ports can carry, if one of them
+// asks for that, and to what they say.
 func (w *Worker) clamp(p *packet.Packet, eg *portEntry) {
 	in := w.v.portOf(p.In)
-	if in == nil || !in.clamp && !eg.clamp || in.id == HostPort || eg.id == HostPort {
+	if in == nil || in.mss == 0 && eg.mss == 0 || in.id == HostPort || eg.id == HostPort {
 		return
 	}
 	mss := min(in.mtu, eg.mtu) - 40
 	if p.Tuple.Family == tuple.IPv6 {
 		mss -= 20
 	}
-	packet.ClampMSS(p, uint16(min(mss, 65535)))
+	for _, limit := range [...]int{in.mss, eg.mss} {
+		if limit != 0 {
+			mss = min(mss, limit)
+		}
+	}
+	packet.ClampMSS(p, uint16(mss))
 }
 
 // transmit gives p the link-layer header of its egress and queues it. The

@@ -192,11 +192,9 @@ func TestFramesCrossBetweenLinkKinds(t *testing.T) {
 	}
 }
 
+// Outside ports clamp unless they are told otherwise.
 func TestMSSIsClamped(t *testing.T) {
-	l := newLab(t, labConfig{ports: func(st *State, o map[string]mem.Options) {
-		small(true)(st, o)
-		st.Ports[1].ClampMSS = true
-	}})
+	l := newLab(t, labConfig{ports: small(true)})
 	l.send("lan", tcp("10.0.0.5:1", "198.51.100.7:80", mss(1460)))
 	l.want("wan", "tcp 203.0.113.1:1 > 198.51.100.7:80 S seq 0 ack 0 ttl 63 len 0 mss 1360")
 	l.send("wan", tcp("198.51.100.7:80", "203.0.113.1:1", mss(1400), flags(packet.SYN|packet.ACK), seq(0, 1)))
@@ -206,6 +204,42 @@ func TestMSSIsClamped(t *testing.T) {
 	l.send("lan", tcp("10.0.0.5:2", "198.51.100.7:80", mss(500)))
 	l.want("wan", "tcp 203.0.113.1:2 > 198.51.100.7:80 S seq 0 ack 0 ttl 63 len 0 mss 500")
 	l.wantDrops()
+}
+
+func TestMSSClampSettings(t *testing.T) {
+	for _, tt := range []struct {
+		claim    string
+		lan, wan MSSClamp
+		mss4     int
+		mss6     int
+	}{
+		{"outside clamps to the MTU by default", ClampOutside, ClampOutside, 1360, 1340},
+		{"it can be switched off", ClampOutside, ClampOff, 1460, 1460},
+		{"an inside port can ask for it, too", ClampMTU, ClampOff, 1360, 1340},
+		{"a number counts", ClampOff, 1200, 1200, 1200},
+		{"the smaller number counts", 1100, 1200, 1100, 1100},
+		{"a number never exceeds the MTU", ClampOff, 1390, 1360, 1340},
+	} {
+		l := newLab(t, labConfig{ports: func(st *State, o map[string]mem.Options) {
+			small(true)(st, o)
+			st.Ports[0].MSS, st.Ports[1].MSS = tt.lan, tt.wan
+		}})
+		for _, way := range []struct{ from, to, src, dst, want string }{
+			{"lan", "wan", "10.0.0.5:1", "198.51.100.7:80", fmt.Sprintf("tcp 203.0.113.1:1 > 198.51.100.7:80 S seq 0 ack 0 ttl 63 len 0 mss %d", tt.mss4)},
+			{"wan", "lan", "198.51.100.7:80", "203.0.113.1:1", fmt.Sprintf("tcp 198.51.100.7:80 > 10.0.0.5:1 SA seq 0 ack 1 ttl 63 len 0 mss %d", tt.mss4)},
+			{"lan", "wan", "[2001:db8:1::5]:1", "[2001:db8:77::7]:80", fmt.Sprintf("tcp [2001:db8:1::5]:1 > [2001:db8:77::7]:80 S seq 0 ack 0 ttl 63 len 0 mss %d", tt.mss6)},
+		} {
+			opts := []opt{mss(1460)}
+			if way.from == "wan" {
+				opts = append(opts, flags(packet.SYN|packet.ACK), seq(0, 1))
+			}
+			l.send(way.from, tcp(way.src, way.dst, opts...))
+			if got := describe(l.take(way.to), packet.LinkEthernet); got != way.want {
+				t.Errorf("%s: %s sent %s, want %s", tt.claim, way.to, got, way.want)
+			}
+		}
+		l.wantDrops()
+	}
 }
 
 func vlans(st *State, o map[string]mem.Options) {

@@ -33,8 +33,29 @@ type PortConfig struct {
 	Addresses []netip.Prefix // the gateway's own, the primary of each family first
 	MTU       int            // largest IP packet; 0: the port's own
 	RPF       RPF
-	ClampMSS  bool      // clamp TCP MSS of flows through this port to its MTU
+	MSS       MSSClamp  // of TCP flows through this port, both directions
 	Box       port.Port // TAP to the kernel of the gateway's namespace ([host]); nil: none
+}
+
+// MSSClamp says to how much the MSS option of TCP is lowered: to so many bytes, or
+// one of the values below. No number exceeds what the MTU of both ports takes.
+type MSSClamp int
+
+const (
+	ClampOutside MSSClamp = -iota // to the MTU if the port's area is outside, else not
+	ClampMTU                      // to the MTU
+	ClampOff
+)
+
+// limit returns the largest MSS through a port, 0 for any.
+func (c MSSClamp) limit(outside bool) int {
+	switch {
+	case c > 0:
+		return int(c)
+	case c == ClampMTU, c == ClampOutside && outside:
+		return 65535
+	}
+	return 0
 }
 
 // State is everything that a reload may change, applied at once.
@@ -69,7 +90,7 @@ type portEntry struct {
 	local        bool // own services answer there
 	outside      bool
 	rpf          RPF
-	clamp        bool
+	mss          int // largest MSS option, 0: any
 	pointToPoint bool
 	carrier      uint16 // port whose queues carry it: itself, or the parent of a VLAN
 	vlan         uint16
@@ -207,6 +228,7 @@ func (e *Engine) newView(st State, gen uint32) (*view, error) {
 			}
 			p.local = v.prog.Area(p.area).Services == rules.Answered
 			p.outside = v.prog.Area(p.area).Side == rules.Outside
+			p.mss = MSSClamp(p.mss).limit(p.outside)
 		}
 	}
 	if err := v.addPolicies(e.table); err != nil {
@@ -231,7 +253,7 @@ func (v *view) addPort(c *PortConfig) error {
 		return portError(int(c.ID), c.Name, "index is taken by %s", v.ports[c.ID].name)
 	}
 	p := &portEntry{id: c.ID, name: c.Name, port: c.Port, rpf: c.RPF,
-		clamp: c.ClampMSS, mtu: c.MTU, carrier: c.ID, vlan: c.VLAN, box: c.Box}
+		mss: int(c.MSS), mtu: c.MTU, carrier: c.ID, vlan: c.VLAN, box: c.Box}
 	if c.VLAN != 0 {
 		if c.VLAN > maxVLAN {
 			return portError(int(c.ID), c.Name, "VLAN %d: must be 1 to %d", c.VLAN, maxVLAN)

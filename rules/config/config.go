@@ -63,6 +63,7 @@ type Interface struct {
 	Addresses     []netip.Prefix // for Static: the gateway's own, with the length of the on-link prefix
 	NextHops      []netip.Addr   // default routers, at most one of each family; empty: the kernel's with FromKernel, else none
 	RPF           RPF
+	MSSClamp      MSSClamp
 	Queues        int            // 0: one for each worker
 	Offload       Offload        // TUN
 	PeerAddresses []netip.Prefix // TUN: what the kernel on the other side of the device gets
@@ -87,6 +88,16 @@ type AddressSource uint8
 const (
 	FromKernel AddressSource = iota // what the kernel has on it, followed as it changes; routes and next hops too
 	Static                          // Interface.Addresses
+)
+
+// MSSClamp is the largest MSS option that TCP may have through an interface, in
+// bytes, or one of the values below.
+type MSSClamp int
+
+const (
+	ClampOutside MSSClamp = -iota // what the MTU takes, if the area is outside
+	ClampMTU                      // what the MTU takes
+	ClampOff
 )
 
 // RPF is the reverse-path check of a source address on arrival (RFC 3704).

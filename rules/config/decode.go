@@ -145,6 +145,23 @@ func word[T ~uint8](d *decoder, n *node, v *T, words ...string) {
 	d.errorf(n.at, "unknown value %q; %s", s, suggest(s, words))
 }
 
+// mssClamp reads a word or a number of bytes: at least what any TCP must take, less
+// room for options (RFC 9293 section 3.7.1), at most what fits into IPv4.
+func (d *decoder) mssClamp(n *node, v *MSSClamp) {
+	if _, isWord := n.value.(string); !isWord {
+		var bytes int
+		if d.integer(n, &bytes, 200, 65495); bytes != 0 {
+			*v = MSSClamp(bytes)
+		}
+		return
+	}
+	var i uint8
+	before := len(d.errs)
+	if word(d, n, &i, "mtu", "off"); len(d.errs) == before {
+		*v = [...]MSSClamp{ClampMTU, ClampOff}[i]
+	}
+}
+
 // name reads a name that goes into metrics, sockets and rules.
 func (d *decoder) name(n *node, v *string) {
 	s, ok := d.text(n)
