@@ -93,7 +93,7 @@ func (w *Worker) bind(p *packet.Packet, f *first, seg *conntrack.Segment) {
 		if cand.Src != prop.Original.Src || cand.SrcPort != prop.Original.SrcPort {
 			prop.Status |= conntrack.SrcNAT
 		}
-		if w.claim(p, prop, seg, f.role) {
+		if w.claim(p, f, seg) {
 			return
 		}
 	}
@@ -106,12 +106,14 @@ func (w *Worker) bind(p *packet.Packet, f *first, seg *conntrack.Segment) {
 // claim makes the entry that prop asks for and sends p through it. When another
 // packet of the flow was faster, p joins the entry of that one. It reports false
 // when the reply tuple is taken.
-func (w *Worker) claim(p *packet.Packet, prop *conntrack.Proposal, seg *conntrack.Segment, r role) bool {
+func (w *Worker) claim(p *packet.Packet, f *first, seg *conntrack.Segment) bool {
+	r := f.role
 	for range claimTries {
-		ref, claim := w.ct.Claim(prop, w.tick)
+		ref, claim := w.ct.Claim(&f.prop, w.tick)
 		switch claim {
 		case conntrack.Claimed:
 			w.claimed = ref.Slot
+			w.remember(p, f, w.e.table.Entry(ref.Slot))
 		case conntrack.OriginalTaken:
 		case conntrack.ReplyTaken:
 			return false
@@ -171,7 +173,7 @@ func (w *Worker) untracked(p *packet.Packet, r role) {
 		return
 	}
 	k := w.v.key(p, r, rules.Untracked)
-	hop, _, why := w.v.route(&k)
+	hop, _, why := w.v.route(&k, w.decision.ApplyMark(0), last{})
 	if why != None {
 		w.refuse(p, conntrack.Ref{}, why, r)
 		return
@@ -203,7 +205,7 @@ func (w *Worker) refilter(p *packet.Packet, e *conntrack.Entry, ref conntrack.Re
 	other := e.Tuple(ref.Dir.Other())
 	to, _ := other.Inverse()
 	k.Tuple.Dst, k.Tuple.DstPort = to.Dst, to.DstPort
-	if _, _, why := w.v.route(&k); why != None {
+	if _, _, why := w.v.route(&k, k.Mark, w.lastWay(route.Hint(e.Hint(ref.Dir)))); why != None {
 		w.refuse(p, ref, why, r)
 		return false
 	}

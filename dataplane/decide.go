@@ -90,7 +90,7 @@ func (f *first) redirect(to tuple.Tuple) {
 
 // way routes f.
 func (v *view) way(f *first) (why Reason) {
-	f.hop, f.egress, why = v.route(&f.key)
+	f.hop, f.egress, why = v.route(&f.key, f.ruling.ApplyMark(f.key.Mark), last{})
 	if why == NoRoute && f.role == roleBox && linkLocal(&f.key.Tuple.Dst) {
 		f.onLink, f.hop = true, route.NextHop{Port: f.in}
 		f.egress, why = v.leave(&f.key, f.in)
@@ -195,63 +195,4 @@ func (v *view) localFor(port uint16, r role, family uint8) (tuple.Addr, bool) {
 		return tuple.Addr{}, false
 	}
 	return in.primary(family)
-}
-
-// route finds where a packet with k's tuple goes, and shows the rules.
-func (v *view) route(k *rules.Key) (route.NextHop, *portEntry, Reason) {
-	var hop route.NextHop // to the gateway itself
-	k.Local = rules.ToLocal
-	if _, own := v.local[k.Tuple.Dst]; !own {
-		k.Local = rules.Forward
-		var ok bool
-		if hop, ok = v.routeTo(&k.Tuple.Dst); !ok {
-			return hop, nil, NoRoute
-		}
-	}
-	eg, why := v.leave(k, hop.Port)
-	return hop, eg, why
-}
-
-// leave shows the rules by which port the packet leaves.
-func (v *view) leave(k *rules.Key, port uint16) (*portEntry, Reason) {
-	eg := v.portOf(port)
-	if eg == nil {
-		return nil, EgressDown
-	}
-	k.Out, k.OutArea = port, eg.area
-	return eg, None
-}
-
-// routeTo looks up where packets to dst go. No route leads to link-local
-// addresses, the default route neither (RFC 4291 section 2.5.6).
-func (v *view) routeTo(dst *tuple.Addr) (route.NextHop, bool) {
-	if linkLocal(dst) {
-		return route.NextHop{}, false
-	}
-	return v.routes.Lookup(*dst)
-}
-
-// reversePath checks the source of a packet against the routes (RFC 3704).
-func (v *view) reversePath(p *packet.Packet, r role) Reason {
-	if r != roleWire {
-		return None
-	}
-	in := v.portOf(p.In)
-	if _, own := v.local[p.Tuple.Src]; own {
-		return SpoofedSource // nobody else may use our addresses
-	}
-	if linkLocal(&p.Tuple.Src) { // no farther than here (RFC 4291 section 2.5.6)
-		if _, own := v.local[p.Tuple.Dst]; !own {
-			return SpoofedSource
-		}
-		return None
-	}
-	if in.rpf == RPFOff {
-		return None
-	}
-	hop, ok := v.routes.Lookup(p.Tuple.Src)
-	if !ok || in.rpf == RPFStrict && hop.Port != p.In {
-		return SpoofedSource
-	}
-	return None
 }

@@ -40,6 +40,15 @@
 // filter; and under such rules the first packet of each direction does after any
 // change of the hint, so that flows older than the rules meet them, too.
 //
+// # Several ways out
+//
+// A flow keeps the way that it took first (way.go): a hint that is no longer valid
+// still names the next hop. Only new flows see better routes, weights, and uplinks
+// that come back. Answers leave by the port that the question came in by, what the
+// gateway itself sends by the port whose address it has. A flow that is translated
+// to an address of an uplink ends with notice when that uplink no longer leads to
+// its other end (Engine.EndStranded); others move.
+//
 // # Entries of packets that have not left
 //
 // A new entry is unconfirmed until a packet of its flow has left. Only the packet

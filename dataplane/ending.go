@@ -234,13 +234,3 @@ func (w *Worker) makeReset(e *conntrack.Entry, d tuple.Direction, n int, to *tup
 	packet.MakeSegment(&w.scratch, w.arena(packet.AnswerLen), to, s)
 	return true
 }
-
-// sourceGone reports whether p is about to leave with an address that the gateway
-// has no longer.
-func (v *view) sourceGone(p *packet.Packet, to *tuple.Tuple) bool {
-	if v.gone == nil || to.Src == p.Tuple.Src {
-		return false
-	}
-	_, gone := v.gone[to.Src]
-	return gone
-}

@@ -65,7 +65,7 @@ type Engine struct {
 	table         *conntrack.Table
 	host          Host
 	neigh         *route.Neighbours
-	seed          maphash.Seed // of askers
+	seed          maphash.Seed // of askers, and of the ways of flows
 	frags         *frag.Table
 	view          atomic.Pointer[view]
 	workers       []*Worker

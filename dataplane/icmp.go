@@ -8,6 +8,7 @@ import (
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
+	"example.com/culvert/dataplane/route"
 	"example.com/culvert/rules"
 )
 
@@ -46,10 +47,15 @@ func (w *Worker) icmpError(p *packet.Packet, ref conntrack.Ref, r role) {
 		w.drop(Redirect)
 		return
 	}
-	if !w.errorAllowed(p, &to, e, r) {
+	was := w.lastWay(route.Hint(e.Hint(ref.Dir)))
+	if !w.errorAllowed(p, &to, e, was, r) {
 		return
 	}
-	hint, why := w.nextHop(p, &to, r)
+	hop, why := w.wayOn(p, &to, e, was, r)
+	var hint route.Hint
+	if why == None {
+		hint, why = w.neighbour(p, &hop, to.Dst)
+	}
 	if why != None {
 		w.drop(why)
 		return
@@ -82,7 +88,7 @@ func (w *Worker) icmpError(p *packet.Packet, ref conntrack.Ref, r role) {
 }
 
 // errorAllowed runs the filter for an ICMP error, with state RELATED.
-func (w *Worker) errorAllowed(p *packet.Packet, to *tuple.Tuple, e *conntrack.Entry, r role) bool {
+func (w *Worker) errorAllowed(p *packet.Packet, to *tuple.Tuple, e *conntrack.Entry, was last, r role) bool {
 	if w.v.prog.Len(rules.Filter) == 0 {
 		return true
 	}
@@ -91,7 +97,7 @@ func (w *Worker) errorAllowed(p *packet.Packet, to *tuple.Tuple, e *conntrack.En
 	k := w.v.key(p, r, rules.Related)
 	k.Mark = e.Mark()
 	k.Tuple.Src, k.Tuple.Dst = p.Tuple.Src, to.Dst
-	if _, _, why := w.v.route(&k); why != None {
+	if _, _, why := w.v.route(&k, k.Mark, was); why != None {
 		w.drop(why)
 		return false
 	}

@@ -21,7 +21,7 @@ func (w *Worker) invalid(p *packet.Packet, ref conntrack.Ref, why Reason, r role
 		d = w.consider()
 	}
 	k := w.v.key(p, r, rules.Invalid)
-	hop, _, unroutable := w.v.route(&k)
+	hop, _, unroutable := w.v.route(&k, d.ApplyMark(0), last{})
 	if unroutable != None {
 		w.drop(why)
 		return

@@ -166,12 +166,16 @@ func (w *Worker) forward(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref
 		out, ok = p.In, true
 	}
 	if !ok {
-		if w.v.sourceGone(p, &to) {
-			w.overtaken(p, ref, conntrack.AddressLost, r)
-			return
+		was := w.lastWay(hint)
+		hop, why := w.wayOn(p, &to, e, was, r)
+		if why == None {
+			if cause := w.v.doomed(p, &to, &hop, was); cause != conntrack.Unspecified {
+				w.overtaken(p, ref, cause, r)
+				return
+			}
+			hint, why = w.neighbour(p, &hop, to.Dst)
 		}
-		var why Reason
-		if hint, why = w.nextHop(p, &to, r); why != None {
+		if why != None {
 			w.refuse(p, ref, why, r)
 			return
 		}
@@ -215,24 +219,11 @@ func (w *Worker) onOwnLink(p *packet.Packet, to *tuple.Tuple) bool {
 	if _, own := w.v.local[to.Dst]; own || p.Link != packet.LinkEthernet {
 		return false
 	}
-	hop, ok := w.v.routeTo(&to.Dst)
-	return ok && hop.Port == p.In || linkLocal(&to.Dst)
-}
-
-// nextHop finds the neighbour for a packet that will have tuple to, and checks
-// that p may come from where it came.
-func (w *Worker) nextHop(p *packet.Packet, to *tuple.Tuple, r role) (route.Hint, Reason) {
-	if why := w.v.reversePath(p, r); why != None {
-		return 0, why
+	if linkLocal(&to.Dst) {
+		return true
 	}
-	if _, own := w.v.local[to.Dst]; own {
-		return w.e.neigh.HostHint(), None
-	}
-	hop, ok := w.v.routeTo(&to.Dst)
-	if !ok {
-		return 0, NoRoute
-	}
-	return w.neighbour(p, &hop, to.Dst)
+	_, is := w.v.routes.Through(to.Dst, p.In)
+	return is == route.Up
 }
 
 // neighbour returns the hint for a next hop, asking on behalf of who sent p for its

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"hash/maphash"
 	"net/netip"
 
 	"example.com/culvert/conntrack/tuple"
@@ -140,6 +141,7 @@ type view struct {
 	ports   []*portEntry // by id; nil: no such port
 	local   map[tuple.Addr]uint16
 	gone    map[tuple.Addr]struct{} // nil: none
+	seed    maphash.Seed            // of hashes that spread flows
 	subnets map[tuple.Addr]struct{} // directed broadcast addresses of own IPv4 prefixes
 	sources [][]source              // by worker
 	sinks   []sinks                 // by worker
@@ -183,7 +185,7 @@ func (v *view) has(d port.Port) bool {
 // newView checks st and prepares what workers need of it.
 func (e *Engine) newView(st State, gen uint32) (*view, error) {
 	v := &view{
-		gen: gen, prog: st.Program, routes: st.Routes,
+		gen: gen, prog: st.Program, routes: st.Routes, seed: e.seed,
 		local:   make(map[tuple.Addr]uint16),
 		subnets: make(map[tuple.Addr]struct{}),
 	}

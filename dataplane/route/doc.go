@@ -4,8 +4,10 @@
 // It has two halves with different lives:
 //
 //   - Table is an immutable longest-prefix match from a destination to a
-//     NextHop. The control path builds a new one whenever routes or addresses
-//     change and publishes it with one pointer store.
+//     NextHop. Of several routes to one prefix it takes the one for the packet's
+//     source, area or mark, then the lowest metric, then shares flows by weight.
+//     The control path builds a new one whenever routes, addresses or the health
+//     of a router change and publishes it with one pointer store.
 //   - Neighbours is the mutable set of link-layer addresses, one slot for each
 //     (port, address) that packets were sent to. A flow caches the slot's index
 //     and tag in one word (Hint), never a copy of the address: when the

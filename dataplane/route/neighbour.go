@@ -145,6 +145,22 @@ func (n *Neighbours) Get(h Hint) (port uint16, mac [6]byte, ok bool) {
 	return port, [6]byte{byte(w >> 56), byte(w >> 48), byte(w >> 40), byte(w >> 32), byte(w >> 24), byte(w >> 16)}, true
 }
 
+// Stale returns a hint that is not valid and names the same slot.
+func (h Hint) Stale() Hint { return h &^ 0xffff }
+
+// Where returns the neighbour that the slot of a hint stands for now: the one that the
+// hint was made for, valid or not, unless that has lost its slot meanwhile.
+func (n *Neighbours) Where(h Hint) (port uint16, addr tuple.Addr, ok bool) {
+	i := h.Slot()
+	if i == 0 || int(i) >= len(n.slots) {
+		return 0, addr, false
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := &n.slots[i]
+	return uint16(s.port.Load()), s.addr, s.state != Unknown
+}
+
 // HostHint returns the hint of the gateway's own host.
 func (n *Neighbours) HostHint() Hint { return Hint(uint16(n.slots[0].word.Load())) }
 

@@ -1,8 +1,10 @@
 package route
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -107,48 +109,200 @@ func TestImpossibleRoutesAreRefused(t *testing.T) {
 	}
 }
 
-// slowLookup is Lookup as RFC 1812 section 5.2.4.3 says it.
-func slowLookup(routes []Route, dst netip.Addr) (best Route, ok bool) {
+// slowChoices are the routes that a packet may take as the comment of Table says it:
+// each route is held against every other one.
+func slowChoices(routes []Route, dst, src netip.Addr, area Area, mark uint32) (best []Route) {
+	fits := func(r Route) bool {
+		return !r.Down && r.Prefix.Contains(dst) && (!r.Only.From.IsValid() || r.Only.From.Contains(src)) &&
+			(r.Only.Area == 0 || r.Only.Area == area) && mark&r.Only.MarkMask == r.Only.Mark&r.Only.MarkMask
+	}
+	firstOf := func(r Route) int { // position of the first route for the same packets
+		if r.Only == (Only{}) {
+			return len(routes)
+		}
+		return slices.IndexFunc(routes, func(o Route) bool { return o.Only == r.Only })
+	}
+	compare := func(a, b Route) int { // negative: a is better
+		return cmp.Or(b.Prefix.Bits()-a.Prefix.Bits(), firstOf(a)-firstOf(b), cmp.Compare(a.Metric, b.Metric))
+	}
 	for _, r := range routes {
-		if !r.Prefix.Contains(dst) {
+		if !fits(r) {
 			continue
 		}
-		if !ok || r.Prefix.Bits() > best.Prefix.Bits() || r.Prefix.Bits() == best.Prefix.Bits() && r.Metric < best.Metric {
-			best, ok = r, true
+		switch {
+		case len(best) == 0 || compare(r, best[0]) < 0:
+			best = []Route{r}
+		case compare(r, best[0]) == 0:
+			best = append(best, r)
 		}
 	}
-	return best, ok
+	return best
 }
 
-func TestLookupAgreesWithItsSlowTwin(t *testing.T) {
-	rnd := rand.New(rand.NewPCG(1, 2))
-	// Addresses are drawn from few bits, so that prefixes overlap.
-	draw := func() netip.Addr {
-		if rnd.IntN(2) == 0 {
-			return netip.AddrFrom4([4]byte{10, byte(rnd.IntN(4)), byte(rnd.IntN(4)) << 6, byte(rnd.IntN(256))})
+// slowFeasible are the ports by which packets to dst may leave: those of all routes
+// to it that are no shorter than the longest one for all packets that is up.
+func slowFeasible(routes []Route, dst netip.Addr) map[uint16]Condition {
+	shortest := 0
+	for _, r := range routes {
+		if r.Prefix.Contains(dst) && !r.Down && r.Only == (Only{}) {
+			shortest = max(shortest, r.Prefix.Bits())
 		}
-		a := netip.MustParseAddr("2001:db8::").As16()
-		a[4], a[9], a[15] = byte(rnd.IntN(4)), byte(rnd.IntN(2))<<7, byte(rnd.IntN(256))
-		return netip.AddrFrom16(a)
 	}
-	for range 200 {
-		var routes []Route
-		for range rnd.IntN(40) {
-			a := draw()
-			p, err := a.Prefix(rnd.IntN(a.BitLen() + 1))
-			if err != nil {
+	ports := map[uint16]Condition{}
+	for _, r := range routes {
+		switch {
+		case !r.Prefix.Contains(dst) || r.Prefix.Bits() < shortest:
+		case !r.Down:
+			ports[r.Port] = Up
+		case ports[r.Port] == None:
+			ports[r.Port] = Down
+		}
+	}
+	return ports
+}
+
+// overlapping draws addresses of few bits, so that prefixes overlap.
+func overlapping(rnd *rand.Rand) netip.Addr {
+	if rnd.IntN(2) == 0 {
+		return netip.AddrFrom4([4]byte{10, byte(rnd.IntN(4)), byte(rnd.IntN(4)) << 6, byte(rnd.IntN(256))})
+	}
+	a := netip.MustParseAddr("2001:db8::").As16()
+	a[4], a[9], a[15] = byte(rnd.IntN(4)), byte(rnd.IntN(2))<<7, byte(rnd.IntN(256))
+	return netip.AddrFrom16(a)
+}
+
+// randomRoutes draws routes of all kinds; each has a port of its own or one of few.
+func randomRoutes(t *testing.T, rnd *rand.Rand) (routes []Route) {
+	for range rnd.IntN(40) {
+		a := overlapping(rnd)
+		p, err := a.Prefix([]int{0, 8, 12, 20, 32}[rnd.IntN(5)])
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := Route{Prefix: p, Port: uint16(1 + rnd.IntN(6)), Metric: uint32(rnd.IntN(3)), Weight: uint32(rnd.IntN(4)), Down: rnd.IntN(4) == 0}
+		if rnd.IntN(3) == 0 {
+			from := overlapping(rnd)
+			for from.Is4() != a.Is4() {
+				from = overlapping(rnd)
+			}
+			if r.Only.From, err = from.Prefix(8 + rnd.IntN(8)); err != nil {
 				t.Fatal(err)
 			}
-			routes = append(routes, Route{Prefix: p, Port: uint16(len(routes) + 1), Metric: uint32(rnd.IntN(3))})
 		}
+		if rnd.IntN(4) == 0 {
+			r.Only.Area = AreaNumber(uint8(rnd.IntN(2)))
+		}
+		if rnd.IntN(4) == 0 {
+			r.Only.Mark, r.Only.MarkMask = uint32(rnd.IntN(4)), uint32(rnd.IntN(4))
+		}
+		r.Only.Mark &= r.Only.MarkMask
+		routes = append(routes, r)
+	}
+	return routes
+}
+
+func TestTableAgreesWithItsSlowTwin(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 300 {
+		routes := randomRoutes(t, rnd)
 		table := mustTable(t, routes...)
 		for range 100 {
-			dst := draw()
-			got, ok := table.Lookup(tuple.AddrFrom(dst))
-			want, wantOK := slowLookup(routes, dst)
-			if ok != wantOK || got.Port != want.Port {
-				t.Fatalf("%v: port %d (%v), slow twin says %d (%v)\n%v", dst, got.Port, ok, want.Port, wantOK, routes)
+			dst, src, area, mark := overlapping(rnd), overlapping(rnd), Area(rnd.IntN(3)), uint32(rnd.IntN(4))
+			got, ok := table.Choose(&Query{tuple.AddrFrom(dst), tuple.AddrFrom(src), area, mark, rnd.Uint64()})
+			want := slowChoices(routes, dst, src, area, mark)
+			if ok != (len(want) > 0) || ok && !slices.ContainsFunc(want, func(r Route) bool { return r.Port == got.Port }) {
+				t.Fatalf("%v from %v, area %d, mark %d: port %d (%v), slow twin says %v\n%v", dst, src, area, mark, got.Port, ok, want, routes)
 			}
+			feasible := slowFeasible(routes, dst)
+			for port := range uint16(8) {
+				way, is := table.Through(tuple.AddrFrom(dst), port)
+				if is != feasible[port] || is != None && way.Port != port || table.Reaches(tuple.AddrFrom(dst), port) != (is != None) {
+					t.Fatalf("%v by port %d: %v, slow twin says %v\n%v", dst, port, is, feasible[port], routes)
+				}
+				if _, stays := table.Stay(tuple.AddrFrom(dst), port, tuple.Addr{}); stays != (feasible[port] == Up) {
+					t.Fatalf("%v by port %d: may stay %v, slow twin says %v\n%v", dst, port, stays, feasible[port], routes)
+				}
+			}
+		}
+	}
+}
+
+func TestOnlySomePackets(t *testing.T) {
+	lan, guest := AreaNumber(1), AreaNumber(3)
+	everywhere := prefix("0.0.0.0/0")
+	table := mustTable(t,
+		Route{Prefix: everywhere, Port: 1},
+		Route{Prefix: everywhere, Port: 2, Only: Only{From: prefix("10.0.2.0/24")}},
+		Route{Prefix: everywhere, Port: 3, Only: Only{Area: guest}},
+		Route{Prefix: everywhere, Port: 4, Only: Only{Mark: 0x10, MarkMask: 0xf0}},
+		Route{Prefix: prefix("10.0.0.0/16"), Port: 5},
+		Route{Prefix: prefix("10.0.9.0/24"), Port: 6, Only: Only{Area: guest}},
+	)
+	for _, tt := range []struct {
+		claim    string
+		dst, src string
+		area     Area
+		mark     uint32
+		port     uint16
+	}{
+		{"others take the route for all", "8.8.8.8", "10.0.1.5", lan, 0, 1},
+		{"a source takes its own", "8.8.8.8", "10.0.2.5", lan, 0, 2},
+		{"of two that fit, the first given", "8.8.8.8", "10.0.2.5", guest, 0, 2},
+		{"an area takes its own", "8.8.8.8", "10.0.1.5", guest, 0, 3},
+		{"a mark takes its own", "8.8.8.8", "10.0.1.5", lan, 0x1f, 4},
+		{"another mark does not", "8.8.8.8", "10.0.1.5", lan, 0x2f, 1},
+		{"a nearer network is not taken away", "10.0.1.1", "10.0.2.5", lan, 0, 5},
+		{"unless a route of its own says so", "10.0.9.1", "10.0.1.5", guest, 0, 6},
+		{"which is for no others", "10.0.9.1", "10.0.1.5", lan, 0, 5},
+	} {
+		if got, _ := table.Choose(&Query{Dst: addr(tt.dst), Src: addr(tt.src), Area: tt.area, Mark: tt.mark}); got.Port != tt.port {
+			t.Errorf("%s: port %d, want %d", tt.claim, got.Port, tt.port)
+		}
+	}
+}
+
+func TestWeightsShareTheFlows(t *testing.T) {
+	everywhere := prefix("0.0.0.0/0")
+	table := mustTable(t, Route{Prefix: everywhere, Port: 1, Weight: 3}, Route{Prefix: everywhere, Port: 2}, Route{Prefix: everywhere, Port: 3, Metric: 1, Weight: 100})
+	rnd := rand.New(rand.NewPCG(3, 4))
+	const flows = 40000
+	taken := map[uint16]int{}
+	for range flows {
+		q := Query{Dst: addr("8.8.8.8"), Hash: rnd.Uint64()}
+		a, _ := table.Choose(&q)
+		if b, _ := table.Choose(&q); a != b {
+			t.Fatal("one flow takes two ways")
+		}
+		taken[a.Port]++
+	}
+	if share := float64(taken[1]) / flows; share < 0.74 || share > 0.76 || taken[3] != 0 {
+		t.Errorf("weights 3 and 1 share the flows %v", taken)
+	}
+}
+
+func TestDownRoutes(t *testing.T) {
+	everywhere := prefix("0.0.0.0/0")
+	gw1, gw2 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.51.100.1")
+	table := mustTable(t,
+		Route{Prefix: everywhere, Port: 1, Gateway: gw1, Down: true},
+		Route{Prefix: everywhere, Port: 2, Gateway: gw2, Metric: 10},
+		Route{Prefix: prefix("10.0.0.0/8"), Port: 1, Gateway: gw1, Down: true},
+	)
+	for _, dst := range []string{"8.8.8.8", "10.1.1.1"} {
+		if got, ok := table.Lookup(addr(dst)); !ok || got.Port != 2 {
+			t.Errorf("%s goes by port %d, want the one that is up", dst, got.Port)
+		}
+		if way, is := table.Through(addr(dst), 1); is != Down || way.Gateway != tuple.AddrFrom(gw1) {
+			t.Errorf("%s through port 1: %v, %v; want the way that is down", dst, way, is)
+		}
+		if _, ok := table.Stay(addr(dst), 1, tuple.AddrFrom(gw1)); ok {
+			t.Errorf("a flow to %s stays on a way that is down", dst)
+		}
+		if _, ok := table.Stay(addr(dst), 2, tuple.AddrFrom(gw1)); ok {
+			t.Errorf("a flow to %s stays with a gateway that is on another port", dst)
+		}
+		if !table.Reaches(addr(dst), 1) || table.Reaches(addr(dst), 3) {
+			t.Errorf("%s: want packets from ports 1 and 2 only", dst)
 		}
 	}
 }
@@ -156,7 +310,7 @@ func TestLookupAgreesWithItsSlowTwin(t *testing.T) {
 func TestLookupDoesNotAllocate(t *testing.T) {
 	table := mustTable(t, Route{Prefix: prefix("0.0.0.0/0"), Port: 1}, Route{Prefix: prefix("10.0.0.0/8"), Port: 2})
 	dst := addr("8.8.8.8")
-	if n := testing.AllocsPerRun(100, func() { table.Lookup(dst) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { table.Lookup(dst); table.Stay(dst, 1, dst); table.Through(dst, 2) }); n != 0 {
 		t.Errorf("%v allocations a lookup, want 0", n)
 	}
 }
