@@ -114,7 +114,8 @@ func (p *pool) grow(g *grower) {
 	defer p.mu.Unlock()
 	p.wake = g.wake
 	if ready := g.ready.Load(); ready < g.limit {
-		p.low = max(ready, growAhead/2) - growAhead/2
+		half := aheadOf(p.high.Load()) / 2
+		p.low = max(ready, half) - half
 	} else {
 		p.low = p.limit // never
 	}
