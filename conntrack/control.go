@@ -322,6 +322,45 @@ func (t *Table) update(k tuple.Tuple, change Change, f func(uint32, *Entry, Tick
 	return nil
 }
 
+// ChangeMark gives the bits of mask in the mark of a flow that w is tracking a
+// packet of the value of those in mark, and reports it if that changes anything.
+func (w *Worker) ChangeMark(r Ref, mark, mask uint32, now Tick) {
+	e := &w.t.entries[r.Slot]
+	old := e.Mark()
+	if old&mask == mark&mask {
+		return
+	}
+	e.changeMark(func(m uint32) uint32 { return m&^mask | mark&mask })
+	if e.Status()&Confirmed != 0 {
+		w.emit(EventUpdate, ChangedMark, r.Slot, now)
+	}
+}
+
+// HelperName returns the name of the helper with a number, "" if there is none.
+func (t *Table) HelperName(helper uint32) string {
+	if helper == 0 || t.cfg.HelperName == nil {
+		return ""
+	}
+	return t.cfg.HelperName(helper)
+}
+
+// MasterHelper returns the name of the helper of the flow that announced e, ""
+// if there is none any more. The caller got e in its current epoch.
+func (t *Table) MasterHelper(e *Entry) string {
+	if e.Status()&Expected == 0 {
+		return ""
+	}
+	slot, ok := t.Master(e)
+	if !ok {
+		return ""
+	}
+	ext := word.Load32(&t.entries[slot].ext)
+	if ext == 0 {
+		return ""
+	}
+	return t.HelperName(t.exts[ext].helper)
+}
+
 // Master returns the slot of the flow that announced e, if it has one that is
 // still there. The caller got e in its current epoch.
 func (t *Table) Master(e *Entry) (slot uint32, ok bool) {

@@ -183,7 +183,7 @@ func (g *Gateway) Rules() []api.Rule {
 		return out
 	}
 	for _, h := range g.engine.RuleHits() {
-		r := api.Rule{ID: h.Rule.ID, List: h.Rule.List.String(), Index: h.Rule.Pos, Name: h.Rule.Name, Text: h.Rule.String(), Hits: h.Hits}
+		r := api.Rule{ID: h.Rule.ID, List: h.Rule.List.String(), Index: h.Rule.Pos, Name: h.Rule.Name, Text: h.Rule.String(), Hits: h.Hits, Bytes: h.Bytes, Counter: h.Rule.Counter()}
 		if h.Rule.Source.Line > 0 {
 			r.Position = fmt.Sprintf("%s:%d", h.Rule.Source.File, h.Rule.Source.Line)
 		}

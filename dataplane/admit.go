@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"example.com/culvert/conntrack"
+	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/route"
 	"example.com/culvert/nat"
@@ -36,7 +37,7 @@ func (w *Worker) admit(p *packet.Packet, r role) {
 	f := first{key: w.v.key(p, r, rules.New), in: p.In, role: r, ruling: &w.decision, rnd: w.rnd}
 	var x conntrack.Announced
 	if w.ct.Expected(&f.key.Tuple, &x) {
-		f.expect(&x)
+		f.expect(&x, w.e.table.HelperName(x.Helper))
 	}
 	if why := w.v.decide(&f); why != None {
 		w.turnAway(p, f.verdict, why, r)
@@ -51,9 +52,10 @@ func (w *Worker) admit(p *packet.Packet, r role) {
 
 // expect makes f a flow that was announced. It is translated as its master is,
 // whatever rules would say of its packets; the filter sees it as related.
-func (f *first) expect(x *conntrack.Announced) {
+func (f *first) expect(x *conntrack.Announced, announcer string) {
 	x.Inherit(&f.prop)
 	f.key.State, f.key.Mark = rules.Related, f.prop.Mark
+	f.key.Helper = announcer
 	f.heir = nat.Inherit(&f.key.Tuple, &x.Master.Original, &x.Reply)
 }
 
@@ -69,12 +71,24 @@ func (w *Worker) filter(p *packet.Packet, k *rules.Key, d *rules.Decision, r rol
 
 // turnAway drops a packet without a flow and tells its sender as the verdict says.
 func (w *Worker) turnAway(p *packet.Packet, verdict rules.Verdict, why Reason, r role) {
-	if verdict == rules.RejectReset && why == RuleRejected {
+	switch {
+	case why != RuleRejected:
+		w.answer(p, conntrack.Ref{}, why, r)
+	case verdict == rules.RejectReset:
 		w.reset(p, r)
-		w.drop(why)
-		return
+	default:
+		w.unreachable(p, ofReject[verdict], r)
 	}
-	w.refuse(p, conntrack.Ref{}, why, r)
+	w.drop(why)
+}
+
+// ofReject says which ICMP error a verdict of the rules is, where no RST is sent.
+var ofReject = [...]packet.Unreachable{
+	rules.RejectReset:      packet.AdminProhibited,
+	rules.RejectProhibited: packet.AdminProhibited,
+	rules.RejectNoRoute:    packet.NoRoute,
+	rules.RejectHost:       packet.HostUnreachable,
+	rules.RejectPort:       packet.PortUnreachable,
 }
 
 // bind claims tuples for a new flow, candidate by candidate, and sends its
@@ -84,7 +98,7 @@ func (w *Worker) bind(p *packet.Packet, f *first, seg *conntrack.Segment) {
 	fixed, tries := prop.Status, 0
 	for cand, why, ok := f.search.Next(); ok; cand, why, ok = f.search.Next() {
 		tries++
-		cand.Zone = prop.Original.Zone
+		cand.Zone = f.ruling.ZoneOf(tuple.Reply)
 		if prop.Reply, ok = cand.Inverse(); !ok {
 			w.drop(InvalidNew)
 			return
@@ -140,7 +154,16 @@ func (w *Worker) claim(p *packet.Packet, f *first, seg *conntrack.Segment) bool 
 
 // consider starts the decision about the packet in hand.
 func (w *Worker) consider() *rules.Decision {
-	w.decision = rules.Decision{Hits: w.v.hits[w.index]}
+	w.decision = rules.Decision{Page: w.page}
+	return &w.decision
+}
+
+// reconsider goes on with what the pre list said of the packet in hand, if there
+// is one.
+func (w *Worker) reconsider() *rules.Decision {
+	if w.v.prog.Len(rules.Pre) == 0 {
+		return w.consider()
+	}
 	return &w.decision
 }
 
@@ -150,20 +173,48 @@ func (w *Worker) consider() *rules.Decision {
 func (w *Worker) pre(p *packet.Packet, ref *conntrack.Ref, r role) bool {
 	d := w.consider()
 	k := w.v.key(p, r, rules.New)
+	if ref.Found() {
+		k.Mark = w.e.table.Entry(ref.Slot).Mark()
+	}
 	w.v.prog.Pre(&k, d)
 	switch {
 	case d.Tracking == rules.NoTrack:
 		w.untracked(p, r)
 		return true
 	case d.Zone != 0:
-		p.Tuple.Zone = d.Zone
-		if p.Flags&packet.ICMPError != 0 {
-			*ref = w.findError(p)
-		} else {
-			*ref = w.ct.Find(&p.Tuple)
+		*ref = w.findZoned(p, d)
+	}
+	w.remark(*ref, d)
+	return false
+}
+
+// findZoned looks up the flow of a packet that a pre rule gave a zone: as one of
+// the original direction first, as one of the reply direction if their zones
+// differ and there is no such flow. Without any, p is in the zone of the first.
+func (w *Worker) findZoned(p *packet.Packet, d *rules.Decision) conntrack.Ref {
+	zone := d.ZoneOf(tuple.Original)
+	ref := w.findIn(p, zone)
+	if other := d.ZoneOf(tuple.Reply); !ref.Found() && other != zone {
+		if ref = w.findIn(p, other); !ref.Found() {
+			p.Tuple.Zone = zone
 		}
 	}
-	return false
+	return ref
+}
+
+func (w *Worker) findIn(p *packet.Packet, zone uint16) conntrack.Ref {
+	p.Tuple.Zone = zone
+	if p.Flags&packet.ICMPError != 0 {
+		return w.findError(p)
+	}
+	return w.ct.Find(&p.Tuple)
+}
+
+// remark gives the flow of a later packet the mark that rules have set.
+func (w *Worker) remark(ref conntrack.Ref, d *rules.Decision) {
+	if d.FlowMarkMask != 0 && ref.Found() {
+		w.ct.ChangeMark(ref, d.FlowMark, d.FlowMarkMask, w.tick)
+	}
 }
 
 // untracked forwards a packet without an entry: filter and route only.
@@ -199,19 +250,20 @@ func (w *Worker) mustFilter(e *conntrack.Entry, ref conntrack.Ref) bool {
 // packet may go on. As in netfilter's forward hook, rules see its destination
 // translated and its source not yet.
 func (w *Worker) refilter(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref, r role) bool {
-	d := rules.Decision{Hits: w.v.hits[w.index]}
+	d := w.reconsider()
 	k := w.v.key(p, r, ruleState(e, ref.Dir))
-	k.Mark = e.Mark()
+	k.Mark, k.Dir, k.Helper = e.Mark(), ref.Dir, w.e.table.MasterHelper(e)
 	other := e.Tuple(ref.Dir.Other())
 	to, _ := other.Inverse()
 	k.Tuple.Dst, k.Tuple.DstPort = to.Dst, to.DstPort
-	if _, _, why := w.v.route(&k, k.Mark, w.lastWay(route.Hint(e.Hint(ref.Dir)))); why != None {
+	if _, _, why := w.v.route(&k, d.ApplyMark(k.Mark), w.lastWay(route.Hint(e.Hint(ref.Dir)))); why != None {
 		w.refuse(p, ref, why, r)
 		return false
 	}
-	if !w.filter(p, &k, &d, r) {
+	if !w.filter(p, &k, d, r) {
 		return false
 	}
+	w.remark(ref, d)
 	if d.Scope == rules.PerPacket {
 		e.SetStatus(perPacketFilter)
 	}

@@ -152,7 +152,7 @@ func (v *view) source(f *first) Reason {
 			}
 		}
 	}
-	f.prop.Mark = f.ruling.ApplyMark(f.prop.Mark)
+	f.prop.Mark = f.ruling.ApplyFlowMark(f.prop.Mark)
 	f.prop.Policy = v.policyOf(f.ruling.TimeoutRule)
 	return None
 }
@@ -171,7 +171,8 @@ func (v *view) newSource(f *first) (*nat.Source, tuple.Addr, Reason) {
 
 // key is what rules see of p.
 func (v *view) key(p *packet.Packet, r role, st rules.State) rules.Key {
-	k := rules.Key{Tuple: p.Tuple, In: p.In, Out: rules.NoPort, State: st, TTL: p.TTL, TOS: p.TOS}
+	k := rules.Key{Tuple: p.Tuple, In: p.In, Out: rules.NoPort, State: st, TTL: p.TTL, TOS: p.TOS,
+		Length: uint32(p.End - p.L3)}
 	if r != roleWire {
 		k.In = HostPort
 	}

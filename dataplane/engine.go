@@ -54,6 +54,7 @@ type Config struct {
 	Pending    int              // most packets of a worker that wait for neighbours; default 256
 	Fragments  frag.Config      // bounds of the fragment table
 	Clock      func() int64     // boot clock, ns; nil: the system's
+	Wall       func() time.Time // for rules with hours and weekdays; nil: the system's
 	Seed       uint64           // for port choices; 0: random
 }
 
@@ -100,6 +101,9 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.ICMPRate == 0 {
 		cfg.ICMPRate = 1000
 	}
+	if cfg.Wall == nil {
+		cfg.Wall = time.Now
+	}
 	c := newClock()
 	if cfg.Clock == nil {
 		cfg.Clock = c.now
@@ -116,7 +120,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e.icmp.init(cfg.ICMPRate)
 	e.neigh.OnReplace(e.resolved)
-	e.view.Store(emptyView())
+	e.view.Store(emptyView(cfg.Workers))
 	for i := range cfg.Workers {
 		w, err := newWorker(e, i)
 		if err != nil {
@@ -186,7 +190,7 @@ func (e *Engine) Close() {
 	e.Stop()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.closeSenders(emptyView())
+	e.closeSenders(emptyView(0))
 	for _, w := range e.workers {
 		w.close()
 	}
@@ -223,7 +227,7 @@ func (e *Engine) publish(old, v *view) error {
 			return portError(id, p.name, "no room in the neighbour table")
 		}
 	}
-	v.carryHits(old)
+	v.ledger.Carry(old.ledger)
 	e.view.Store(v)
 	e.neigh.Invalidate() // every cached next hop is chosen anew
 	return nil
@@ -233,7 +237,7 @@ func (e *Engine) publish(old, v *view) error {
 // publish, a worker may have cached a next hop of the old routes, or asked for a
 // neighbour on an old port.
 func (e *Engine) retire(old, v *view) {
-	v.carryHits(old) // with those of the last batch
+	v.ledger.Carry(old.ledger) // with those of the last batch
 	for id, p := range old.ports {
 		if p != nil && v.portOf(uint16(id)) == nil {
 			e.neigh.Forget(uint16(id))

@@ -25,12 +25,12 @@ var ofFragment = [frag.NumReasons]Reason{
 func (w *Worker) fragment(p *packet.Packet, r role) bool {
 	zone := uint16(0)
 	if w.v.prog.Len(rules.Pre) > 0 {
-		var d rules.Decision
+		d := rules.Decision{Page: w.page, Purpose: rules.Ask}
 		k := w.v.key(p, r, rules.New)
 		if w.v.prog.Pre(&k, &d); d.Tracking == rules.NoTrack {
 			return true // each on its own
 		}
-		zone = d.Zone
+		zone = d.ZoneOf(tuple.Original)
 	}
 	v := w.e.frags.Track(p, p.In, w.now)
 	if v.Action == frag.First && w.mustSeeWhole(p, zone) {

@@ -48,7 +48,7 @@ func (w *Worker) icmpError(p *packet.Packet, ref conntrack.Ref, r role) {
 		return
 	}
 	was := w.lastWay(route.Hint(e.Hint(ref.Dir)))
-	if !w.errorAllowed(p, &to, e, was, r) {
+	if !w.errorAllowed(p, &to, ref, was, r) {
 		return
 	}
 	hop, why := w.wayOn(p, &to, e, was, r)
@@ -88,28 +88,27 @@ func (w *Worker) icmpError(p *packet.Packet, ref conntrack.Ref, r role) {
 }
 
 // errorAllowed runs the filter for an ICMP error, with state RELATED.
-func (w *Worker) errorAllowed(p *packet.Packet, to *tuple.Tuple, e *conntrack.Entry, was last, r role) bool {
+func (w *Worker) errorAllowed(p *packet.Packet, to *tuple.Tuple, ref conntrack.Ref, was last, r role) bool {
 	if w.v.prog.Len(rules.Filter) == 0 {
 		return true
 	}
-	var d rules.Decision
-	d.Hits = w.v.hits[w.index]
+	e, d := w.e.table.Entry(ref.Slot), w.reconsider()
 	k := w.v.key(p, r, rules.Related)
-	k.Mark = e.Mark()
+	k.Mark, k.Dir, k.Helper = e.Mark(), ref.Dir, w.e.table.MasterHelper(e)
 	k.Tuple.Src, k.Tuple.Dst = p.Tuple.Src, to.Dst
-	if _, _, why := w.v.route(&k, k.Mark, was); why != None {
+	if _, _, why := w.v.route(&k, d.ApplyMark(k.Mark), was); why != None {
 		w.drop(why)
 		return false
 	}
-	return w.filter(p, &k, &d, r)
+	return w.filter(p, &k, d, r)
 }
 
 // answer tells the sender of p why it was dropped, if that Reason is one to
-// tell, the area may know (outside learns only of flows that exist, and what a
-// rule says), and the rate allows.
+// tell, the area may know (outside learns only of flows that exist), and the rate
+// allows. What a rule says is told by unreachable and reset.
 func (w *Worker) answer(p *packet.Packet, ref conntrack.Ref, why Reason, r role) {
 	in := w.v.portOf(p.In)
-	if in == nil || why != TTLExceeded && why != RuleRejected && in.outside && !ref.Found() {
+	if in == nil || why != TTLExceeded && in.outside && !ref.Found() {
 		return
 	}
 	var code packet.Unreachable
@@ -119,22 +118,29 @@ func (w *Worker) answer(p *packet.Packet, ref conntrack.Ref, why Reason, r role)
 		code = packet.NoRoute
 	case NeighbourFailed, FlowEnded, PortsExhausted, TableFull, ChainFull:
 		code = packet.HostUnreachable
-	case RuleRejected:
-		code = packet.AdminProhibited
 	default:
 		return
 	}
-	src, ok := w.mayAnswer(p, in)
-	if !ok {
+	if why != TTLExceeded {
+		w.unreachable(p, code, r)
 		return
 	}
-	buf := w.arena(packet.AnswerLen)
-	if why == TTLExceeded {
-		packet.TimeExceeded(&w.scratch, p, buf, src)
-	} else {
-		packet.DestUnreachable(&w.scratch, p, buf, src, code)
+	if src, ok := w.mayAnswer(p, in); ok {
+		packet.TimeExceeded(&w.scratch, p, w.arena(packet.AnswerLen), src)
+		w.sendBack(p, in, r)
 	}
-	w.sendBack(p, in, r)
+}
+
+// unreachable tells the sender of p that its destination cannot be reached.
+func (w *Worker) unreachable(p *packet.Packet, code packet.Unreachable, r role) {
+	in := w.v.portOf(p.In)
+	if in == nil {
+		return
+	}
+	if src, ok := w.mayAnswer(p, in); ok {
+		packet.DestUnreachable(&w.scratch, p, w.arena(packet.AnswerLen), src, code)
+		w.sendBack(p, in, r)
+	}
 }
 
 // tooBig tells the sender of p the MTU it must keep to.

@@ -16,17 +16,14 @@ func (w *Worker) invalid(p *packet.Packet, ref conntrack.Ref, why Reason, r role
 		w.drop(why)
 		return
 	}
-	d := &w.decision
-	if w.v.prog.Len(rules.Pre) == 0 {
-		d = w.consider()
-	}
+	d := w.reconsider()
 	k := w.v.key(p, r, rules.Invalid)
 	hop, _, unroutable := w.v.route(&k, d.ApplyMark(0), last{})
 	if unroutable != None {
 		w.drop(why)
 		return
 	}
-	switch w.v.prog.Filter(&k, d) {
+	switch verdict := w.v.prog.Filter(&k, d); verdict {
 	case rules.Drop:
 		w.drop(why)
 	case rules.Accept:
@@ -36,7 +33,8 @@ func (w *Worker) invalid(p *packet.Packet, ref conntrack.Ref, why Reason, r role
 		}
 		w.forwardPlain(p, &hop, r)
 	default: // never a RST: it would end the connection that a forged segment names
-		w.refuse(p, conntrack.Ref{}, RuleRejected, r)
+		w.unreachable(p, ofReject[verdict], r)
+		w.drop(RuleRejected)
 	}
 }
 
@@ -53,6 +51,6 @@ func (w *Worker) fitAsItIs(k *rules.Key, ref conntrack.Ref, hop *route.NextHop) 
 		plain, ok := there.Inverse()
 		return ok && plain == back
 	}
-	var uncounted rules.Decision
-	return w.v.prog.Snat(k, &uncounted) == nil
+	asked := rules.Decision{Page: w.page, Purpose: rules.Ask}
+	return w.v.prog.Snat(k, &asked) == nil
 }

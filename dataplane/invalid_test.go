@@ -24,7 +24,7 @@ func (l *lab) hits() uint64 {
 	l.Helper()
 	for _, r := range l.w.v.prog.Rules() {
 		if r.List == rules.Filter {
-			return l.w.v.hits[0][r.Index].Load()
+			return l.w.v.ledger.Hits(r).Packets
 		}
 	}
 	l.Fatal("there is no filter rule")

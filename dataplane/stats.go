@@ -92,8 +92,9 @@ func (e *Engine) PortStats() []PortStats {
 // RuleHits is how often a rule matched since it was first loaded: a rule that a
 // new State has as well goes on counting.
 type RuleHits struct {
-	Rule *rules.Rule
-	Hits uint64
+	Rule  *rules.Rule
+	Hits  uint64
+	Bytes uint64 // of the IP packets
 }
 
 // RuleHits returns the rules of the running program with their counters.
@@ -101,26 +102,26 @@ func (e *Engine) RuleHits() []RuleHits {
 	v := e.view.Load()
 	all := make([]RuleHits, 0, len(v.prog.Rules()))
 	for _, r := range v.prog.Rules() {
-		all = append(all, RuleHits{Rule: r, Hits: v.hitsOf(r)})
+		t := v.ledger.Hits(r)
+		all = append(all, RuleHits{Rule: r, Hits: t.Packets, Bytes: t.Bytes})
 	}
 	return all
 }
 
-func (v *view) hitsOf(r *rules.Rule) uint64 {
-	n := v.carried[r.Index].Load()
-	for _, w := range v.hits {
-		n += w[r.Index].Load()
-	}
-	return n
+// RuleCounter is a counter that rules name.
+type RuleCounter struct {
+	Name string
+	rules.Traffic
 }
 
-// carryHits takes over the counters of the rules that v has in common with old.
-func (v *view) carryHits(old *view) {
-	for _, r := range v.prog.Rules() {
-		if before := old.prog.Rule(r.ID); before != nil {
-			v.carried[r.Index].Store(old.hitsOf(before))
-		}
-	}
+// RuleCounters returns the counters that rules of the running program name. They
+// go on over reloads for as long as a rule names them.
+func (e *Engine) RuleCounters() []RuleCounter {
+	all := []RuleCounter{}
+	e.view.Load().ledger.Counters(func(name string, t rules.Traffic) {
+		all = append(all, RuleCounter{name, t})
+	})
+	return all
 }
 
 // Generation counts the States applied so far.

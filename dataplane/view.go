@@ -145,8 +145,7 @@ type view struct {
 	subnets map[tuple.Addr]struct{} // directed broadcast addresses of own IPv4 prefixes
 	sources [][]source              // by worker
 	sinks   []sinks                 // by worker
-	hits    []rules.Hits            // by worker
-	carried rules.Hits              // of the same rules under earlier views
+	ledger  *rules.Ledger           // with a page for each worker
 
 	policies []uint32 // by Rule.Index: number of its timeouts in the table, 0 for the table's own
 }
@@ -160,8 +159,10 @@ func noRules() *rules.Program {
 	return p
 }
 
-func emptyView() *view {
-	return &view{prog: noRules(), routes: &route.Table{}, sources: nil}
+func emptyView(workers int) *view {
+	v := &view{prog: noRules(), routes: &route.Table{}, sources: nil}
+	v.ledger = rules.NewLedger(v.prog, workers, nil)
+	return v
 }
 
 // portOf returns port id, nil if there is none.
@@ -236,11 +237,7 @@ func (e *Engine) newView(st State, gen uint32) (*view, error) {
 	if err := v.addPolicies(e.table); err != nil {
 		return nil, err
 	}
-	v.hits = make([]rules.Hits, e.cfg.Workers)
-	v.carried = v.prog.NewHits()
-	for w := range v.hits {
-		v.hits[w] = v.prog.NewHits()
-	}
+	v.ledger = rules.NewLedger(v.prog, e.cfg.Workers, e.view.Load().ledger)
 	return v, e.openQueues(v)
 }
 

@@ -29,6 +29,7 @@ type Worker struct {
 
 	// The batch in hand.
 	v    *view
+	page *rules.Page    // of v's ledger
 	now  int64          // boot clock, ns, read once a batch
 	tick conntrack.Tick // the same for the table
 	pkts [Batch]packet.Packet
@@ -181,6 +182,8 @@ func (w *Worker) begin(now int64) {
 	w.v = w.e.view.Load()
 	w.seen.Store(w.v.gen)
 	w.now, w.tick = now, tickAt(now)
+	w.page = w.v.ledger.Page(w.index)
+	w.page.Begin(now, w.e.cfg.Wall)
 	w.ct.Begin(w.tick)
 }
 

@@ -424,8 +424,8 @@ func (m *matcher) extents(out *[numDims][]extent) {
 	if m.names(fSrcPort) {
 		out[dimSrcPort] = portExtents(m.srcPort)
 	}
-	out[dimDstHigh], out[dimDstLow] = m.addrExtents(fDst, m.dst)
-	out[dimSrcHigh], out[dimSrcLow] = m.addrExtents(fSrc, m.src)
+	out[dimDstHigh], out[dimDstLow] = m.addrExtents(fDst, m.dst, m.dstSets)
+	out[dimSrcHigh], out[dimSrcLow] = m.addrExtents(fSrc, m.src, m.srcSets)
 }
 
 // names reports whether m needs one of the values that it has for f.
@@ -462,9 +462,10 @@ func icmpExtents(types []ICMPType) []extent {
 }
 
 // addrExtents returns what the halves of an address may be. The lower half of a
-// range says nothing unless all of the range has one upper half.
-func (m *matcher) addrExtents(f field, ranges []addrRange) (high, low []extent) {
-	if !m.names(f) {
+// range says nothing unless all of the range has one upper half. Sets are not
+// looked into: they may be large, and are found quickly.
+func (m *matcher) addrExtents(f field, ranges []addrRange, sets []*AddrSet) (high, low []extent) {
+	if !m.names(f) || len(sets) > 0 {
 		if m.looksAt(fFamily) && m.family == tuple.IPv4 {
 			high = []extent{{0, 0}}
 		}

@@ -97,7 +97,7 @@ func (c crowd) conditions() Conditions {
 }
 
 func (c crowd) spec(n int) *Spec {
-	spec := &Spec{Areas: testAreas()}
+	spec := &Spec{Areas: testAreas(), Sets: testSets()}
 	add := func(list List, r RuleSpec) {
 		if _, err := r.Family(); err == nil {
 			spec.Lists[list] = append(spec.Lists[list], r)
@@ -177,15 +177,16 @@ func TestIndexFindsEveryRuleThatHolds(t *testing.T) {
 func TestIndexChangesNoDecision(t *testing.T) {
 	r := rand.New(rand.NewPCG(13, 14))
 	walk := func(p *Program, k Key) (d Decision, said string) {
-		d.Hits = p.NewHits()
+		l := NewLedger(p, 1, nil)
+		d.Page = l.Page(0)
 		p.Pre(&k, &d)
 		dst := p.Dnat(&k, &d)
 		v := p.Filter(&k, &d)
 		src := p.Snat(&k, &d)
-		var hits []int
-		for i := range d.Hits {
-			if d.Hits[i].Load() > 0 {
-				hits = append(hits, i)
+		var hits []uint32
+		for _, r := range p.Rules() {
+			if l.Hits(r).Packets > 0 {
+				hits = append(hits, r.Index)
 			}
 		}
 		return d, fmt.Sprint(dst, v, src, d.Scope, d.Zone, d.Tracking, d.ApplyMark(k.Mark), d.PreRule, d.DnatRule, d.FilterRule, d.SnatRule, hits)

@@ -2,7 +2,6 @@ package rules
 
 import (
 	"fmt"
-	"sync/atomic"
 
 	"example.com/culvert/conntrack/tuple"
 )
@@ -51,12 +50,12 @@ const (
 
 // Key is what rules look at. The caller fills it in as the packet goes along:
 //
-//	Pre     Tuple as received, In, InArea, Mark 0 or the flow's, State, TTL, TOS, Local; Out = NoPort
-//	Dnat    the same; Zone of the tuple set
+//	Pre     Tuple as received, In, InArea, Mark, State, TTL, TOS, Length, Local; Out = NoPort
+//	Dnat    the same; Zone of the tuple, Direction and Helper set
 //	Filter  Tuple after destination NAT, Out and OutArea routed, Local of the new destination
 //	Snat    as Filter
 //
-// Marks that rules set on the way need not be copied: the walks look at
+// A packet has the mark of its flow when it comes, 0 before there is one. Marks that rules set on the way need not be copied: the walks look at
 // Decision.Mark themselves. For ICMP, Tuple holds the type and code in DstPort.
 type Key struct {
 	Tuple   tuple.Tuple
@@ -68,6 +67,9 @@ type Key struct {
 	TTL     uint8 // or hop limit
 	TOS     uint8 // or traffic class: DSCP in the upper six bits
 	Mark    uint32
+	Length  uint32 // of the IP packet in bytes, as it came: a super-packet counts whole
+	Dir     tuple.Direction
+	Helper  string // name of the helper that announced the flow, "" if none did
 }
 
 // Verdict is the result of the filter. The zero value drops.
@@ -78,11 +80,15 @@ const (
 	Accept                          // let it pass
 	RejectReset                     // answer with a TCP RST
 	RejectProhibited                // answer with ICMP 3/13 or ICMPv6 1/1, administratively prohibited
+	RejectNoRoute                   // answer with ICMP 3/0 or ICMPv6 1/0
+	RejectHost                      // answer with ICMP 3/1 or ICMPv6 1/3
+	RejectPort                      // answer with ICMP 3/3 or ICMPv6 1/4
 	numVerdicts
 )
 
 var verdictNames = [...]string{
 	Drop: "drop", Accept: "accept", RejectReset: "reject tcp-reset", RejectProhibited: "reject admin-prohibited",
+	RejectNoRoute: "reject no-route", RejectHost: "reject host-unreachable", RejectPort: "reject port-unreachable",
 }
 
 var _ [numVerdicts]string = verdictNames
@@ -112,39 +118,52 @@ const (
 )
 
 // Decision collects what the rules say about a packet, list by list. The zero
-// value, with Hits set if rules shall be counted, is where a packet starts.
+// value, with Page set if rules shall count, is where a packet starts.
 type Decision struct {
-	Mark, MarkMask uint32 // packet mark becomes mark&^MarkMask | Mark
-	Zone           uint16 // conntrack zone of the flow
-	Tracking       Tracking
-	Scope          Scope // of the filter verdict
+	Mark, MarkMask         uint32 // packet mark becomes mark&^MarkMask | Mark
+	FlowMark, FlowMarkMask uint32 // the same for the mark of the flow
+	Zone                   uint16 // conntrack zone of the flow
+	ZoneSide               ZoneSide
+	Tracking               Tracking
+	Scope                  Scope // of the filter verdict
 
 	PreRule, DnatRule, FilterRule, SnatRule *Rule // the rule that ended each list; nil: none did
 
-	TimeoutRule *Rule // the last rule that applied and has timeouts, whether it ended its list or not
+	// The last rule that applied and has timeouts or a helper, whether it ended its
+	// list or not.
+	TimeoutRule, HelperRule *Rule
 
-	Hits Hits // counts every rule that matched; nil: nobody counts
+	Page    *Page // where rules count, log and keep their limits; nil: nowhere
+	Purpose Purpose
 }
 
-// ApplyMark returns mark as the rules so far have changed it.
+// Purpose says what a decision is for.
+type Purpose uint8
+
+const (
+	Act Purpose = iota
+	Ask         // nothing is counted, logged or taken from a limit, and no limit is reached
+)
+
+// ApplyMark returns the mark of a packet as the rules so far have changed it.
 func (d *Decision) ApplyMark(mark uint32) uint32 { return mark&^d.MarkMask | d.Mark }
 
-// Turn returns how many packets met the dnat rule before this one, as far as hits
-// are counted: for balancing one after the other.
+// Turn returns how many packets of the worker met the dnat rule before this one:
+// for balancing one after the other.
 func (d *Decision) Turn() uint64 {
-	if d.DnatRule == nil || d.Hits == nil {
+	if d.DnatRule == nil || d.Page == nil || d.Page.hits == nil {
 		return 0
 	}
-	return d.Hits[d.DnatRule.Index].Load() - 1
+	return d.Page.hits[d.DnatRule.Index].packets.Load() - 1
 }
 
-// Hits counts the packets that matched each rule, by Rule.Index. One goroutine
-// writes it (each worker has its own), any may read it.
-type Hits []atomic.Uint64
+// ApplyFlowMark returns the mark of a flow as the rules so far have changed it.
+func (d *Decision) ApplyFlowMark(mark uint32) uint32 { return mark&^d.FlowMarkMask | d.FlowMark }
 
-// add counts one match. There is one writer, so no read-modify-write is needed.
-func (h Hits) add(index uint32) {
-	if h != nil {
-		h[index].Store(h[index].Load() + 1)
+// ZoneOf returns the zone of a direction of the flow.
+func (d *Decision) ZoneOf(dir tuple.Direction) uint16 {
+	if d.ZoneSide == ZoneOriginal && dir == tuple.Reply || d.ZoneSide == ZoneReply && dir == tuple.Original {
+		return 0
 	}
+	return d.Zone
 }

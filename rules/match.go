@@ -3,6 +3,7 @@ package rules
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 
 	"example.com/culvert/conntrack/tuple"
@@ -26,13 +27,20 @@ const (
 	fICMP
 	fLocal
 	fMap
+	fZone
+	fHelper
+	fDirection
 	fState
 	fMark
 	fTTL
 	fDSCP
+	fLength
+	fWindow
+	fLimit // asked by Decision.grants, after all others
 
-	fStatic   = fState - 1           // the same for all packets of one direction of a flow
-	fVolatile = fMark | fTTL | fDSCP // may change from packet to packet
+	fStatic   = fState - 1                                        // the same for all packets of one direction of a flow
+	fVolatile = fMark | fTTL | fDSCP | fLength | fWindow | fLimit // may change from packet to packet
+	fMoving   = fState | fVolatile | fDirection                   // may tell packets of one flow apart
 )
 
 const maxAreas = 64
@@ -74,9 +82,15 @@ type matcher struct {
 	ttls, dscps     *bits256
 	src, dst        []addrRange
 	srcPort, dstPrt []nat.PortRange
+	srcSets         []*AddrSet
+	dstSets         []*AddrSet
 	icmp            []ICMPType
 	marks           []MarkMatch
 	spec            *RuleSpec // with fMap: its map must have something for the packet
+	lengths, zones  []ShortRange
+	helpers         []string
+	directions      uint8 // 1<<Direction
+	window          int32 // in Program.windows
 }
 
 func (m *matcher) looksAt(f field) bool { return m.fields&f != 0 }
@@ -84,23 +98,8 @@ func (m *matcher) looksAt(f field) bool { return m.fields&f != 0 }
 // sense folds f's negation into found.
 func (m *matcher) sense(f field, found bool) bool { return found != (m.negated&f != 0) }
 
-// moving reports whether m looks at what differs between packets of a flow.
-func (m *matcher) moving() bool { return m.looksAt(fState | fVolatile) }
-
-// changes reports whether a filter rule with action a may treat an established
-// packet in another way than the first.
-func (m *matcher) changes(a Action) bool {
-	return m.mayDiffer(New, a) || a == ActAccept && m.acceptMayEnd(New)
-}
-
-// mayDiffer reports whether a rule whose static fields hold could end or mark a
-// later established packet differently from this one, which has state s.
-func (m *matcher) mayDiffer(s State, a Action) bool {
-	if a == ActAccept || !m.moving() || !m.admits(Established) {
-		return false
-	}
-	return m.looksAt(fVolatile) || s != Established
-}
+// moving reports whether m looks at what may tell packets of a flow apart.
+func (m *matcher) moving() bool { return m.looksAt(fMoving) }
 
 // acceptMayEnd reports whether a later established packet could miss the accept
 // rule that this packet of state s has just met.
@@ -110,9 +109,9 @@ func (m *matcher) acceptMayEnd(s State) bool {
 
 func (m *matcher) admits(s State) bool { return !m.looksAt(fState) || m.states>>s&1 != 0 }
 
-// holds reports whether all conditions hold.
+// holds reports whether all conditions hold but for a limit; see Decision.grants.
 func (m *matcher) holds(k *Key, d *Decision) bool {
-	return m.static(k) && m.perPacket(k, d.ApplyMark(k.Mark))
+	return m.static(k) && m.perPacket(k, d)
 }
 
 // static checks the fields that do not change within a direction of a flow,
@@ -130,8 +129,11 @@ func (m *matcher) static(k *Key) bool {
 	case m.looksAt(fDstPort) && !m.hasPort(fDstPort, m.dstPrt, t, t.DstPort):
 	case m.looksAt(fSrcPort) && !m.hasPort(fSrcPort, m.srcPort, t, t.SrcPort):
 	case m.looksAt(fICMP) && !m.hasICMP(t):
-	case m.looksAt(fDst) && !m.hasAddr(fDst, m.dst, t, &t.Dst):
-	case m.looksAt(fSrc) && !m.hasAddr(fSrc, m.src, t, &t.Src):
+	case m.looksAt(fDst) && !m.hasAddr(fDst, m.dst, m.dstSets, t, &t.Dst):
+	case m.looksAt(fSrc) && !m.hasAddr(fSrc, m.src, m.srcSets, t, &t.Src):
+	case m.looksAt(fZone) && !m.hasShort(fZone, m.zones, uint32(t.Zone)):
+	case m.looksAt(fDirection) && m.directions>>k.Dir&1 == 0:
+	case m.looksAt(fHelper) && !m.hasHelper(k.Helper):
 	case m.looksAt(fMap) && (m.spec.Dest.For(t) == nil || m.spec.Src.For(t) == nil):
 	default:
 		return true
@@ -140,18 +142,34 @@ func (m *matcher) static(k *Key) bool {
 }
 
 // perPacket checks the other fields.
-func (m *matcher) perPacket(k *Key, mark uint32) bool {
+func (m *matcher) perPacket(k *Key, d *Decision) bool {
 	switch {
 	case !m.moving():
 		return true
 	case m.looksAt(fState) && m.states>>k.State&1 == 0:
-	case m.looksAt(fMark) && !m.hasMark(mark):
+	case m.looksAt(fMark) && !m.hasMark(d.ApplyMark(k.Mark)):
 	case m.looksAt(fTTL) && !m.ttls.has(k.TTL):
 	case m.looksAt(fDSCP) && !m.dscps.has(k.TOS>>2):
+	case m.looksAt(fLength) && !m.hasShort(fLength, m.lengths, k.Length):
+	case m.looksAt(fWindow) && !d.Page.isOpen(m.window):
 	default:
 		return true
 	}
 	return false
+}
+
+// hasShort compares lengths and zones.
+func (m *matcher) hasShort(f field, ranges []ShortRange, v uint32) bool {
+	for _, r := range ranges {
+		if uint32(r.First) <= v && v <= uint32(r.Last) {
+			return m.sense(f, true)
+		}
+	}
+	return m.sense(f, false)
+}
+
+func (m *matcher) hasHelper(name string) bool {
+	return m.sense(fHelper, slices.Contains(m.helpers, name))
 }
 
 // hasPort is false for protocols without ports, whatever the sense.
@@ -168,10 +186,15 @@ func (m *matcher) hasPort(f field, ranges []nat.PortRange, t *tuple.Tuple, port 
 }
 
 // hasAddr compares within the family only: ::/0 does not hold IPv4 addresses.
-func (m *matcher) hasAddr(f field, ranges []addrRange, t *tuple.Tuple, a *tuple.Addr) bool {
+func (m *matcher) hasAddr(f field, ranges []addrRange, sets []*AddrSet, t *tuple.Tuple, a *tuple.Addr) bool {
 	hi, lo := halves(a)
 	for i := range ranges {
 		if r := &ranges[i]; r.family == t.Family && r.contains(hi, lo) {
+			return m.sense(f, true)
+		}
+	}
+	for _, set := range sets {
+		if set.Has(a) {
 			return m.sense(f, true)
 		}
 	}
@@ -254,7 +277,12 @@ func compileMatch(spec *Spec, b *Binding, rs *RuleSpec) (matcher, error) {
 	if m.outAreas, err = areaSet(spec, &c.OutArea); err != nil {
 		return m, err
 	}
-	m.in, m.out = bindPorts(b, &c.In), bindPorts(b, &c.Out)
+	if m.in, err = bindPorts(spec, b, &c.In); err != nil {
+		return m, err
+	}
+	if m.out, err = bindPorts(spec, b, &c.Out); err != nil {
+		return m, err
+	}
 	m.protos = byteSet(&c.Proto, func(s *bits256, v uint8) { s.add(v) })
 	m.ttls = byteSet(&c.TTL, func(s *bits256, v ByteRange) { s.addRange(v.First, v.Last) })
 	m.dscps = byteSet(&c.DSCP, func(s *bits256, v ByteRange) { s.addRange(v.First, v.Last) })
@@ -270,8 +298,32 @@ func compileMatch(spec *Spec, b *Binding, rs *RuleSpec) (matcher, error) {
 		}
 	}
 	m.src, m.dst = addrRanges(c.Src.Values), addrRanges(c.Dst.Values)
-	m.srcPort, m.dstPrt = c.SrcPort.Values, c.DstPort.Values
+	if m.srcSets, err = addrSets(spec, &c.Src); err != nil {
+		return m, err
+	}
+	if m.dstSets, err = addrSets(spec, &c.Dst); err != nil {
+		return m, err
+	}
+	if m.srcPort, err = withSets(spec, &c.SrcPort, SetPorts, portsOf); err != nil {
+		return m, err
+	}
+	if m.dstPrt, err = withSets(spec, &c.DstPort, SetPorts, portsOf); err != nil {
+		return m, err
+	}
 	m.icmp, m.marks = c.ICMP.Values, c.Mark.Values
+	m.lengths, m.zones, m.helpers = c.Length.Values, c.Zone.Values, c.Helper.Values
+	for _, d := range c.Direction.Values {
+		m.directions |= 1 << d
+	}
+	if c.Direction.Sense == IsNot {
+		m.directions = ^m.directions
+	}
+	if !c.Window.IsAny() {
+		m.fields |= fWindow
+	}
+	if c.Limit != nil {
+		m.fields |= fLimit
+	}
 
 	note(&m, fIn, &c.In)
 	note(&m, fOut, &c.Out)
@@ -288,12 +340,54 @@ func compileMatch(spec *Spec, b *Binding, rs *RuleSpec) (matcher, error) {
 	note(&m, fMark, &c.Mark)
 	note(&m, fTTL, &c.TTL)
 	note(&m, fDSCP, &c.DSCP)
+	note(&m, fLength, &c.Length)
+	note(&m, fZone, &c.Zone)
+	note(&m, fDirection, &c.Direction)
+	note(&m, fHelper, &c.Helper)
 	if rs.Dest.Map != nil || rs.Src.Map != nil {
 		m.fields |= fMap
 		m.spec = rs
 	}
 	return m, nil
 }
+
+// namedSet returns the set that a condition on values of kind names.
+func namedSet(spec *Spec, name string, kind SetKind) (*Set, error) {
+	set := spec.Set(name)
+	if set == nil || set.Kind != kind {
+		return nil, fmt.Errorf("%q: %w", name, ErrSet)
+	}
+	return set, nil
+}
+
+func addrSets(spec *Spec, c *Match[nat.AddrRange]) ([]*AddrSet, error) {
+	var sets []*AddrSet
+	for _, name := range c.Sets {
+		set, err := namedSet(spec, name, SetAddrs)
+		if err != nil {
+			return nil, err
+		}
+		sets = append(sets, set.Addrs)
+	}
+	return sets, nil
+}
+
+// withSets returns the values of c and of its sets.
+func withSets[T any](spec *Spec, c *Match[T], kind SetKind, elements func(*Set) []T) ([]T, error) {
+	values := c.Values
+	for _, name := range c.Sets {
+		set, err := namedSet(spec, name, kind)
+		if err != nil {
+			return nil, err
+		}
+		values = slices.Concat(values, elements(set))
+	}
+	return values, nil
+}
+
+func portsOf(s *Set) []nat.PortRange { return s.Ports }
+
+func namesOf(s *Set) []string { return s.Names }
 
 // note records that m looks at f, and its sense.
 func note[T any](m *matcher, f field, c *Match[T]) {
@@ -336,14 +430,18 @@ func areaSet(spec *Spec, c *Match[string]) (uint64, error) {
 }
 
 // bindPorts returns the ports of b that c names.
-func bindPorts(b *Binding, c *Match[string]) *portSet {
+func bindPorts(spec *Spec, b *Binding, c *Match[string]) (*portSet, error) {
 	if c.IsAny() {
-		return nil
+		return nil, nil
+	}
+	patterns, err := withSets(spec, c, SetInterfaces, namesOf)
+	if err != nil {
+		return nil, err
 	}
 	s := new(portSet)
 	for _, port := range b.Ports {
 		found := false
-		for _, pattern := range c.Values {
+		for _, pattern := range patterns {
 			found = found || MatchName(pattern, port.Name)
 		}
 		if found == (c.Sense == Is) {
@@ -353,7 +451,7 @@ func bindPorts(b *Binding, c *Match[string]) *portSet {
 	if c.Sense == IsNot {
 		s[0] |= 1 << HostPort
 	}
-	return s
+	return s, nil
 }
 
 // MatchName reports whether an interface name fits a pattern: the name itself,
@@ -391,11 +489,19 @@ func (rs *RuleSpec) Family() (uint8, error) {
 		fam = one
 		return nil
 	}
+	for _, c := range [...]*Match[nat.AddrRange]{&rs.If.Src, &rs.If.Dst} {
+		if len(c.Sets) > 0 {
+			continue // a set may hold both families, and change
+		}
+		if err := narrow(c.Values); err != nil {
+			return 0, err
+		}
+	}
 	twice := nat.Source{}
 	if rs.Twice != nil {
 		twice = *rs.Twice
 	}
-	for _, ranges := range [...][]nat.AddrRange{rs.If.Src.Values, rs.If.Dst.Values, rs.Dest.Targets(), rs.Src.Targets(), twice.Addrs} {
+	for _, ranges := range [...][]nat.AddrRange{rs.Dest.Targets(), rs.Src.Targets(), twice.Addrs} {
 		if err := narrow(ranges); err != nil {
 			return 0, err
 		}

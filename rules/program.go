@@ -3,7 +3,9 @@ package rules
 import (
 	"errors"
 	"fmt"
+	"slices"
 
+	"example.com/culvert/alg"
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/nat"
@@ -19,9 +21,11 @@ type Rule struct {
 	Source Location
 	Text   string // normal form, without name and comment
 
-	match matcher
-	then  Action
-	spec  *RuleSpec
+	match   matcher
+	then    Action
+	counter int16 // in Program.counters, -1: none
+	logPace pace
+	spec    *RuleSpec
 }
 
 // String returns the line that culvert check prints: position, list, text.
@@ -34,6 +38,21 @@ func (r *Rule) Action() Action { return r.then }
 // it leaves them alone. Zero fields are the table's. The caller must not change
 // them.
 func (r *Rule) Timeouts() *conntrack.Timeouts { return r.spec.Timeouts }
+
+// Helper returns the helper that r gives to the flows it applies to, "" if it
+// leaves them alone.
+func (r *Rule) Helper() (name string, o alg.Options) { return r.spec.Helper, r.spec.HelperOptions }
+
+// Counter returns the name of the counter that r counts on, "" if none.
+func (r *Rule) Counter() string { return r.spec.Count }
+
+// LogPrefix returns what the lines begin with that r logs, "" if it logs none.
+func (r *Rule) LogPrefix() string {
+	if r.spec.Log == nil {
+		return ""
+	}
+	return r.spec.Log.Prefix
+}
 
 // translates reports whether r is a dnat rule that changes the packet.
 func (r *Rule) translates() bool { return r.List == Dnat && r.spec.TranslatesDestination() }
@@ -58,9 +77,12 @@ type Program struct {
 	index    [NumLists]index
 	all      []*Rule
 	byID     map[uint32]*Rule
-	follow   Scope   // PerPacket: some filter rule may treat established packets differently
-	judged   uint8   // 1<<State: some filter rule may apply to its packets
-	turns    [2]bool // by Delivery: see TurnsRound
+	windows  []Window // of all rules, each once
+	windowOf map[string]int32
+	counters []string // of all rules, each once
+	follow   Scope    // PerPacket: some filter rule may treat established packets differently
+	judged   uint8    // 1<<State: some filter rule may apply to its packets
+	turns    [2]bool  // by Delivery: see TurnsRound
 }
 
 // Errors of Compile. They are wrapped with the rule's position.
@@ -69,13 +91,15 @@ var (
 	ErrPort     = errors.New("port index out of range, or bound twice")
 	ErrFamilies = errors.New("addresses of both families in one rule")
 	ErrAction   = errors.New("action does not belong in this list")
+	ErrSet      = errors.New("no such set, or one that holds something else")
+	ErrCounters = errors.New("too many counters")
 )
 
 // Compile binds spec to the interfaces of b. The Program keeps spec's rules: the
 // caller must not change them any more. Rules that name an interface which b does
 // not have match nothing there; compile again when it appears.
 func Compile(spec *Spec, b *Binding, generation uint32) (*Program, error) {
-	p := &Program{Generation: generation, areas: spec.Areas, byID: map[uint32]*Rule{}}
+	p := &Program{Generation: generation, areas: spec.Areas, byID: map[uint32]*Rule{}, windowOf: map[string]int32{}}
 	if len(spec.Areas) < int(NumWellKnown) || len(spec.Areas) > maxAreas {
 		return nil, fmt.Errorf("%d areas, want %d to %d", len(spec.Areas), NumWellKnown, maxAreas)
 	}
@@ -111,11 +135,50 @@ func (p *Program) compileRule(spec *Spec, b *Binding, list List, rs *RuleSpec) (
 	}
 	r := &Rule{List: list, Pos: len(p.lists[list]) + 1, Name: rs.Name, Source: rs.Source, Text: rs.Text(), then: rs.Then, spec: rs}
 	var err error
-	r.match, err = compileMatch(spec, b, rs)
+	if r.match, err = compileMatch(spec, b, rs); err != nil {
+		return nil, err
+	}
 	if list == Filter && rs.Then == ActAccept {
 		r.match.spareInvalid(&rs.If)
 	}
+	r.match.window = p.window(&rs.If.Window)
+	if rs.Log != nil {
+		r.logPace = rs.Log.Rate.pace()
+	}
+	r.counter, err = p.counter(rs.Count)
 	return r, err
+}
+
+// MaxCounters bounds how many different counters the rules of a Program name.
+const MaxCounters = 4096
+
+// window returns the number of w among the windows of p.
+func (p *Program) window(w *Window) int32 {
+	if w.IsAny() {
+		return 0
+	}
+	n, known := p.windowOf[w.text()]
+	if !known {
+		n = int32(len(p.windows))
+		p.windowOf[w.text()] = n
+		p.windows = append(p.windows, *w)
+	}
+	return n
+}
+
+// counter returns the number of a counter of p, -1 for "".
+func (p *Program) counter(name string) (int16, error) {
+	if name == "" {
+		return -1, nil
+	}
+	if i := slices.Index(p.counters, name); i >= 0 {
+		return int16(i), nil
+	}
+	if len(p.counters) == MaxCounters {
+		return 0, ErrCounters
+	}
+	p.counters = append(p.counters, name)
+	return int16(len(p.counters) - 1), nil
 }
 
 // add appends r to its list and gives it its numbers.
@@ -136,7 +199,7 @@ func (p *Program) add(r *Rule) {
 		return
 	}
 	p.judges(&r.match)
-	if r.match.changes(r.then) {
+	if r.changes() {
 		p.follow = PerPacket
 	}
 }
@@ -159,10 +222,13 @@ func ruleID(list List, text string) uint32 {
 
 // allowed says which actions a list takes.
 var allowed = [NumLists][numActions]bool{
-	Pre:    {ActAccept: true, ActMark: true, ActZone: true, ActNoTrack: true},
-	Dnat:   {ActNone: true, ActMark: true, ActDnat: true, ActRedirect: true, ActNetmap: true, ActNPTv6: true},
-	Filter: {ActAccept: true, ActDrop: true, ActReject: true, ActMark: true},
-	Snat:   {ActNone: true, ActMark: true, ActSnat: true, ActMasquerade: true, ActNetmap: true, ActNPTv6: true},
+	Pre: {ActAccept: true, ActMark: true, ActCount: true, ActLog: true, ActZone: true, ActNoTrack: true},
+	Dnat: {ActNone: true, ActMark: true, ActCount: true, ActLog: true, ActHelper: true, ActTimeout: true,
+		ActDnat: true, ActRedirect: true, ActNetmap: true, ActNPTv6: true},
+	Filter: {ActAccept: true, ActDrop: true, ActReject: true, ActMark: true, ActCount: true, ActLog: true,
+		ActHelper: true, ActTimeout: true},
+	Snat: {ActNone: true, ActMark: true, ActCount: true, ActLog: true, ActHelper: true, ActTimeout: true,
+		ActSnat: true, ActMasquerade: true, ActNetmap: true, ActNPTv6: true},
 }
 
 // Allowed reports whether rules of list may have action a.
@@ -178,9 +244,6 @@ func (p *Program) Rules() []*Rule { return p.all }
 // Len returns how many rules a list has. An engine need not call Pre when there
 // are no pre rules.
 func (p *Program) Len(list List) int { return len(p.lists[list]) }
-
-// NewHits returns counters for the rules of p, all zero.
-func (p *Program) NewHits() Hits { return make(Hits, len(p.all)) }
 
 // AreaOf returns the area of a bound port; AreaHost for HostPort and for ports
 // that are not bound.
@@ -208,7 +271,7 @@ func (p *Program) Pre(k *Key, d *Decision) {
 	}
 	switch d.PreRule.then {
 	case ActZone:
-		d.Zone = d.PreRule.spec.Zone
+		d.Zone, d.ZoneSide = d.PreRule.spec.Zone, d.PreRule.spec.ZoneSide
 	case ActNoTrack:
 		d.Tracking = NoTrack
 	}
@@ -225,18 +288,17 @@ func (p *Program) Dnat(k *Key, d *Decision) *nat.Destination {
 }
 
 // first returns the rule of a list that decides, nil if none does, after those
-// before it that mark.
+// before it that go on.
 func (p *Program) first(list List, k *Key, d *Decision) *Rule {
 	c := p.candidates(list, k)
 	for r := c.next(); r != nil; r = c.next() {
-		if !r.match.holds(k, d) {
+		if !r.match.holds(k, d) || !d.grants(r, k) {
 			continue
 		}
-		d.meet(r)
-		if r.then != ActMark {
+		d.meet(r, k)
+		if r.then.Terminal() {
 			return r
 		}
-		d.setMark(r.spec)
 	}
 	return nil
 }
@@ -252,18 +314,17 @@ func (p *Program) Filter(k *Key, d *Decision) Verdict {
 		if !m.static(k) {
 			continue
 		}
-		if !m.moving() && k.State == Established && r.then != ActAccept {
+		if k.State == Established && !r.touches() {
 			continue // decides about flows, and this one is decided
 		}
-		if m.mayDiffer(k.State, r.then) {
+		if r.mayDiffer(k.State) {
 			d.Scope = PerPacket
 		}
-		if !m.perPacket(k, d.ApplyMark(k.Mark)) {
+		if !m.perPacket(k, d) || !d.grants(r, k) {
 			continue
 		}
-		d.meet(r)
-		if r.then == ActMark {
-			d.setMark(r.spec)
+		d.meet(r, k)
+		if !r.then.Terminal() {
 			continue
 		}
 		d.FilterRule = r
@@ -275,16 +336,53 @@ func (p *Program) Filter(k *Key, d *Decision) Verdict {
 	return p.policy(k, d)
 }
 
+// watches reports whether r wants to see each packet: it counts or logs them.
+func (r *Rule) watches() bool { return r.spec.Count != "" || r.spec.Log != nil }
+
+// touches reports whether a filter rule is for established packets, too.
+func (r *Rule) touches() bool {
+	return r.then == ActAccept || r.match.moving() || !r.then.Terminal() && r.watches()
+}
+
+// acts reports whether r does something with an established packet that the
+// default policy would not do.
+func (r *Rule) acts() bool {
+	return (r.then != ActAccept || r.watches() || r.marks()) && r.touches() && r.match.admits(Established)
+}
+
+// marks reports whether r changes marks.
+func (r *Rule) marks() bool { return r.spec.MarkMask|r.spec.PacketMark.Mask != 0 }
+
+// mayDiffer reports whether a rule whose static fields hold could treat a later
+// established packet of the same direction differently from this one, which has
+// state s, or must see it.
+func (r *Rule) mayDiffer(s State) bool {
+	m := &r.match
+	return r.acts() && (m.looksAt(fVolatile) || !m.admits(s) || r.watches())
+}
+
+// changes reports whether a filter rule may treat an established packet in
+// another way than the first of its flow.
+func (r *Rule) changes() bool {
+	return r.mayDiffer(New) || r.acts() && r.match.looksAt(fDirection) || r.then == ActAccept && r.match.acceptMayEnd(New)
+}
+
 func (r *Rule) verdict(k *Key) Verdict {
-	switch {
-	case r.then == ActAccept:
+	switch r.then {
+	case ActAccept:
 		return Accept
-	case r.then == ActReject && k.Tuple.Proto == tuple.TCP:
-		return RejectReset
-	case r.then == ActReject:
-		return RejectProhibited
+	case ActReject:
+		if r.spec.Reject == RejectAuto && k.Tuple.Proto == tuple.TCP {
+			return RejectReset
+		}
+		return ofRejection[r.spec.Reject]
 	}
 	return Drop
+}
+
+var ofRejection = [numRejections]Verdict{
+	RejectAuto: RejectProhibited, WithReset: RejectReset, WithNoRoute: RejectNoRoute,
+	WithHostUnreachable: RejectHost, WithPortUnreachable: RejectPort, WithAdminProhibited: RejectProhibited,
 }
 
 // Snat walks the snat list for the first packet of a flow, unless the dnat rule
@@ -302,15 +400,23 @@ func (p *Program) Snat(k *Key, d *Decision) *nat.Source {
 	return d.SnatRule.spec.Src.For(&k.Tuple)
 }
 
-// meet notes that r applies to the packet.
-func (d *Decision) meet(r *Rule) {
-	d.Hits.add(r.Index)
-	if r.spec.Timeouts != nil {
+// meet notes that r applies to the packet, and does what r does beside its action.
+func (d *Decision) meet(r *Rule, k *Key) {
+	if d.Page != nil && d.Purpose == Act {
+		d.Page.enter(r, k, d.ApplyMark(k.Mark))
+	}
+	rs := r.spec
+	if rs.Timeouts != nil {
 		d.TimeoutRule = r
 	}
-}
-
-func (d *Decision) setMark(rs *RuleSpec) {
-	d.Mark = d.Mark&^rs.MarkMask | rs.Mark
-	d.MarkMask |= rs.MarkMask
+	if rs.Helper != "" {
+		d.HelperRule = r
+	}
+	if r.marks() {
+		d.Mark = d.Mark&^rs.MarkMask | rs.Mark
+		d.Mark = d.Mark&^rs.PacketMark.Mask | rs.PacketMark.Value
+		d.MarkMask |= rs.MarkMask | rs.PacketMark.Mask
+		d.FlowMark = d.FlowMark&^rs.MarkMask | rs.Mark
+		d.FlowMarkMask |= rs.MarkMask
+	}
 }

@@ -105,7 +105,8 @@ func TestFirstTerminalRuleEndsAList(t *testing.T) {
 		},
 	})
 	k := key(p, 1, 2, New)
-	d := Decision{Hits: p.NewHits()}
+	l := NewLedger(p, 1, nil)
+	d := Decision{Page: l.Page(0)}
 	p.Pre(&k, &d)
 	if d.Zone != 7 || d.Tracking != Track || d.PreRule != p.Rules()[1] {
 		t.Errorf("pre: zone %d, tracking %d by %v; want zone 7 by the second rule", d.Zone, d.Tracking, d.PreRule)
@@ -120,8 +121,8 @@ func TestFirstTerminalRuleEndsAList(t *testing.T) {
 		t.Errorf("mark 0xab02 became %#x, want 0xab01|0x100", got)
 	}
 	hits := ""
-	for i := range d.Hits {
-		hits += fmt.Sprint(d.Hits[i].Load())
+	for _, r := range p.Rules() {
+		hits += fmt.Sprint(l.Hits(r).Packets)
 	}
 	if want := "11011010"; hits != want {
 		t.Errorf("hits %s, want %s", hits, want)
@@ -236,9 +237,9 @@ func TestNormalForm(t *testing.T) {
 			"out-area wan family ipv4 masquerade ports 1024-65535"},
 		{RuleSpec{If: Conditions{Proto: is(tuple.TCP), DstPort: is(nat.PortRange{First: 443, Last: 443}), Local: is(ToLocal)}, Then: ActDnat, Dest: nat.Destination{Addrs: one, Ports: nat.PortRange{First: 8443, Last: 8443}}},
 			"proto tcp dst gateway dport 443 dnat to 10.0.0.9:8443"},
-		{RuleSpec{If: Conditions{Src: Match[nat.AddrRange]{IsNot, one}}, Then: ActSnat, Src: nat.Source{Addrs: pool, Flags: nat.Persistent | nat.Random}},
+		{RuleSpec{If: Conditions{Src: Match[nat.AddrRange]{Sense: IsNot, Values: one}}, Then: ActSnat, Src: nat.Source{Addrs: pool, Flags: nat.Persistent | nat.Random}},
 			"src !10.0.0.9 snat to 203.0.113.4/30 random persistent"},
-		{RuleSpec{If: Conditions{ICMP: is(ICMPType{8, 0, 255}, ICMPType{3, 4, 4}), State: Match[State]{IsNot, []State{Invalid}}}, Then: ActReject},
+		{RuleSpec{If: Conditions{ICMP: is(ICMPType{8, 0, 255}, ICMPType{3, 4, 4}), State: Match[State]{Sense: IsNot, Values: []State{Invalid}}}, Then: ActReject},
 			"icmp-type 8,3/4 state !invalid reject"},
 		{RuleSpec{If: Conditions{TTL: is(ByteRange{0, 4}), DSCP: is(ByteRange{46, 46}), Mark: is(MarkMatch{1, 0xff})}, Then: ActMark, Mark: 2, MarkMask: 0xffffffff},
 			"mark 0x1/0xff ttl 0-4 dscp 46 mark 0x2"},
@@ -255,9 +256,9 @@ func TestNormalForm(t *testing.T) {
 func TestWalksDoNotAllocate(t *testing.T) {
 	p := manyRules(t, 100)
 	k := key(p, 1, 2, New)
-	hits := p.NewHits()
+	page := NewLedger(p, 1, nil).Page(0)
 	if n := testing.AllocsPerRun(100, func() {
-		d := Decision{Hits: hits}
+		d := Decision{Page: page}
 		p.Pre(&k, &d)
 		p.Dnat(&k, &d)
 		p.Filter(&k, &d)

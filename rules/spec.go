@@ -3,6 +3,7 @@ package rules
 import (
 	"net/netip"
 
+	"example.com/culvert/alg"
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/nat"
@@ -76,6 +77,7 @@ func (l List) String() string { return listNames[l] }
 // compiled for any machine. The first areas must be the well-known ones.
 type Spec struct {
 	Areas []Area
+	Sets  []*Set
 	Lists [NumLists][]RuleSpec
 }
 
@@ -89,6 +91,16 @@ func (s *Spec) AreaID(name string) (AreaID, bool) {
 	return 0, false
 }
 
+// Set returns the named set, nil if there is none.
+func (s *Spec) Set(name string) *Set {
+	for _, set := range s.Sets {
+		if set.Name == name {
+			return set
+		}
+	}
+	return nil
+}
+
 // Sense says whether a match holds for its values or for all others.
 type Sense uint8
 
@@ -97,15 +109,16 @@ const (
 	IsNot       // written "!value"
 )
 
-// Match is a condition on one field: one of Values, or none of them. Without
-// values it always holds.
+// Match is a condition on one field: one of the values, or none of them. Values
+// and the elements of Sets count alike. Without any it always holds.
 type Match[T any] struct {
 	Sense  Sense
 	Values []T
+	Sets   []string // names in Spec.Sets
 }
 
 // IsAny reports whether m holds for everything.
-func (m *Match[T]) IsAny() bool { return len(m.Values) == 0 }
+func (m *Match[T]) IsAny() bool { return len(m.Values) == 0 && len(m.Sets) == 0 }
 
 // ICMPType matches the type of an ICMP or ICMPv6 query or error, and perhaps
 // its code.
@@ -125,6 +138,11 @@ type ByteRange struct {
 	First, Last uint8
 }
 
+// ShortRange is an inclusive range of a two-byte field.
+type ShortRange struct {
+	First, Last uint16
+}
+
 // Conditions are what a rule looks at; all of them must hold.
 type Conditions struct {
 	In, Out          Match[string] // interface names; a trailing * matches any rest
@@ -139,6 +157,12 @@ type Conditions struct {
 	Mark             Match[MarkMatch]
 	TTL              Match[ByteRange]
 	DSCP             Match[ByteRange]
+	Length           Match[ShortRange]      // of the IP packet, in bytes
+	Zone             Match[ShortRange]      // of connection tracking
+	Direction        Match[tuple.Direction] // of the packet in its flow
+	Helper           Match[string]          // that announced the flow: as netfilter's ct helper, its master's
+	Window           Window
+	Limit            *Limit // looked at last; nil: none
 }
 
 // Action is what a rule does.
@@ -149,7 +173,11 @@ const (
 	ActAccept                   // ends a list
 	ActDrop                     // filter
 	ActReject                   // filter
-	ActMark                     // any list; goes on with the next rule
+	ActMark                     // goes on with the next rule, as all that only have attributes
+	ActCount                    // goes on
+	ActLog                      // goes on
+	ActHelper                   // goes on
+	ActTimeout                  // goes on
 	ActZone                     // pre
 	ActNoTrack                  // pre
 	ActDnat                     // dnat
@@ -163,6 +191,7 @@ const (
 
 var actionNames = [...]string{
 	ActNone: "none", ActAccept: "accept", ActDrop: "drop", ActReject: "reject", ActMark: "mark",
+	ActCount: "count", ActLog: "log", ActHelper: "helper", ActTimeout: "timeout",
 	ActZone: "zone", ActNoTrack: "notrack", ActDnat: "dnat", ActRedirect: "redirect",
 	ActSnat: "snat", ActMasquerade: "masquerade", ActNetmap: "netmap", ActNPTv6: "nptv6",
 }
@@ -171,6 +200,82 @@ var _ [numActions]string = actionNames
 
 // String returns the name of a as configuration files spell it.
 func (a Action) String() string { return actionNames[a] }
+
+// Terminal reports whether a rule with action a ends its list.
+func (a Action) Terminal() bool {
+	switch a {
+	case ActMark, ActCount, ActLog, ActHelper, ActTimeout:
+		return false
+	}
+	return true
+}
+
+// Actions returns all actions that rules of list may have.
+func Actions(list List) []Action {
+	var all []Action
+	for a := range numActions {
+		if allowed[list][a] {
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
+// Rejection is how ActReject answers.
+type Rejection uint8
+
+const (
+	RejectAuto          Rejection = iota // TCP: as WithReset; else as WithAdminProhibited
+	WithReset                            // a RST; TCP only
+	WithNoRoute                          // ICMP 3/0, ICMPv6 1/0
+	WithHostUnreachable                  // ICMP 3/1, ICMPv6 1/3
+	WithPortUnreachable                  // ICMP 3/3, ICMPv6 1/4
+	WithAdminProhibited                  // ICMP 3/13, ICMPv6 1/1
+	numRejections
+)
+
+var rejectionNames = [...]string{
+	RejectAuto: "", WithReset: "tcp-reset", WithNoRoute: "no-route", WithHostUnreachable: "host-unreachable",
+	WithPortUnreachable: "port-unreachable", WithAdminProhibited: "admin-prohibited",
+}
+
+var _ [numRejections]string = rejectionNames
+
+// String returns the name of r as configuration files spell it, "" for RejectAuto.
+func (r Rejection) String() string { return rejectionNames[r] }
+
+// Rejections returns all that configuration files may name.
+func Rejections() []Rejection {
+	all := make([]Rejection, 0, numRejections-1)
+	for r := WithReset; r < numRejections; r++ {
+		all = append(all, r)
+	}
+	return all
+}
+
+// ZoneSide says which direction of a flow a zone rule gives its zone to; the
+// other one is in zone 0, as with netfilter's ct original zone and ct reply zone.
+type ZoneSide uint8
+
+const (
+	ZoneBoth ZoneSide = iota
+	ZoneOriginal
+	ZoneReply
+	numZoneSides
+)
+
+var zoneSideNames = [...]string{ZoneBoth: "both", ZoneOriginal: "original", ZoneReply: "reply"}
+
+var _ [numZoneSides]string = zoneSideNames
+
+// String returns the name of s as configuration files spell it.
+func (s ZoneSide) String() string { return zoneSideNames[s] }
+
+// Log asks for a line about each packet that a rule applies to.
+type Log struct {
+	Prefix string
+	Rate   Rate // of lines; more are counted only
+}
 
 // RuleSpec is one rule as it is written.
 type RuleSpec struct {
@@ -181,14 +286,23 @@ type RuleSpec struct {
 	If   Conditions
 	Then Action
 
-	Mark, MarkMask uint32          // ActMark
-	Zone           uint16          // ActZone
-	Dest           nat.Destination // dnat list
-	Src            nat.Source      // snat list
-	Twice          *nat.Source     // dnat list: the new source, too; nil: the snat list decides
-	Hairpin        Hairpin         // dnat list
+	Zone     uint16          // ActZone
+	ZoneSide ZoneSide        // ActZone
+	Reject   Rejection       // ActReject
+	Dest     nat.Destination // dnat list
+	Src      nat.Source      // snat list
+	Twice    *nat.Source     // dnat list: the new source, too; nil: the snat list decides
+	Hairpin  Hairpin         // dnat list
 
-	Timeouts *conntrack.Timeouts // of the flows it applies to; zero fields: the table's; nil: all are
+	// What a rule does beside its action, if any. A rule that has nothing else has
+	// one of the actions that go on with the next rule; which makes no difference.
+	Mark, MarkMask uint32              // set-mark: of the packet, and of the flow from then on
+	PacketMark     MarkMatch           // of this packet alone: the bits under Mask become Value
+	Helper         string              // that will watch the flow
+	HelperOptions  alg.Options         // what Helper may do
+	Count          string              // counter of packets and bytes
+	Log            *Log                // a line about each packet
+	Timeouts       *conntrack.Timeouts // of the flows it applies to; zero fields: the table's; nil: all are
 }
 
 // Hairpin says whether a dnat rule holds for inside hosts that use the outside

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"example.com/culvert/alg"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/nat"
 )
@@ -37,20 +38,63 @@ func (rs *RuleSpec) Text() string {
 	condition(&w, "mark", &c.Mark, MarkMatch.String)
 	condition(&w, "ttl", &c.TTL, ByteRange.String)
 	condition(&w, "dscp", &c.DSCP, ByteRange.String)
-	w.add(rs.Then.String())
+	condition(&w, "length", &c.Length, ShortRange.String)
+	condition(&w, "ct-zone", &c.Zone, ShortRange.String)
+	condition(&w, "direction", &c.Direction, tuple.Direction.String)
+	condition(&w, "ct-helper", &c.Helper, identity)
+	if window := c.Window.text(); window != "" {
+		w.add(window)
+	}
+	if c.Limit != nil {
+		w.add("limit " + c.Limit.String())
+	}
+	if rs.Then.Terminal() {
+		w.add(rs.Then.String())
+	}
 	rs.arguments(&w)
+	rs.attributes(&w)
 	return w.String()
 }
 
 func (rs *RuleSpec) arguments(w *words) {
 	switch rs.Then {
-	case ActMark:
-		w.add(MarkMatch{rs.Mark, rs.MarkMask}.String())
+	case ActReject:
+		if rs.Reject != RejectAuto {
+			w.add(rs.Reject.String())
+		}
 	case ActZone:
 		w.add(strconv.Itoa(int(rs.Zone)))
+		if rs.ZoneSide != ZoneBoth {
+			w.add(rs.ZoneSide.String())
+		}
 	}
 	w.destination(rs)
 	w.source(rs)
+}
+
+// attributes adds what the rule does beside its action. Rules that have nothing
+// else do the same whatever their action is called, and have the same text.
+func (rs *RuleSpec) attributes(w *words) {
+	if rs.MarkMask != 0 {
+		w.add("mark " + MarkMatch{rs.Mark, rs.MarkMask}.String())
+	}
+	if rs.PacketMark.Mask != 0 {
+		w.add("packet-mark " + rs.PacketMark.String())
+	}
+	if rs.Helper != "" {
+		w.add("helper " + rs.Helper)
+		for _, option := range HelperOptions {
+			if *option.Of(&rs.HelperOptions) {
+				w.add(option.Name)
+			}
+		}
+	}
+	if rs.Count != "" {
+		w.add("count " + rs.Count)
+	}
+	if rs.Log != nil {
+		w.add(fmt.Sprintf("log %q rate %s", rs.Log.Prefix, rs.Log.Rate))
+	}
 	if rs.Timeouts != nil {
 		w.add("timeout " + timeoutsText(rs.Timeouts))
 	}
@@ -74,7 +118,14 @@ func condition[T any](w *words, name string, m *Match[T], text func(T) string) {
 	if m.Sense == IsNot {
 		not = "!"
 	}
-	w.add(name + " " + not + join(m.Values, text))
+	parts := make([]string, 0, len(m.Values)+len(m.Sets))
+	for _, v := range m.Values {
+		parts = append(parts, text(v))
+	}
+	for _, set := range m.Sets {
+		parts = append(parts, "@"+set)
+	}
+	w.add(name + " " + not + strings.Join(parts, ","))
 }
 
 func join[T any](values []T, text func(T) string) string {
@@ -148,4 +199,26 @@ func (r ByteRange) String() string {
 		return strconv.Itoa(int(r.First))
 	}
 	return fmt.Sprintf("%d-%d", r.First, r.Last)
+}
+
+// String returns "value" or "first-last".
+func (r ShortRange) String() string {
+	if r.First == r.Last {
+		return strconv.Itoa(int(r.First))
+	}
+	return fmt.Sprintf("%d-%d", r.First, r.Last)
+}
+
+// HelperOption is a switch of alg.Options as rules spell it.
+type HelperOption struct {
+	Name string
+	Of   func(*alg.Options) *bool
+}
+
+// HelperOptions are all of them.
+var HelperOptions = [...]HelperOption{
+	{"foreign", func(o *alg.Options) *bool { return &o.Foreign }},
+	{"low-ports", func(o *alg.Options) *bool { return &o.LowPorts }},
+	{"any-signalling", func(o *alg.Options) *bool { return &o.AnySignalling }},
+	{"any-media", func(o *alg.Options) *bool { return &o.AnyMedia }},
 }

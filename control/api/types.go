@@ -90,7 +90,9 @@ type Rule struct {
 	Name     string `json:"name,omitempty"`
 	Text     string `json:"text"`
 	Position string `json:"position,omitempty"` // file:line
+	Counter  string `json:"counter,omitempty"`  // that the rule counts on
 	Hits     uint64 `json:"hits"`               // first packets of flows, and packets of flagged flows
+	Bytes    uint64 `json:"bytes"`              // of the IP packets among hits
 }
 
 // Counter is the number of packets that ended for one reason.

@@ -236,6 +236,72 @@ func parseProto(s string) (uint8, error) {
 	return uint8(n), nil
 }
 
+// shortRange returns a parser of "5" or "5-9" with values of at most 65535.
+func shortRange(s string) (rules.ShortRange, error) {
+	first, last, err := numbers(s, 65535)
+	if err != nil || last < first {
+		return rules.ShortRange{}, fmt.Errorf("%q is not a number or range of numbers, 0 to 65535", s)
+	}
+	return rules.ShortRange{First: uint16(first), Last: uint16(last)}, nil
+}
+
+func compareShort(a, b rules.ShortRange) int {
+	return cmp.Or(cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last))
+}
+
+func parseDirection(s string) (tuple.Direction, error) {
+	for d := range tuple.NumDirections {
+		if d.String() == s {
+			return d, nil
+		}
+	}
+	return 0, fmt.Errorf("unknown direction %q; known are original and reply", s)
+}
+
+// parseHours accepts "08:00-18:00", also through midnight; 24:00 ends a day.
+func parseHours(s string) (rules.HourRange, error) {
+	from, until, isRange := strings.Cut(s, "-")
+	first, ok := secondOfDay(from)
+	last, ok2 := secondOfDay(until)
+	switch {
+	case !isRange || !ok || !ok2 || first == daySeconds:
+		return rules.HourRange{}, fmt.Errorf("%q is not a part of the day: write it like %s", s, exampleMark)
+	case first == last%daySeconds:
+		return rules.HourRange{}, fmt.Errorf("%s ends where it begins: leave the key out for the whole day", s)
+	}
+	return rules.HourRange{First: first, Last: last}, nil
+}
+
+const daySeconds = 24 * 60 * 60
+
+// secondOfDay reads "hh:mm" or "hh:mm:ss".
+func secondOfDay(s string) (int32, bool) {
+	if s == "24:00" {
+		return daySeconds, true
+	}
+	for _, layout := range [...]string{"15:04", "15:04:05"} {
+		if t, err := time.Parse(layout, s); err == nil && len(s) == len(layout) {
+			return int32(t.Hour()*3600 + t.Minute()*60 + t.Second()), true
+		}
+	}
+	return 0, false
+}
+
+func compareHours(a, b rules.HourRange) int {
+	return cmp.Or(cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last))
+}
+
+func parseWeekday(s string) (time.Weekday, error) {
+	names := make([]string, 0, 7)
+	for d := time.Sunday; d <= time.Saturday; d++ {
+		if s == rules.WeekdayName(d) || s == strings.ToLower(d.String()) {
+			return d, nil
+		}
+		names = append(names, rules.WeekdayName(d))
+	}
+	return 0, fmt.Errorf("unknown weekday %q; %s", s, suggest(s, names))
+}
+
 func parseState(s string) (rules.State, error) {
 	states := []rules.State{rules.New, rules.Established, rules.Related, rules.Invalid, rules.Untracked}
 	names := make([]string, len(states))
