@@ -197,7 +197,7 @@ func quoted(words []string) string {
 func actionWords(list rules.List) []string {
 	var words []string
 	for a := rules.ActNone; a <= rules.ActNPTv6; a++ {
-		if rules.Allowed(list, a) {
+		if rules.Allowed(list, a) && (a.Terminal() || a == rules.ActMark) {
 			words = append(words, a.String())
 		}
 	}
