@@ -21,8 +21,9 @@ func SCTPTag(p *Packet) uint32 { return be.Uint32(p.Mem[p.L4+4:]) }
 
 // SCTPChunks calls f for each chunk of an SCTP packet until f returns false. It
 // reports whether it came to the end: not when a chunk is shorter than its
-// header or longer than the packet, or there are too many. The end of a first
-// fragment counts as the end of its chunks.
+// header, or there are too many. The last chunk may claim more than there is, as
+// it does in a first fragment: that is for the receiver to judge, and netfilter
+// leaves it to him, too.
 func SCTPChunks(p *Packet, f func(SCTPChunk) bool) bool {
 	if p.Tuple.Proto != tuple.SCTP || p.Flags&FragmentLater != 0 {
 		return false
@@ -46,7 +47,7 @@ func SCTPChunks(p *Packet, f func(SCTPChunk) bool) bool {
 			}
 			c.InitTag = be.Uint32(b[4:])
 		}
-		if size > len(b) && p.Flags&FragmentFirst == 0 || !f(c) {
+		if !f(c) {
 			return false
 		}
 		b = b[min((size+3)&^3, len(b)):]

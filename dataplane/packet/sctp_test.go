@@ -37,7 +37,7 @@ func TestSCTPChunks(t *testing.T) {
 			[]SCTPChunk{{Type: 10}, {Flags: 3}}, true},
 		{"the last padding may be missing", sctpPacket(0, sctpChunk(10, 0, 5, 1)), []SCTPChunk{{Type: 10}}, true},
 		{"a length of zero ends the walk", sctpPacket(0, sctpChunk(4, 0, 0)), nil, false},
-		{"a chunk longer than the packet", sctpPacket(0, sctpChunk(4, 0, 100)), nil, false},
+		{"a chunk longer than the packet is its last", sctpPacket(0, sctpChunk(4, 0, 100), sctpChunk(0, 0, 4)), []SCTPChunk{{Type: 4}}, true},
 		{"a first fragment may cut a chunk", sctpPacket(FragmentFirst, sctpChunk(4, 0, 100)), []SCTPChunk{{Type: 4}}, true},
 		{"a later fragment has none", sctpPacket(FragmentLater, sctpChunk(4, 0, 4)), nil, false},
 		{"a short INIT", sctpPacket(0, sctpChunk(1, 0, 8, 0, 0, 0, 7)), nil, false},

@@ -46,11 +46,6 @@ var classes = []class{
 		},
 	},
 	{
-		"sctp-chunk-length",
-		"a chunk ends inside of its packet (RFC 9260 section 3.2); the kernel does not look where the last one ends",
-		func(t *trial) bool { return t.onlyKernels(func(m *sctp) bool { return m.skew > 0 }) },
-	},
-	{
 		"quoted-sum",
 		"the checksum of a quoted TCP header is kept right when it is there; the kernel leaves it unless the whole header is",
 		func(t *trial) bool {
@@ -115,9 +110,6 @@ func (t *trial) onlyOne(by int, those any) bool {
 			return ok && is(m)
 		case func(*tcp) bool:
 			m, ok := e.what.(*tcp)
-			return ok && is(m)
-		case func(*sctp) bool:
-			m, ok := e.what.(*sctp)
 			return ok && is(m)
 		case func(*icmpError) bool:
 			m, ok := e.what.(*icmpError)
