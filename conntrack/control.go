@@ -153,6 +153,19 @@ func (t *Table) Get(k tuple.Tuple) (Flow, error) {
 	return f, err
 }
 
+// Has reports whether a live entry, confirmed or not, has tuple k in either
+// direction. Anybody may ask.
+func (t *Table) Has(k tuple.Tuple) bool {
+	seat := t.reader()
+	defer t.leave(seat)
+	id := t.index.find(t.entries, &k, t.index.key.tuple(&k))
+	if id == 0 {
+		return false
+	}
+	e := &t.entries[id>>1]
+	return e.Status()&Dying == 0 && !e.expired(tuple.Direction(id&1), t.Now())
+}
+
 // Delete ends the flow that has tuple k in either direction. When it returns,
 // packets don't find it any more. ErrNotFound if there is none.
 func (t *Table) Delete(k tuple.Tuple) error {

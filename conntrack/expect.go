@@ -300,20 +300,38 @@ func (w *Worker) Expected(k *tuple.Tuple, x *Announced) bool {
 	}
 	ex.mu.Lock()
 	defer ex.mu.Unlock()
+	n := t.announcedLocked(cell, k, x, w.now)
+	if n == 0 {
+		return false
+	}
+	ex.counts[expectNew].Add(1)
+	if x.Flags&ExpectPermanent == 0 {
+		t.removeExpectLocked(n, w.now)
+	}
+	return true
+}
+
+// Announced is Expected for who only wants to know: nothing is used up.
+func (t *Table) Announced(k tuple.Tuple, x *Announced) bool {
+	t.expects.mu.Lock()
+	defer t.expects.mu.Unlock()
+	return t.announcedLocked(t.expectCell(&k), &k, x, t.Now()) != 0
+}
+
+// announcedLocked returns the number of the expectation that a packet with tuple k
+// meets, and what it says; 0 if there is none.
+func (t *Table) announcedLocked(cell uint64, k *tuple.Tuple, x *Announced, now Tick) uint32 {
+	ex := &t.expects
 	for n := ex.heads[cell]; n != 0; n = ex.recs[n].next {
 		r := &ex.recs[n]
-		if r.x.Flags&ExpectInactive != 0 || w.now.Reached(r.deadline) || !r.x.Mask.meets(&r.x.Tuple, k) || !t.aliveMaster(&r.master, w.now) {
+		if r.x.Flags&ExpectInactive != 0 || now.Reached(r.deadline) || !r.x.Mask.meets(&r.x.Tuple, k) || !t.aliveMaster(&r.master, now) {
 			continue
 		}
 		master := &t.entries[r.master.Slot]
 		*x = Announced{Expectation: r.x, Master: r.master, Reply: master.Tuple(tuple.Reply), Mark: master.Mark()}
-		ex.counts[expectNew].Add(1)
-		if r.x.Flags&ExpectPermanent == 0 {
-			t.removeExpectLocked(n, w.now)
-		}
-		return true
+		return n
 	}
-	return false
+	return 0
 }
 
 // ended reports whether a master is no longer the flow it was.

@@ -26,6 +26,8 @@ type Flow struct {
 
 	Master tuple.Tuple // original tuple of the flow that announced it; zero: none
 
+	User Status // the engine's own bits; see UserStatus
+
 	Start, Stop time.Time // zero unless Config.Timestamp; Stop only in EventDestroy
 }
 

@@ -247,16 +247,14 @@ func (w *Worker) mustFilter(e *conntrack.Entry, ref conntrack.Ref) bool {
 }
 
 // refilter runs the filter for a later packet of a flow. It reports whether the
-// packet may go on. As in netfilter's forward hook, rules see its destination
-// translated and its source not yet.
+// packet may go on.
 func (w *Worker) refilter(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref, r role) bool {
 	d := w.reconsider()
-	k := w.v.key(p, r, ruleState(e, ref.Dir))
+	k := w.v.key(p, r, ruleState(e.Status(), ref.Dir))
 	k.Mark, k.Dir, k.Helper = e.Mark(), ref.Dir, w.e.table.MasterHelper(e)
 	other := e.Tuple(ref.Dir.Other())
 	to, _ := other.Inverse()
-	k.Tuple.Dst, k.Tuple.DstPort = to.Dst, to.DstPort
-	if _, _, why := w.v.route(&k, d.ApplyMark(k.Mark), w.lastWay(route.Hint(e.Hint(ref.Dir)))); why != None {
+	if _, _, why := w.v.routeAgain(&k, d, &to, w.e.lastWay(route.Hint(e.Hint(ref.Dir)))); why != None {
 		w.refuse(p, ref, why, r)
 		return false
 	}

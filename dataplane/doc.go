@@ -15,6 +15,7 @@
 //	          decide.go    filter, source NAT; bind; then as known
 //	errors    icmp.go      an ICMP error: the flow of its embedded packet
 //	transmit  pipeline.go  on the egress port, or local.go to the gateway itself
+//	(explain  explain.go   the same walk for a packet that somebody asks about)
 //
 // A packet that goes no further has a Reason (reason.go), and its sender is told
 // where RFCs 792, 1812, 4443 and 5508 ask for it (icmp.go), within a rate. A

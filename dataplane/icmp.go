@@ -47,7 +47,7 @@ func (w *Worker) icmpError(p *packet.Packet, ref conntrack.Ref, r role) {
 		w.drop(Redirect)
 		return
 	}
-	was := w.lastWay(route.Hint(e.Hint(ref.Dir)))
+	was := w.e.lastWay(route.Hint(e.Hint(ref.Dir)))
 	if !w.errorAllowed(p, &to, ref, was, r) {
 		return
 	}

@@ -51,6 +51,10 @@ func (w *Worker) fitAsItIs(k *rules.Key, ref conntrack.Ref, hop *route.NextHop) 
 		plain, ok := there.Inverse()
 		return ok && plain == back
 	}
-	asked := rules.Decision{Page: w.page, Purpose: rules.Ask}
-	return w.v.prog.Snat(k, &asked) == nil
+	return w.v.plain(k, &rules.Decision{Page: w.page, Purpose: rules.Ask})
+}
+
+// plain reports whether a packet goes on as it is, for all that snat rules say.
+func (v *view) plain(k *rules.Key, asked *rules.Decision) bool {
+	return v.prog.Snat(k, asked) == nil
 }

@@ -85,7 +85,7 @@ func (w *Worker) receive(p *packet.Packet, in *portEntry, r role) bool {
 		w.drop(ofFault[fault])
 		return false
 	}
-	if p.Flags&packet.LinkBroadcast != 0 || w.groupAddressed(&p.Tuple.Dst) {
+	if p.Flags&packet.LinkBroadcast != 0 || w.v.groupAddressed(&p.Tuple.Dst) {
 		w.multicast(p, in, r)
 		return false
 	}
@@ -166,7 +166,7 @@ func (w *Worker) forward(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref
 		out, ok = p.In, true
 	}
 	if !ok {
-		was := w.lastWay(hint)
+		was := w.e.lastWay(hint)
 		hop, why := w.wayOn(p, &to, e, was, r)
 		if why == None {
 			if cause := w.v.doomed(p, &to, &hop, was); cause != conntrack.Unspecified {
@@ -369,12 +369,12 @@ func (w *Worker) refuse(p *packet.Packet, ref conntrack.Ref, why Reason, r role)
 }
 
 // groupAddressed reports whether a is a multicast or broadcast address.
-func (w *Worker) groupAddressed(a *tuple.Addr) bool {
+func (v *view) groupAddressed(a *tuple.Addr) bool {
 	if a.Is4() {
 		if a[12]&0xf0 == 0xe0 || a[12]&a[13]&a[14]&a[15] == 0xff {
 			return true
 		}
-		_, directed := w.v.subnets[*a]
+		_, directed := v.subnets[*a]
 		return directed
 	}
 	return a[0] == 0xff
@@ -413,12 +413,13 @@ func badUnicast(a *tuple.Addr) bool {
 	return true // ::, ::1, ::a.b.c.d
 }
 
-// ruleState returns the connection-tracking state of a packet for rules.
-func ruleState(e *conntrack.Entry, d tuple.Direction) rules.State {
-	if d == tuple.Reply || e.Status()&conntrack.SeenReply != 0 {
+// ruleState returns the connection-tracking state, for rules, of a packet of a flow
+// with a status.
+func ruleState(s conntrack.Status, d tuple.Direction) rules.State {
+	if d == tuple.Reply || s&conntrack.SeenReply != 0 {
 		return rules.Established
 	}
-	if e.Status()&conntrack.Expected != 0 {
+	if s&conntrack.Expected != 0 {
 		return rules.Related
 	}
 	return rules.New

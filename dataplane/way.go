@@ -30,9 +30,9 @@ type last struct {
 }
 
 // lastWay returns what a hint remembers, whether it is valid or not.
-func (w *Worker) lastWay(h route.Hint) (l last) {
+func (e *Engine) lastWay(h route.Hint) (l last) {
 	if h != 0 {
-		l.port, l.neighbour, l.known = w.e.neigh.Where(h)
+		l.port, l.neighbour, l.known = e.neigh.Where(h)
 	}
 	return l
 }
@@ -50,6 +50,14 @@ func (v *view) route(k *rules.Key, mark uint32, was last) (route.NextHop, *portE
 	}
 	eg, why := v.leave(k, hop.Port)
 	return hop, eg, why
+}
+
+// routeAgain is route for a packet of a flow that will have tuple to. As in
+// netfilter's forward hook, rules see its destination translated and its source not
+// yet.
+func (v *view) routeAgain(k *rules.Key, d *rules.Decision, to *tuple.Tuple, was last) (route.NextHop, *portEntry, Reason) {
+	k.Tuple.Dst, k.Tuple.DstPort = to.Dst, to.DstPort
+	return v.route(k, d.ApplyMark(k.Mark), was)
 }
 
 // leave shows the rules by which port the packet leaves.

@@ -135,6 +135,8 @@ type Decision struct {
 
 	Page    *Page // where rules count, log and keep their limits; nil: nowhere
 	Purpose Purpose
+
+	Applied *[]*Rule // if not nil, every rule that applies is added
 }
 
 // Purpose says what a decision is for.

@@ -405,6 +405,9 @@ func (d *Decision) meet(r *Rule, k *Key) {
 	if d.Page != nil && d.Purpose == Act {
 		d.Page.enter(r, k, d.ApplyMark(k.Mark))
 	}
+	if d.Applied != nil {
+		*d.Applied = append(*d.Applied, r)
+	}
 	rs := r.spec
 	if rs.Timeouts != nil {
 		d.TimeoutRule = r

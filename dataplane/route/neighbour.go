@@ -161,6 +161,17 @@ func (n *Neighbours) Where(h Hint) (port uint16, addr tuple.Addr, ok bool) {
 	return uint16(s.port.Load()), s.addr, s.state != Unknown
 }
 
+// Valid is Get for who only wants to know the port.
+func (n *Neighbours) Valid(h Hint) (port uint16, ok bool) {
+	if uint16(h) == 0 || int(h.Slot()) >= len(n.slots) {
+		return 0, false
+	}
+	s := &n.slots[h.Slot()]
+	w := s.word.Load()
+	port = uint16(s.port.Load())
+	return port, uint16(w) == uint16(h) && s.word.Load() == w
+}
+
 // HostHint returns the hint of the gateway's own host.
 func (n *Neighbours) HostHint() Hint { return Hint(uint16(n.slots[0].word.Load())) }
 
@@ -181,6 +192,17 @@ func (n *Neighbours) Find(port uint16, addr tuple.Addr, now int64) (h Hint, st S
 		return 0, Unknown, false
 	}
 	return n.knownLocked(i, now)
+}
+
+// Peek returns the state of addr on port for who only wants to know.
+func (n *Neighbours) Peek(port uint16, addr tuple.Addr) State {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	i, known := n.index[neighbourKey{port, addr}]
+	if !known {
+		return Unknown
+	}
+	return n.slots[i].state
 }
 
 // Ask is Find for a neighbour that Find did not know: it opens a question on behalf
