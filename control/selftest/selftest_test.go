@@ -192,3 +192,21 @@ func TestRunningInterfacesAreTakenAsTheyAre(t *testing.T) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
+
+func TestUnsolicitedSYNsAreDroppedSilently(t *testing.T) {
+	for _, profile := range []string{"linux", "rfc"} {
+		for family, r := range find(t, "conntrack.profile = \""+profile+"\"\n"+network+masquerade, Options{Scope: discover.WithoutTimes}) {
+			if c := r.Connections; !c.SimultaneousOpen || c.UnsolicitedSYN != discover.SYNSilent || !c.SYNForgotten {
+				t.Errorf("%s %s: %+v", profile, family, c)
+			}
+		}
+	}
+}
+
+func TestDestinationsCanBeExempt(t *testing.T) {
+	exempt := "[[snat]]\nout_area = \"wan\"\ndst = [\"198.51.100.0/24\", \"192.0.2.0/24\"]\nproto = \"udp\"\naction = \"none\"\n"
+	r := find(t, network+exempt+masquerade, Options{Scope: discover.WithoutTimes})["ipv4"]
+	if r.UDP.Mapping != discover.Untranslated || r.TCP.Mapping == discover.Untranslated {
+		t.Errorf("mapping of udp %s, of tcp %s; want that of udp %s", r.UDP.Mapping, r.TCP.Mapping, discover.Untranslated)
+	}
+}

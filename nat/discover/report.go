@@ -244,7 +244,7 @@ func (r *Report) Lines() []Line {
 		l.add("lifetime, established", t.Lifetimes.Lasting, met(5382, "REQ-5", t.Lifetimes.Lasting.atLeast(tcpLeast)))
 		l.add("lifetime, closed", t.Lifetimes.Closed, met(5382, "REQ-5", t.Lifetimes.Closed.atLeast(transitoryLeast)))
 		l.add("lifetime, reset", t.Lifetimes.Reset, met(7857, "section 2.2", t.Lifetimes.Reset.atLeast(transitoryLeast)))
-		l.add("refresh", t.Refresh.String(), met(7857, "section 6", t.Refresh.Outbound && !t.Refresh.Error))
+		l.add("refresh", t.Refresh.String(), met(7857, "section 7.1", t.Refresh.Outbound && !t.Refresh.Error))
 	}
 	c := &r.Connections
 	l.add("simultaneous open", yes(c.SimultaneousOpen), met(5382, "REQ-2", c.SimultaneousOpen))

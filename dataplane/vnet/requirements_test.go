@@ -1,0 +1,7 @@
+package vnet
+
+import "testing"
+
+func TestHairpinnedICMPIsTranslated(t *testing.T) {
+	RunScript(t, "testdata/requirements/hairpinned-icmp.txt")
+}
