@@ -75,7 +75,7 @@ func (e *Edit) Fits(n int) bool {
 	}
 	at := 0
 	for _, r := range e.Replace {
-		if r.From < at || r.To < r.From || r.To > e.Done || r.From == r.To && len(r.Text) == 0 || len(r.Text) > MaxLimit {
+		if r.From < at || r.To < r.From || r.To > e.Done || r.From == r.To && (len(r.Text) == 0 || e.Done == 0) || len(r.Text) > MaxLimit {
 			return false
 		}
 		at = r.To
