@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"example.com/culvert/alg/registry"
 	"example.com/culvert/conntrack"
 	"example.com/culvert/control/api"
 	"example.com/culvert/control/nsthread"
@@ -151,13 +152,15 @@ func (g *Gateway) build() (err error) {
 	workers := workersOf(g.cfg)
 	table := g.cfg.Conntrack.Table()
 	table.Workers = workers
+	helpers := registry.New()
+	table.HelperName = helpers.Name
 	if g.table, err = conntrack.New(table); err != nil {
 		return err
 	}
 	if g.host, err = host.New(host.Config{Log: g.log}); err != nil {
 		return fmt.Errorf("own stack: %w", err)
 	}
-	g.engine, err = dataplane.New(engineConfig(g.cfg, workers, g.table, g.host))
+	g.engine, err = dataplane.New(engineConfig(g.cfg, workers, g.table, g.host, helpers))
 	return err
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"example.com/culvert/alg"
 	"example.com/culvert/conntrack"
 	"example.com/culvert/control/privilege"
 	"example.com/culvert/dataplane"
@@ -43,7 +44,7 @@ var waitings = map[config.Waiting]dataplane.Waiting{
 	config.WaitThroughput: dataplane.WaitThroughput,
 }
 
-func engineConfig(cfg *config.Config, workers int, table *conntrack.Table, h dataplane.Host) dataplane.Config {
+func engineConfig(cfg *config.Config, workers int, table *conntrack.Table, h dataplane.Host, helpers *alg.Set) dataplane.Config {
 	rate := cfg.Gateway.ICMPRate
 	if rate == 0 { // the configuration says 0 for no limit, the engine for its default
 		rate = -1
@@ -55,6 +56,7 @@ func engineConfig(cfg *config.Config, workers int, table *conntrack.Table, h dat
 		Table:    table,
 		Host:     h,
 		ICMPRate: rate,
+		Helpers:  helpers,
 	}
 }
 

@@ -43,6 +43,9 @@ func (w *Worker) admit(p *packet.Packet, r role) {
 		w.turnAway(p, f.verdict, why, r)
 		return
 	}
+	if f.prop.Helper == 0 && w.e.cfg.Helper != nil {
+		f.prop.Helper = w.e.cfg.Helper(f.prop.Original)
+	}
 	if w.exhausted.holds(&f.span, w.now) {
 		w.refuse(p, conntrack.Ref{}, PortsExhausted, r)
 		return
@@ -56,7 +59,7 @@ func (f *first) expect(x *conntrack.Announced, announcer string) {
 	x.Inherit(&f.prop)
 	f.key.State, f.key.Mark = rules.Related, f.prop.Mark
 	f.key.Helper = announcer
-	f.heir = nat.Inherit(&f.key.Tuple, &x.Master.Original, &x.Reply)
+	f.heir = announced(nat.Inherit(&f.key.Tuple, &x.Master.Original, &x.Reply), x)
 }
 
 // filter asks the rules whether p may pass and disposes of it when it may not.
@@ -106,6 +109,9 @@ func (w *Worker) bind(p *packet.Packet, f *first, seg *conntrack.Segment) {
 		prop.Status, prop.Choice = fixed, uint8(why)
 		if cand.Src != prop.Original.Src || cand.SrcPort != prop.Original.SrcPort {
 			prop.Status |= conntrack.SrcNAT
+		}
+		if w.promised(prop) {
+			continue
 		}
 		if w.claim(p, f, seg) {
 			return

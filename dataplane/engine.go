@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"example.com/culvert/alg"
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane/frag"
@@ -56,6 +57,12 @@ type Config struct {
 	Clock      func() int64     // boot clock, ns; nil: the system's
 	Wall       func() time.Time // for rules with hours and weekdays; nil: the system's
 	Seed       uint64           // for port choices; 0: random
+
+	Helpers      *alg.Set // nil: no helpers
+	HelperMemory int64    // most bytes that helpers may keep of all flows; 0: 64 MB
+	// Helper gives a flow that no rule gives one a helper, by its number in Helpers, or
+	// 0. Nil: no flow has one but for rules. t is what its first packet came with.
+	Helper func(t tuple.Tuple) uint32
 }
 
 // Engine runs packets between ports. Create it with New, give it a State with
@@ -66,6 +73,7 @@ type Engine struct {
 	table         *conntrack.Table
 	host          Host
 	neigh         *route.Neighbours
+	helpers       helpers
 	seed          maphash.Seed // of askers, and of the ways of flows
 	frags         *frag.Table
 	view          atomic.Pointer[view]
@@ -119,6 +127,7 @@ func New(cfg Config) (*Engine, error) {
 		senders: make(map[senderKey]port.Sender),
 	}
 	e.icmp.init(cfg.ICMPRate)
+	e.helpers.init(&cfg)
 	e.neigh.OnReplace(e.resolved)
 	e.view.Store(emptyView(cfg.Workers))
 	for i := range cfg.Workers {
@@ -321,6 +330,7 @@ func (e *Engine) upkeep() {
 		}
 		e.clock.sync()
 		e.expireFragments()
+		e.helpers.expire(e.table)
 		e.verifyNeighbours()
 	}
 }

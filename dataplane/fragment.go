@@ -61,7 +61,19 @@ func (w *Worker) mustSeeWhole(p *packet.Packet, zone uint16) bool {
 	t := p.Tuple
 	t.Zone = zone
 	ref := w.ct.Find(&t)
-	return ref.Found() && w.e.table.Entry(ref.Slot).Status()&conntrack.Helper != 0
+	if !ref.Found() {
+		return w.mayGetHelper(&t)
+	}
+	return w.e.table.Entry(ref.Slot).Status()&conntrack.Helper != 0
+}
+
+// mayGetHelper reports whether the flow that a packet with tuple t begins could have a
+// helper. Nothing is lost when it turns out to have none.
+func (w *Worker) mayGetHelper(t *tuple.Tuple) bool {
+	if t.Proto != tuple.UDP && t.Proto != tuple.TCP || w.e.helpers.set == nil {
+		return false
+	}
+	return w.e.cfg.Helper != nil && w.e.cfg.Helper(*t) != 0 || w.ct.Awaited(t, new(conntrack.Expectation))
 }
 
 // join makes *p, the fragment in hand, the packet that list is: all fragments of a

@@ -139,7 +139,16 @@ func (w *Worker) known(p *packet.Packet, ref conntrack.Ref, r role) bool {
 		w.drop(SpoofedSource)
 		return true
 	}
-	var seg conntrack.Segment
+	var (
+		seg conntrack.Segment
+		f   *helped
+		ack uint32
+	)
+	if e.Status()&hasHelper != 0 && p.Tuple.Proto == tuple.TCP && !p.Flags.Fragment() {
+		if f = w.helpedFlow(p, e, ref); f != nil {
+			ack = f.renumber(p, ref.Dir)
+		}
+	}
 	segmentOf(p, &seg)
 	switch v := w.ct.Track(ref, &seg, w.tick); {
 	case v == conntrack.Restart:
@@ -151,8 +160,20 @@ func (w *Worker) known(p *packet.Packet, ref conntrack.Ref, r role) bool {
 	if w.v.prog.Follow() == rules.PerPacket && w.mustFilter(e, ref) && !w.refilter(p, e, ref, r) {
 		return true
 	}
+	if f != nil {
+		f.acknowledged(p, ref.Dir, ack)
+	}
 	w.forward(p, e, ref, r)
 	return true
+}
+
+// egress is how a packet leaves.
+type egress struct {
+	eg   *portEntry
+	mac  [6]byte
+	to   tuple.Tuple // what it becomes
+	ref  conntrack.Ref
+	role role // of the side it came from
 }
 
 // forward sends a tracked packet on its way: next hop, time to live, size,
@@ -199,16 +220,25 @@ func (w *Worker) forward(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref
 	if !w.fits(p, eg, ref, r) {
 		return
 	}
-	if r == roleWire && out != HostPort {
+	way := egress{eg: eg, mac: mac, to: to, ref: ref, role: r}
+	if e.Status()&hasHelper != 0 && w.help(p, e, &way) {
+		return
+	}
+	w.depart(p, &way)
+}
+
+// depart changes the headers of a packet that may go, and sends it.
+func (w *Worker) depart(p *packet.Packet, way *egress) {
+	if way.role == roleWire && way.eg.id != HostPort {
 		packet.DecrementTTL(p)
 	}
-	if to != p.Tuple {
-		packet.Translate(p, &to)
+	if way.to != p.Tuple {
+		packet.Translate(p, &way.to)
 	}
 	if p.TCPFlags&packet.SYN != 0 && p.Tuple.Proto == tuple.TCP {
-		w.clamp(p, eg)
+		w.clamp(p, way.eg)
 	}
-	w.transmit(p, eg, mac, ref, r)
+	w.transmit(p, way.eg, way.mac, way.ref, way.role)
 }
 
 // onOwnLink reports whether a packet of the box's kernel leaves by the interface

@@ -69,6 +69,9 @@ const (
 	Untranslated  // invalid, let pass by a rule, and not fit to leave as it is
 	FlowEnded     // its flow was ended with notice
 
+	// Step 9, helpers.
+	HelperCrowded // no room for bytes that a helper must see in order
+
 	// Step 11, transmit.
 	NeighbourFailed  // nobody answers for the next hop
 	NeighbourQueue   // too many packets wait for the next hop's address
@@ -133,6 +136,7 @@ var reasonTexts = [...]reasonText{
 	InvalidNew:        {"invalid-new", "track", "packets of flows the gateway has not seen start"},
 	Untranslated:      {"untranslated", "track", "your rule accepts invalid packets, but these would show an inside address or reach the gateway's own stack"},
 	FlowEnded:         {"flow-ended", "track", "the gateway lost the address or the uplink of the flow, or a reload ended it: its inside host was told"},
+	HelperCrowded:     {"helper-crowded", "helper", "harmless if rare: segments behind a long hole, which their sender repeats; else raise the memory of helpers"},
 	NeighbourFailed:   {"neighbour-failed", "transmit", "the next hop is down or the address is not on the link"},
 	NeighbourQueue:    {"neighbour-queue-full", "transmit", "more packets than may wait for an address"},
 	NeighboursFull:    {"neighbours-full", "transmit", "a scan of an inside prefix, or a very large link"},

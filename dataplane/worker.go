@@ -47,7 +47,11 @@ type Worker struct {
 	pieces    [2]packet.Packet // segment, and fragment of one, being sent
 	decision  rules.Decision   // about the packet in hand, from the pre list on
 	exhausted exhausted
-	claimed   uint32 // slot of the entry that the packet in hand has made: undo may take it back
+	herald    herald        // what the parser in hand asks
+	edited    packet.Packet // takes the place of one that a helper changed
+	edits     []byte        // memory of such packets, see editBuffer
+	editsUsed int           // of edits
+	claimed   uint32        // slot of the entry that the packet in hand has made: undo may take it back
 	rnd       *rand.PCG
 	dirty     []port.Sender // senders with queued frames
 	sleep     waiter

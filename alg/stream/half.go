@@ -4,7 +4,7 @@ package stream
 const (
 	maxLate       = 64 << 10 // bytes behind a hole
 	maxLatePieces = 32
-	maxEdits      = 64 // not yet acknowledged by the receiver
+	maxEdits      = 1024 // not yet acknowledged by the receiver
 )
 
 // half is one direction of a stream. See the package comment for its positions.

@@ -144,6 +144,30 @@ func (s *Session) Acked(d tuple.Direction, y uint32) bool {
 // arrived.
 func (s *Session) Told(d tuple.Direction) uint32 { return latest(s.half[d].told, s.half[d].acked) }
 
+// Late appends to blocks what has come of direction d behind a hole, as runs [first,
+// behind the last) of its sender's numbers: the run with seq first (RFC 2018 section 4),
+// and as many as fit.
+func (s *Session) Late(d tuple.Direction, seq uint32, blocks [][2]uint32) [][2]uint32 {
+	late := s.half[d].late
+	for i := 0; i < len(late); {
+		run := [2]uint32{late[i].seq, late[i].end()}
+		for i++; i < len(late) && !before(run[1], late[i].seq); i++ {
+			run[1] = latest(run[1], late[i].end())
+		}
+		latestRun := !before(seq, run[0]) && before(seq, run[1])
+		switch {
+		case len(blocks) < cap(blocks):
+			blocks = append(blocks, run)
+		case latestRun:
+			blocks[len(blocks)-1] = run
+		}
+		if n := len(blocks) - 1; latestRun {
+			blocks[0], blocks[n] = blocks[n], blocks[0]
+		}
+	}
+	return blocks
+}
+
 // Piece is a run of bytes for the receiver, the first with his number Seq.
 type Piece struct {
 	Seq  uint32

@@ -13,6 +13,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/faketime"
 
+	"example.com/culvert/alg"
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane"
@@ -53,6 +54,7 @@ type Net struct {
 	links []*Link
 	hosts []*Host
 	gen   uint32
+	opts  Options
 
 	drive  sync.Mutex // held by whoever moves packets
 	wakeFD int        // eventfd: a host has sent something
@@ -69,6 +71,29 @@ func New(t T, toml string) *Net {
 	return NewConfig(t, cfg)
 }
 
+// Options are what a net may have beside its configuration.
+type Options struct {
+	Helpers *alg.Set                       // nil: none
+	Helper  func(tuple.Tuple) uint32       // the helper of flows; see dataplane.Config
+	Impair  func(frame []byte) mem.Fate    // what becomes of frames on their way to the gateway
+	Engine  func(config *dataplane.Config) // changes before the engine is made
+}
+
+// NewOptions is New with options.
+func NewOptions(t T, toml string, o Options) *Net {
+	t.Helper()
+	cfg, err := config.Parse("test.toml", []byte(toml))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := open(cfg, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.endWith(t)
+	return n
+}
+
 // NewConfig makes a gateway from a checked configuration, whose interfaces must
 // have static addresses. It has one worker. It ends with the test.
 func NewConfig(t T, cfg *config.Config) *Net {
@@ -77,19 +102,26 @@ func NewConfig(t T, cfg *config.Config) *Net {
 	if err != nil {
 		t.Fatal(err)
 	}
+	n.endWith(t)
+	return n
+}
+
+// endWith closes the net with a test.
+func (n *Net) endWith(t T) {
 	n.t = t
 	t.Cleanup(func() {
 		if err := n.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return n
 }
 
 // Open makes a net as NewConfig does, without a test. Who has it uses FindLink,
 // and ends it with Close.
-func Open(cfg *config.Config) (*Net, error) {
-	n := &Net{cfg: cfg, clock: faketime.NewManualClock(), wakeFD: -1}
+func Open(cfg *config.Config) (*Net, error) { return open(cfg, Options{}) }
+
+func open(cfg *config.Config, o Options) (*Net, error) {
+	n := &Net{cfg: cfg, opts: o, clock: faketime.NewManualClock(), wakeFD: -1}
 	n.start = n.clock.NowMonotonic()
 	if err := n.build(); err != nil {
 		return nil, errors.Join(err, n.Close())
@@ -101,7 +133,11 @@ func (n *Net) build() (err error) {
 	if n.wakeFD, err = newEventFD(); err != nil {
 		return err
 	}
-	if n.Table, err = conntrack.New(tableConfig(n.cfg)); err != nil {
+	tc := tableConfig(n.cfg)
+	if n.opts.Helpers != nil {
+		tc.HelperName = n.opts.Helpers.Name
+	}
+	if n.Table, err = conntrack.New(tc); err != nil {
 		return err
 	}
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -112,9 +148,14 @@ func (n *Net) build() (err error) {
 	if rate == 0 {
 		rate = -1 // the configuration's way to say "no limit"
 	}
-	n.Engine, err = dataplane.New(dataplane.Config{
+	ec := dataplane.Config{
 		Workers: 1, Table: n.Table, Host: n.Stack, ICMPRate: rate, Clock: n.Now, Seed: 1,
-	})
+		Helpers: n.opts.Helpers, Helper: n.opts.Helper,
+	}
+	if n.opts.Engine != nil {
+		n.opts.Engine(&ec)
+	}
+	n.Engine, err = dataplane.New(ec)
 	if err != nil {
 		return err
 	}
@@ -139,7 +180,7 @@ func (n *Net) addLink(id uint16, conf config.Interface) error {
 	if conf.AddressFrom != config.Static || conf.VLAN != 0 || conf.Driver != config.AFPacket || conf.Pattern() {
 		return fmt.Errorf("only plain Ethernet interfaces with static addresses exist in memory")
 	}
-	p, err := mem.New(conf.Name, mem.Options{MTU: conf.MTU})
+	p, err := mem.New(conf.Name, mem.Options{MTU: conf.MTU, Impair: n.opts.Impair})
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,408 @@
+package dataplane
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"example.com/culvert/alg"
+	"example.com/culvert/alg/stream"
+	"example.com/culvert/conntrack"
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/dataplane/packet"
+)
+
+// helpers are the flows that have a helper, or had one and keep its edits. They are
+// few: a lock for each flow, and one for each shard of the map.
+type helpers struct {
+	set    *alg.Set
+	memory atomic.Int64 // bytes kept for all flows
+	limit  int64
+	shards [helperShards]struct {
+		mu    sync.Mutex
+		flows map[uint32]*helped // by slot
+	}
+	events   [stream.NumEvents]atomic.Uint64
+	told     atomic.Uint64 // announcements
+	untold   atomic.Uint64 // announcements that were refused
+	starving atomic.Uint64 // flows that got no helper, for want of memory
+}
+
+const (
+	helperShards        = 64
+	defaultHelperMemory = 64 << 20
+	helpedSize          = 1 << 10 // bytes of a flow with a small parser
+)
+
+// HelperStats are the counters of all helpers since New.
+type HelperStats struct {
+	Flows     int    // with a helper now
+	Memory    int64  // bytes they keep
+	Edited    uint64 // payloads that were changed
+	Late      uint64 // edits refused: the bytes had left, or too many were in flight
+	Overflows uint64 // messages longer than the helper's limit, passed unread
+	Left      uint64 // helpers that left their flow
+	Panicked  uint64 // flows that lost their helper because it panicked
+	Broken    uint64 // flows that lost it because it returned an edit that cannot be
+	Starved   uint64 // flows without helper because of memory
+	Announced uint64 // groups of expectations
+	Refused   uint64 // announcements refused
+}
+
+// HelperStats returns the counters of helpers. Any goroutine may call it.
+func (e *Engine) HelperStats() (s HelperStats) {
+	h := &e.helpers
+	for i := range h.shards {
+		h.shards[i].mu.Lock()
+		s.Flows += len(h.shards[i].flows)
+		h.shards[i].mu.Unlock()
+	}
+	event := func(ev stream.Event) uint64 { return h.events[ev].Load() }
+	s.Memory = h.memory.Load()
+	s.Edited, s.Late, s.Overflows = event(stream.Edited), event(stream.Refused), event(stream.Overflow)
+	s.Left, s.Panicked, s.Broken = event(stream.Left), event(stream.Panicked), event(stream.Broken)
+	s.Starved = event(stream.Starved) + h.starving.Load()
+	s.Announced, s.Refused = h.told.Load(), h.untold.Load()
+	return s
+}
+
+// helped is one flow with its helper.
+type helped struct {
+	gen    uint32 // of the entry's slot
+	number uint32 // of the helper
+
+	mu      sync.Mutex // guards what follows
+	s       *stream.Session
+	memory  int64
+	events  [stream.NumEvents]uint32
+	window  [tuple.NumDirections]uint16 // last seen from each side
+	sack    [tuple.NumDirections]bool   // whether each side understands selective acknowledgements
+	credit  int                         // announcements it may still make in this second
+	charged int64                       // the second, of the boot clock
+}
+
+func (h *helpers) init(c *Config) {
+	h.set, h.limit = c.Helpers, c.HelperMemory
+	if h.limit <= 0 {
+		h.limit = defaultHelperMemory
+	}
+	for i := range h.shards {
+		h.shards[i].flows = make(map[uint32]*helped)
+	}
+}
+
+// find returns the flow of an entry, nil if it is not there.
+func (h *helpers) find(slot, gen uint32) *helped {
+	sh := &h.shards[slot%helperShards]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if f := sh.flows[slot]; f != nil && f.gen == gen {
+		return f
+	}
+	return nil
+}
+
+// add returns the flow of an entry, which f becomes if there is none.
+func (h *helpers) add(slot uint32, f *helped) *helped {
+	sh := &h.shards[slot%helperShards]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if old := sh.flows[slot]; old != nil {
+		if old.gen == f.gen {
+			return old
+		}
+		h.memory.Add(-old.release())
+	}
+	sh.flows[slot] = f
+	h.memory.Add(f.memory)
+	return f
+}
+
+// release returns how much memory the flow gives back.
+func (f *helped) release() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := f.memory
+	f.memory = 0
+	return n
+}
+
+// expire forgets the flows that have ended.
+func (h *helpers) expire(t *conntrack.Table) {
+	for i := range h.shards {
+		sh := &h.shards[i]
+		sh.mu.Lock()
+		for slot, f := range sh.flows {
+			if e := t.Entry(slot); e.Gen() != f.gen || e.Status()&conntrack.Dying != 0 {
+				h.memory.Add(-f.release())
+				delete(sh.flows, slot)
+			}
+		}
+		sh.mu.Unlock()
+	}
+}
+
+// settleLocked counts what happened in a call of the session, and what it keeps.
+func (h *helpers) settleLocked(f *helped) {
+	if m := int64(f.s.Memory()) + helpedSize; m != f.memory {
+		if h.memory.Add(m-f.memory) > h.limit && m > f.memory {
+			f.s.Starve()
+		}
+		f.memory = m
+	}
+	for ev, n := range f.s.Events {
+		if n != f.events[ev] {
+			h.events[ev].Add(uint64(n - f.events[ev]))
+			f.events[ev] = n
+		}
+	}
+}
+
+// hasHelper is the set of status bits of flows that step 9 is for.
+const hasHelper = conntrack.Helper | conntrack.SeqAdjust
+
+// helpedFlow returns the flow of a packet with its helper, made if payload comes for
+// the first time. It is nil for flows without, and for those that have none yet.
+func (w *Worker) helpedFlow(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref) *helped {
+	h := &w.e.helpers
+	if f := h.find(ref.Slot, e.Gen()); f != nil {
+		return f
+	}
+	number := w.ct.HelperOf(ref)
+	if h.set == nil || number == 0 || len(packet.Body(p)) == 0 {
+		return nil
+	}
+	at := h.set.Get(number)
+	if at == nil {
+		return nil
+	}
+	if h.memory.Load() >= h.limit {
+		h.starving.Add(1)
+		return nil
+	}
+	flow := alg.Flow{Tuple: [tuple.NumDirections]tuple.Tuple{e.Tuple(tuple.Original), e.Tuple(tuple.Reply)}}
+	f := &helped{gen: e.Gen(), number: number, s: stream.New(at, flow), memory: helpedSize}
+	if flow.Stream() {
+		for d, side := range w.ct.TCPSides(ref) {
+			if side.Known {
+				f.s.Begin(tuple.Direction(d), side.End, stream.FromStart)
+			}
+			f.window[d], f.sack[d] = side.Window, side.SACK
+		}
+	}
+	return h.add(ref.Slot, f)
+}
+
+// renumber makes the acknowledgements of a segment mean what its receiver sent, before
+// it is tracked. It returns the number that stood there.
+func (f *helped) renumber(p *packet.Packet, d tuple.Direction) uint32 {
+	ack := packet.Ack(p)
+	if p.TCPFlags&packet.ACK == 0 {
+		return ack
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var o packet.TCPOpts
+	packet.TCPOptions(p, &o)
+	for i, b := range o.SACK[:o.NumSACK] {
+		b.Left, b.Right = f.s.Selected(d, b.Left, b.Right)
+		packet.SetSACK(p, &o, i, b)
+	}
+	packet.SetAck(p, f.s.Ack(d, ack))
+	return ack
+}
+
+// acknowledged says that the tracker took a segment whose acknowledgement was ack.
+func (f *helped) acknowledged(p *packet.Packet, d tuple.Direction, ack uint32) {
+	if p.TCPFlags&packet.ACK == 0 {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.window[d] = packet.Window(p)
+	if f.s.Acked(d, ack) {
+		packet.SetAck(p, f.s.Told(d.Other()))
+	}
+}
+
+// help is step 9 of the walk: the helper of the flow reads the payload of p, and what
+// goes on is what it makes of it. It reports true when it has dealt with p.
+func (w *Worker) help(p *packet.Packet, e *conntrack.Entry, way *egress) bool {
+	if p.Flags.Fragment() {
+		return false
+	}
+	f := w.helpedFlow(p, e, way.ref)
+	if f == nil {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w.herald = herald{w: w, f: f, ref: way.ref}
+	switch p.Tuple.Proto {
+	case tuple.TCP:
+		return w.helpSegment(f, p, e, way)
+	case tuple.UDP:
+		return w.helpDatagram(f, p, way)
+	}
+	return false
+}
+
+// helpSegment takes a TCP segment through the helper of its flow. f.mu is held.
+func (w *Worker) helpSegment(f *helped, p *packet.Packet, e *conntrack.Entry, way *egress) bool {
+	d, seq, body, last := way.ref.Dir, packet.Seq(p), packet.Body(p), stream.More
+	syn := uint32(0)
+	if p.TCPFlags&packet.SYN != 0 {
+		syn = 1 // it takes a number
+		f.s.Begin(d, seq+syn, stream.FromStart)
+	}
+	switch {
+	case p.TCPFlags&packet.RST != 0:
+		body = nil
+	case p.TCPFlags&packet.FIN != 0:
+		last = stream.Fin
+	}
+	out := f.s.Segment(d, seq+syn, body, last, &w.herald)
+	w.e.helpers.settleLocked(f)
+	if _, before, after := f.s.Shift(d); before|after != 0 {
+		e.SetStatus(conntrack.SeqAdjust)
+	}
+	if out.Tell {
+		w.acknowledge(f, p, d, way.role)
+	}
+	switch out.Fate {
+	case stream.AsItIs:
+		packet.SetSeq(p, out.Seq-syn)
+		return false
+	case stream.Crowded:
+		w.undo(way.ref)
+		w.drop(HelperCrowded)
+	case stream.Empty:
+		w.sendPieces(f, p, way, stream.Out{Send: [2]stream.Piece{{Seq: out.Seq}}})
+	case stream.Rewritten:
+		w.sendPieces(f, p, way, out)
+	}
+	return true
+}
+
+// acknowledge tells the sender of p, in the name of the receiver, what we answer for.
+func (w *Worker) acknowledge(f *helped, p *packet.Packet, d tuple.Direction, r role) {
+	in := w.v.portOf(p.In)
+	if in == nil {
+		return
+	}
+	var runs [3][2]uint32
+	var late [3]packet.SACKBlock
+	n := 0
+	if f.sack[d] {
+		for i, b := range f.s.Late(d, packet.Seq(p), runs[:0]) {
+			late[i] = packet.SACKBlock{Left: b[0], Right: b[1]}
+			n++
+		}
+	}
+	packet.Acknowledge(&w.scratch, p, w.arena(packet.AnswerLen), f.s.Told(d), f.window[d.Other()], late[:n])
+	w.sendBack(p, in, r)
+}
+
+// leastMSS is what every host takes (RFC 9293 section 3.7.1).
+var leastMSS = [2]int{536, 1220} // IPv4, IPv6
+
+// sendPieces sends the bytes of out in place of segment p: as one packet if they fit
+// where p did, else as a GSO frame.
+func (w *Worker) sendPieces(f *helped, p *packet.Packet, way *egress, out stream.Out) {
+	mss := max(len(packet.Body(p)), leastMSS[0])
+	if p.Tuple.Family == tuple.IPv6 {
+		mss = max(mss, leastMSS[1])
+	}
+	if p.Segments() > 1 {
+		mss = int(p.Offload.GSOSize)
+	}
+	mss = min(mss, way.eg.mtu-(p.Payload-p.L3))
+	most := packet.MaxBody(p)
+	rest := out.Send[:1]
+	if len(out.Send[1].Data) > 0 {
+		rest = out.Send[:]
+	}
+	urgent := packet.Seq(p) + uint32(packet.Urgent(p))
+	for sent := 0; len(rest) > 0; sent++ {
+		body, seq := rest[0].Data, rest[0].Seq
+		if len(body) > most {
+			body = body[:most]
+		}
+		rest[0].Data, rest[0].Seq = rest[0].Data[len(body):], seq+uint32(len(body))
+		if len(rest[0].Data) == 0 {
+			rest = rest[1:]
+		}
+		q := &w.edited
+		packet.WithBody(q, p, w.editBuffer(packet.BodyBuffer(p, len(body))), body, mss)
+		packet.SetSeq(q, seq)
+		gone := uint8(0)
+		if len(rest) > 0 || !out.Fin {
+			gone = packet.FIN
+		}
+		if p.TCPFlags&packet.URG != 0 {
+			if n := f.s.Seq(way.ref.Dir, urgent) - seq; n <= 0xffff {
+				packet.SetUrgent(q, uint16(n))
+			}
+		}
+		packet.ClearTCPFlags(q, gone)
+		if sent > 0 {
+			w.tally.forwarded-- // one packet came: the others are made here
+			count(&w.counter.originated, 1)
+		}
+		w.depart(q, way)
+	}
+}
+
+// helpDatagram takes a UDP packet through the helper of its flow. f.mu is held.
+func (w *Worker) helpDatagram(f *helped, p *packet.Packet, way *egress) bool {
+	if p.Segments() > 1 {
+		q := &w.edited
+		g := packet.MakeSegmenter(p)
+		for n := 0; g.Next(q, w.editBuffer(g.BufferLen())); n++ {
+			if n > 0 {
+				w.tally.forwarded--
+				count(&w.counter.originated, 1)
+			}
+			one := *q
+			if !w.helpDatagram(f, &one, way) {
+				w.depart(&one, way)
+			}
+		}
+		return true
+	}
+	body, changed := f.s.Datagram(way.ref.Dir, packet.Body(p), &w.herald)
+	w.e.helpers.settleLocked(f)
+	if !changed {
+		return false
+	}
+	if len(body) > packet.MaxBody(p) {
+		w.undo(way.ref)
+		w.drop(HelperCrowded)
+		return true
+	}
+	q := &w.edited
+	packet.WithBody(q, p, w.editBuffer(packet.BodyBuffer(p, len(body))), body, packet.MaxBody(p))
+	if q.WireLen() > way.eg.mtu && !packet.Fragmentable(q) {
+		// Its sender sends less at a time, or in fragments, which are joined here.
+		w.tooBig(p, way.eg.mtu-(len(body)-len(packet.Body(p))), way.role)
+		w.undo(way.ref)
+		w.drop(TooBigForEgress)
+		return true
+	}
+	w.depart(q, way)
+	return true
+}
+
+// editBuffer returns n bytes for a packet that takes the place of another one. They
+// stay as they are until the next flush, and while less than a packet more is taken.
+func (w *Worker) editBuffer(n int) []byte {
+	if w.edits == nil {
+		w.edits = make([]byte, 4*(packet.Headroom+maxFrame))
+	}
+	if len(w.edits)-w.editsUsed < n {
+		w.flush()
+		w.editsUsed = 0
+	}
+	b := w.edits[w.editsUsed : w.editsUsed+n : w.editsUsed+n]
+	w.editsUsed += n
+	return b
+}
