@@ -43,9 +43,7 @@ func (w *Worker) admit(p *packet.Packet, r role) {
 		w.turnAway(p, f.verdict, why, r)
 		return
 	}
-	if f.prop.Helper == 0 && w.e.cfg.Helper != nil {
-		f.prop.Helper = w.e.cfg.Helper(f.prop.Original)
-	}
+	w.attach(&f)
 	if w.exhausted.holds(&f.span, w.now) {
 		w.refuse(p, conntrack.Ref{}, PortsExhausted, r)
 		return

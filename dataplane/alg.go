@@ -1,6 +1,8 @@
 package dataplane
 
 import (
+	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -154,6 +156,45 @@ func (h *helpers) settleLocked(f *helped) {
 			h.events[ev].Add(uint64(n - f.events[ev]))
 			f.events[ev] = n
 		}
+	}
+}
+
+// addHelpers gives numbers to the helpers of rules. A number stays for as long as the
+// engine lives, so flows keep their helper when rules change.
+func (v *view) addHelpers(set *alg.Set) error {
+	v.helpers = make([]uint32, len(v.prog.Rules()))
+	for _, r := range v.prog.Rules() {
+		name, o := r.Helper()
+		if name == "" {
+			continue
+		}
+		if set == nil {
+			return fmt.Errorf("%s rule %d: helper %q: this engine has no helpers", r.List, r.Pos, name)
+		}
+		n, err := set.Number(name, o)
+		if err != nil {
+			return fmt.Errorf("%s rule %d: %w", r.List, r.Pos, err)
+		}
+		v.helpers[r.Index], v.helps = n, true
+	}
+	return nil
+}
+
+// attach gives a new flow its helper: that of its expectation, or else of the rules. A
+// helper that cannot read the flow's protocol stays away from it.
+func (w *Worker) attach(f *first) {
+	h := &w.e.helpers
+	switch {
+	case h.set == nil:
+		return
+	case f.prop.Helper != 0:
+	case f.ruling.HelperRule != nil:
+		f.prop.Helper = w.v.helpers[f.ruling.HelperRule.Index]
+	case w.e.cfg.Helper != nil:
+		f.prop.Helper = w.e.cfg.Helper(f.prop.Original)
+	}
+	if at := h.set.Get(f.prop.Helper); at != nil && !slices.Contains(at.Spec.Protos, f.prop.Original.Proto) {
+		f.prop.Helper = 0
 	}
 }
 

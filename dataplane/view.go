@@ -147,6 +147,8 @@ type view struct {
 	sinks   []sinks                 // by worker
 	ledger  *rules.Ledger           // with a page for each worker
 
+	helpers  []uint32 // by Rule.Index: number of its helper, 0 if it has none
+	helps    bool     // some rule has a helper
 	policies []uint32 // by Rule.Index: number of its timeouts in the table, 0 for the table's own
 }
 
@@ -235,6 +237,9 @@ func (e *Engine) newView(st State, gen uint32) (*view, error) {
 		}
 	}
 	if err := v.addPolicies(e.table); err != nil {
+		return nil, err
+	}
+	if err := v.addHelpers(e.helpers.set); err != nil {
 		return nil, err
 	}
 	v.ledger = rules.NewLedger(v.prog, e.cfg.Workers, e.view.Load().ledger)

@@ -14,6 +14,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/faketime"
 
 	"example.com/culvert/alg"
+	"example.com/culvert/alg/registry"
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane"
@@ -73,7 +74,7 @@ func New(t T, toml string) *Net {
 
 // Options are what a net may have beside its configuration.
 type Options struct {
-	Helpers *alg.Set                       // nil: none
+	Helpers *alg.Set                       // nil: those of every gateway
 	Helper  func(tuple.Tuple) uint32       // the helper of flows; see dataplane.Config
 	Impair  func(frame []byte) mem.Fate    // what becomes of frames on their way to the gateway
 	Engine  func(config *dataplane.Config) // changes before the engine is made
@@ -133,10 +134,11 @@ func (n *Net) build() (err error) {
 	if n.wakeFD, err = newEventFD(); err != nil {
 		return err
 	}
-	tc := tableConfig(n.cfg)
-	if n.opts.Helpers != nil {
-		tc.HelperName = n.opts.Helpers.Name
+	if n.opts.Helpers == nil {
+		n.opts.Helpers = registry.New()
 	}
+	tc := tableConfig(n.cfg)
+	tc.HelperName = n.opts.Helpers.Name
 	if n.Table, err = conntrack.New(tc); err != nil {
 		return err
 	}
