@@ -91,6 +91,14 @@ func checkPlaces(t *testing.T, text []byte, err error) {
 		t.Errorf("error is a %T, want Errors", err)
 	}
 	for _, e := range errs {
+		lines := lines
+		if strings.HasPrefix(e.File, "testdata/sets/") {
+			text, err := os.ReadFile(e.File)
+			if err != nil {
+				t.Error(err)
+			}
+			lines = strings.Split(string(text), "\n")
+		}
 		if e.Pos.Line < 1 || e.Pos.Line > len(lines) || e.Pos.Column < 1 || e.Pos.Column > len(lines[e.Pos.Line-1])+1 {
 			t.Errorf("%v points outside the text", e)
 		}
@@ -114,6 +122,7 @@ func TestExamplesOfTheReferenceAreRead(t *testing.T) {
 	checkExamples(t, sharesKeys)
 	checkExamples(t, timeoutKeys)
 	checkExamples(t, hostKeys)
+	checkExamples(t, setKeys)
 	for list := range rules.NumLists {
 		for _, k := range ruleKeys(list) {
 			d := decoder{reporter: reporter{file: "reference"}}

@@ -3,6 +3,8 @@ package config
 import (
 	"fmt"
 	"strings"
+
+	"example.com/culvert/rules"
 )
 
 // decoder turns the tree of a file into a Config. Its methods report what is
@@ -10,6 +12,7 @@ import (
 type decoder struct {
 	reporter
 	root *node
+	sets []*rules.Set // for rules that name them
 }
 
 // key describes one key of a table: how it is read, and how the reference shows
@@ -47,6 +50,9 @@ func (d *decoder) about(name, example string, read func()) {
 	before := len(d.errs)
 	read()
 	for _, e := range d.errs[before:] {
+		if e.File != d.file {
+			continue // about a line of a set
+		}
 		e.Message = fmt.Sprintf("%s: %s", name, strings.ReplaceAll(e.Message, exampleMark, name+" = "+example))
 	}
 }

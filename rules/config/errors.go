@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -55,12 +56,22 @@ func (r *reporter) result() error {
 		return nil
 	}
 	slices.SortStableFunc(r.errs, func(a, b *Error) int {
+		if a.File != b.File { // those of sets follow
+			return cmp.Or(r.rank(a)-r.rank(b), strings.Compare(a.File, b.File))
+		}
 		if a.Pos.Line != b.Pos.Line {
 			return a.Pos.Line - b.Pos.Line
 		}
 		return a.Pos.Column - b.Pos.Column
 	})
 	return r.errs
+}
+
+func (r *reporter) rank(e *Error) int {
+	if e.File == r.file {
+		return 0
+	}
+	return 1
 }
 
 // location is at, in the form that rules and interfaces keep.

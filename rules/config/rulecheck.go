@@ -2,6 +2,7 @@ package config
 
 import (
 	"slices"
+	"time"
 
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/nat"
@@ -80,10 +81,7 @@ func (d *decoder) finish(r *draft) {
 	case rules.ActNetmap, rules.ActNPTv6:
 		d.finishNetmap(r)
 	}
-	if state := &r.If.State; r.Timeouts != nil && state.Sense == rules.Is && !state.IsAny() &&
-		!slices.Contains(state.Values, rules.New) && !slices.Contains(state.Values, rules.Related) {
-		d.errorf(r.at("timeout"), "timeout: a flow gets its timeouts with its first packet, which is new or related: delete the key, or add one of these to state")
-	}
+	d.finishAttributes(r)
 	var err error
 	if r.family, err = r.Family(); err != nil {
 		d.errorf(r.node.key, "src, dst, to and family name both address families, so the rule never applies: use one rule for each family")
@@ -100,7 +98,7 @@ func (d *decoder) checkNames(c *Config, r *draft) {
 		}
 	}
 	interfaces := func(key string, m, area *rules.Match[string]) {
-		met := area.IsAny() || m.IsAny() || area.Sense == rules.IsNot || m.Sense == rules.IsNot
+		met := area.IsAny() || m.IsAny() || len(m.Sets) > 0 || area.Sense == rules.IsNot || m.Sense == rules.IsNot
 		for _, name := range m.Values {
 			if !knownInterface(c, name) {
 				d.errorf(r.at(key), "%s: interface %q is not declared; %s", key, name, suggest(name, interfaceNames(c)))
@@ -151,21 +149,22 @@ func (d *decoder) checkProtocol(r *draft) {
 // icmpTypeExample is how an icmp_type looks; it is read once proto is known.
 const icmpTypeExample = `"echo-request"`
 
-// arguments says which keys an action takes beside conditions; the value is
-// whether it needs them.
+// arguments says which keys an action takes beside conditions and attributes, or
+// needs although they are attributes.
 var arguments = map[rules.Action]map[string]wanted{
-	rules.ActNone:   {"timeout": optional},
-	rules.ActAccept: {"timeout": optional},
-	rules.ActMark:   {"set_mark": needed, "timeout": optional},
-	rules.ActZone:   {"set_zone": needed},
+	rules.ActCount:   {"count": needed},
+	rules.ActLog:     {"log": needed},
+	rules.ActHelper:  {"helper": needed},
+	rules.ActTimeout: {"timeout": needed},
+	rules.ActReject:  {"reject_with": optional},
+	rules.ActZone:    {"set_zone": needed, "zone_direction": optional},
 	rules.ActDnat: {"to": optional, "map": optional, "balance": optional, "balance_by": optional, "source": optional, "hairpin": optional,
-		"ports": optional, "random": optional, "persistent": optional, "timeout": optional},
-	rules.ActRedirect: {"hairpin": optional, "ports": optional, "random": optional, "timeout": optional},
-	rules.ActSnat: {"to": optional, "map": optional, "ports": optional, "random": optional, "fully_random": optional, "persistent": optional,
-		"timeout": optional},
-	rules.ActMasquerade: {"ports": optional, "random": optional, "fully_random": optional, "timeout": optional},
-	rules.ActNetmap:     {"to": needed, "source": optional, "hairpin": optional, "timeout": optional},
-	rules.ActNPTv6:      {"to": needed, "hairpin": optional, "timeout": optional},
+		"ports": optional, "random": optional, "persistent": optional},
+	rules.ActRedirect:   {"hairpin": optional, "ports": optional, "random": optional},
+	rules.ActSnat:       {"to": optional, "map": optional, "ports": optional, "random": optional, "fully_random": optional, "persistent": optional},
+	rules.ActMasquerade: {"ports": optional, "random": optional, "fully_random": optional},
+	rules.ActNetmap:     {"to": needed, "source": optional, "hairpin": optional},
+	rules.ActNPTv6:      {"to": needed, "hairpin": optional},
 }
 
 type wanted uint8
@@ -175,19 +174,54 @@ const (
 	needed
 )
 
+// attributes are what rules may do beside any action that lets a packet go on;
+// those that watch also beside the others.
+var (
+	attributes = []string{"set_mark", "set_packet_mark", "helper", "helper_options", "timeout", "count", "log", "log_rate"}
+	watching   = []string{"count", "log", "log_rate"}
+)
+
+// takes says whether rules with action a take a key that is no condition.
+func takes(a rules.Action, key string) wanted {
+	keys := attributes
+	if a == rules.ActDrop || a == rules.ActReject {
+		keys = watching
+	}
+	if w := arguments[a][key]; w != 0 || !slices.Contains(keys, key) {
+		return w
+	}
+	return optional
+}
+
+// companions are keys that say more about another one.
+var companions = []struct{ key, of string }{
+	{"burst", "limit"}, {"per", "limit"}, {"log_rate", "log"}, {"helper_options", "helper"},
+}
+
 func (d *decoder) checkArguments(r *draft) {
-	takes := arguments[r.Then]
-	for _, key := range [...]string{"set_mark", "set_zone", "to", "map", "balance", "balance_by", "source", "hairpin",
+	for _, key := range [...]string{"set_mark", "set_packet_mark", "helper", "helper_options", "count", "log", "log_rate", "reject_with",
+		"set_zone", "zone_direction", "to", "map", "balance", "balance_by", "source", "hairpin",
 		"ports", "random", "fully_random", "persistent", "timeout"} {
 		switch {
-		case r.has(key) && takes[key] == 0:
+		case r.has(key) && takes(r.Then, key) == 0:
 			d.errorf(r.node.table[key].key, "%s does nothing with action = %q: delete it, or change the action", key, r.Then)
-		case !r.has(key) && takes[key] == needed:
+		case !r.has(key) && takes(r.Then, key) == needed:
 			keys := ruleKeys(r.list)
 			if i := indexKey(keys, key); i >= 0 {
 				d.errorf(r.at("action"), "action %q needs %s: add %s = %s", r.Then, key, key, keys[i].example)
 			}
 		}
+	}
+	for _, c := range companions {
+		if r.has(c.key) && !r.has(c.of) {
+			d.errorf(r.node.table[c.key].key, "%s does nothing without %s: delete it, or add %s", c.key, c.of, c.of)
+		}
+	}
+	if r.has("timezone") && !r.has("hours") && !r.has("weekdays") {
+		d.errorf(r.node.table["timezone"].key, "timezone does nothing without hours or weekdays: delete it, or add one of them")
+	}
+	if r.Then == rules.ActMark && !r.has("set_mark") && !r.has("set_packet_mark") {
+		d.errorf(r.at("action"), "action \"mark\" needs set_mark or set_packet_mark: add set_mark = \"0x10/0xff\"")
 	}
 	if r.Then == rules.ActDnat || r.Then == rules.ActSnat {
 		d.checkChoice(r)
@@ -278,7 +312,7 @@ func (d *decoder) checkRuleName(r *draft, names map[string]*draft) {
 func (d *decoder) checkShadow(r *draft, before *earlier) {
 	switch b := before.deciding(r); {
 	case b == nil:
-	case b.Then == rules.ActMark:
+	case !b.Then.Terminal():
 		d.errorf(r.node.key, "the same rule is in line %d already: delete one", b.Source.Line)
 	default:
 		d.errorf(r.node.key, "the rule never applies: rule %d in line %d decides all of its packets (%s); delete one, or move this one before it",
@@ -290,7 +324,8 @@ func (d *decoder) checkShadow(r *draft, before *earlier) {
 func decidesFirst(r *draft) bool {
 	c := &r.If
 	return r.list == rules.Filter && r.Then != rules.ActAccept &&
-		c.State.IsAny() && c.Mark.IsAny() && c.TTL.IsAny() && c.DSCP.IsAny()
+		c.State.IsAny() && c.Mark.IsAny() && c.TTL.IsAny() && c.DSCP.IsAny() &&
+		c.Length.IsAny() && c.Direction.IsAny() && c.Window.IsAny() && c.Limit == nil
 }
 
 // covers reports whether every packet that meets b meets a, the family aside. It
@@ -309,7 +344,14 @@ func covers(a, b *rules.Conditions) bool {
 		within(&a.Local, &b.Local, equal[rules.Delivery]) &&
 		within(&a.State, &b.State, equal[rules.State]) &&
 		within(&a.Mark, &b.Mark, equal[rules.MarkMatch]) &&
-		within(&a.TTL, &b.TTL, holdsBytes) && within(&a.DSCP, &b.DSCP, holdsBytes)
+		within(&a.TTL, &b.TTL, holdsBytes) && within(&a.DSCP, &b.DSCP, holdsBytes) &&
+		within(&a.Length, &b.Length, holdsShort) && within(&a.Zone, &b.Zone, holdsShort) &&
+		within(&a.Direction, &b.Direction, equal[tuple.Direction]) &&
+		within(&a.Helper, &b.Helper, equal[string]) &&
+		within(&a.Window.Hours, &b.Window.Hours, equal[rules.HourRange]) &&
+		within(&a.Window.Weekdays, &b.Window.Weekdays, equal[time.Weekday]) &&
+		(a.Window.IsAny() || a.Window.Zone == b.Window.Zone || a.Window.Zone != nil && b.Window.Zone != nil && a.Window.Zone.String() == b.Window.Zone.String()) &&
+		a.Limit == nil
 }
 
 // within reports whether what meets b meets a, for one field.
@@ -321,6 +363,11 @@ func within[T any](a, b *rules.Match[T], holds func(a, b T) bool) bool {
 		return false
 	case a.Sense == rules.IsNot:
 		a, b = b, a // what is outside b is outside a when a is inside b
+	}
+	for _, name := range b.Sets {
+		if !slices.Contains(a.Sets, name) {
+			return false // what is in it may change
+		}
 	}
 	for _, v := range b.Values {
 		if !slices.ContainsFunc(a.Values, func(w T) bool { return holds(w, v) }) {
@@ -339,5 +386,7 @@ func holdsAddrs(a, b nat.AddrRange) bool {
 func holdsName(a, b string) bool { return a == b || rules.MatchName(a, b) }
 
 func holdsPorts(a, b nat.PortRange) bool { return a.Contains(b.First) && a.Contains(b.Last) }
+
+func holdsShort(a, b rules.ShortRange) bool { return a.First <= b.First && b.Last <= a.Last }
 
 func holdsBytes(a, b rules.ByteRange) bool { return a.First <= b.First && b.Last <= a.Last }

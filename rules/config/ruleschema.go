@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
@@ -28,6 +29,9 @@ type draft struct {
 	icmp   *node
 	pairs  []pair // of map
 	twice  []nat.AddrRange
+	share  rules.Share
+	burst  int
+	rate   rules.Rate // of log lines
 }
 
 // at is where key name of the rule stands, or the rule itself.
@@ -41,10 +45,10 @@ func (r *draft) at(name string) Pos {
 func (r *draft) has(name string) bool { return r.node.table[name] != nil }
 
 var listDocs = [rules.NumLists]string{
-	rules.Pre:    "Before a flow is looked up: marks, zones, and what is not tracked. The first rule that applies ends the list, but mark goes on.",
-	rules.Dnat:   "New destinations for new flows. The first rule that applies decides, but mark goes on.",
-	rules.Filter: "What may pass. The first rule that applies decides, but mark goes on; when none does, the default policy decides: inside may go out, answers may come back, what a dnat rule names may come in.",
-	rules.Snat:   "New sources for new flows, after routing. The first rule that applies decides, but mark goes on.",
+	rules.Pre:    "Before a flow is looked up: marks, zones, and what is not tracked. The first rule that applies ends the list, but rules that only mark, count, log or set timeouts and helpers go on.",
+	rules.Dnat:   "New destinations for new flows. The first rule that applies decides, but rules that only mark, count, log or set timeouts and helpers go on.",
+	rules.Filter: "What may pass. The first rule that applies decides, but rules that only mark, count, log or set timeouts and helpers go on; when none does, the default policy decides: inside may go out, answers may come back, what a dnat rule names may come in.",
+	rules.Snat:   "New sources for new flows, after routing. The first rule that applies decides, but rules that only mark, count, log or set timeouts and helpers go on.",
 }
 
 // ruleKey is a key of rules with the lists that take it.
@@ -63,6 +67,8 @@ var (
 	noDestination = "only dnat rules choose destinations: move the rule to [[dnat]]"
 	newOnly       = "only filter rules see other packets than the first of a flow: leave the key out"
 	noFlow        = "there is no flow yet in this list: use a dnat, filter or snat rule"
+	noZone        = "the zone is not chosen yet in this list: use a dnat, filter or snat rule"
+	filterOnly    = "only filter rules reject: use action = \"reject\" in [[filter]]"
 	firstOnly     = "this list does not translate: use a dnat or snat rule"
 )
 
@@ -71,10 +77,14 @@ var allRuleKeys = []ruleKey{
 		func(d *decoder, n *node, v *draft) { d.name(n, &v.Name) }}, anyList, ""},
 	{key[draft]{"comment", "string", "", `"the web server"`, "Note for people. Editing it changes nothing.",
 		func(d *decoder, n *node, v *draft) { v.Comment, _ = d.text(n) }}, anyList, ""},
-	{key[draft]{"iif", "interface or list", "", `"eth1"`, "Interface that the packet came in by; a trailing * matches any rest.",
-		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.In, parseIfname, strings.Compare) }}, anyList, ""},
+	{key[draft]{"iif", "interface or list", "", `"eth1"`, "Interface that the packet came in by; a trailing * matches any rest. \"@name\" stands for a [[set]].",
+		func(d *decoder, n *node, v *draft) {
+			matchOrSet(d, n, rules.SetInterfaces, &v.If.In, parseIfname, strings.Compare)
+		}}, anyList, ""},
 	{key[draft]{"oif", "interface or list", "", `"eth0"`, "Interface that the packet leaves by.",
-		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.Out, parseIfname, strings.Compare) }}, routed, unrouted},
+		func(d *decoder, n *node, v *draft) {
+			matchOrSet(d, n, rules.SetInterfaces, &v.If.Out, parseIfname, strings.Compare)
+		}}, routed, unrouted},
 	{key[draft]{"in_area", "area or list", "", `"lan"`, "Area of the interface that the packet came in by.",
 		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.InArea, parseString, strings.Compare) }}, anyList, ""},
 	{key[draft]{"out_area", "area or list", "", `"wan"`, "Area of the interface that the packet leaves by; host is the gateway itself.",
@@ -89,38 +99,91 @@ var allRuleKeys = []ruleKey{
 		}}, anyList, ""},
 	{key[draft]{"proto", "protocol or list", "", `["tcp", "udp"]`, "IP protocol: tcp, udp, icmp, icmpv6, sctp, dccp, gre, esp, ah, udplite or a number.",
 		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.Proto, parseProto, cmp.Compare[uint8]) }}, anyList, ""},
-	{key[draft]{"src", "addresses", "", `["10.0.0.0/8", "192.0.2.1-192.0.2.9"]`, "Source: addresses, prefixes or ranges.",
-		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.Src, parseRange, compareRanges) }}, anyList, ""},
-	{key[draft]{"sport", "port, range or list", "", `"1024-65535"`, "Source port.",
-		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.SrcPort, parsePorts, comparePorts) }}, anyList, ""},
-	{key[draft]{"dst", `addresses, or "gateway"`, "", `"192.0.2.1"`, "Destination: addresses, prefixes or ranges; gateway means all addresses that the gateway itself has.",
+	{key[draft]{"src", "addresses", "", `["10.0.0.0/8", "192.0.2.1-192.0.2.9"]`, "Source: addresses, prefixes, ranges, or \"@name\" of a [[set]]. A leading ! takes all but these, here and in the other conditions.",
+		func(d *decoder, n *node, v *draft) {
+			matchOrSet(d, n, rules.SetAddrs, &v.If.Src, parseRange, compareRanges)
+		}}, anyList, ""},
+	{key[draft]{"sport", "port, range or list", "", `"1024-65535"`, "Source port, or \"@name\" of a [[set]].",
+		func(d *decoder, n *node, v *draft) {
+			matchOrSet(d, n, rules.SetPorts, &v.If.SrcPort, parsePorts, comparePorts)
+		}}, anyList, ""},
+	{key[draft]{"dst", `addresses, or "gateway"`, "", `"192.0.2.1"`, "Destination: addresses, prefixes, ranges, or \"@name\" of a [[set]]; gateway means all addresses that the gateway itself has.",
 		func(d *decoder, n *node, v *draft) { v.readDst(d, n) }}, anyList, ""},
-	{key[draft]{"dport", "port, range or list", "", `[80, 443]`, "Destination port (in filter and snat after translation by dnat).",
-		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.DstPort, parsePorts, comparePorts) }}, anyList, ""},
+	{key[draft]{"dport", "port, range or list", "", `[80, 443]`, "Destination port (in filter and snat after translation by dnat), or \"@name\" of a [[set]].",
+		func(d *decoder, n *node, v *draft) {
+			matchOrSet(d, n, rules.SetPorts, &v.If.DstPort, parsePorts, comparePorts)
+		}}, anyList, ""},
 	{key[draft]{"icmp_type", "type, type/code or list", "", icmpTypeExample, "ICMP type, by name or number. Needs proto icmp or icmpv6.",
 		func(_ *decoder, n *node, v *draft) { v.icmp = n }}, anyList, ""},
 	{key[draft]{"state", "state or list", "", `["new", "related"]`, "Tracking state of the packet: new, established, related, invalid or untracked. Only a rule that names invalid accepts invalid packets, and none of them is translated.",
 		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.State, parseState, cmp.Compare[rules.State]) }}, []rules.List{rules.Filter}, newOnly},
-	{key[draft]{"mark", "mark, mark/mask or list", "", `"0x10/0xff"`, "Mark of the packet.",
+	{key[draft]{"mark", "mark, mark/mask or list", "", `"0x10/0xff"`, "Mark of the packet: that of its flow when it comes, then as the rules before have changed it.",
 		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.Mark, parseMark, compareMarks) }}, anyList, ""},
 	{key[draft]{"ttl", "number, range or list", "", `"0-4"`, "TTL or hop limit on arrival.",
 		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.TTL, byteRange(255), compareBytes) }}, anyList, ""},
 	{key[draft]{"dscp", "number, range or list", "", "46", "Differentiated services code point.",
 		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.DSCP, byteRange(63), compareBytes) }}, anyList, ""},
+	{key[draft]{"length", "number, range or list", "", `"1400-65535"`, "Length of the IP packet in bytes. Packets that came joined count as one.",
+		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.Length, shortRange, compareShort) }}, anyList, ""},
+	{key[draft]{"zone", "number, range or list", "", `"!0"`, "Conntrack zone of the packet.",
+		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.Zone, shortRange, compareShort) }}, flowLists, noZone},
+	{key[draft]{"direction", `"original" or "reply"`, "", `"reply"`, "Direction of the packet in its flow. A rule that names one is for packets of established flows, too.",
+		func(d *decoder, n *node, v *draft) {
+			match(d, n, &v.If.Direction, parseDirection, cmp.Compare[tuple.Direction])
+		}}, []rules.List{rules.Filter}, newOnly},
+	{key[draft]{"ct_helper", "helper or list", "", `"ftp"`, "Helper that announced the flow: its master's, as ct helper of nftables.",
+		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.Helper, parseHelper, strings.Compare) }}, flowLists, noFlow},
+	{key[draft]{"hours", "part of the day or list", "", `"22:00-06:00"`, "Time of day, as hh:mm or hh:mm:ss, from the first on until before the second. A flow that was accepted within the hours ends with them.",
+		func(d *decoder, n *node, v *draft) { match(d, n, &v.If.Window.Hours, parseHours, compareHours) }}, anyList, ""},
+	{key[draft]{"weekdays", "weekday or list", "", `["sat", "sun"]`, "Day of the week at the moment the packet comes.",
+		func(d *decoder, n *node, v *draft) {
+			match(d, n, &v.If.Window.Weekdays, parseWeekday, cmp.Compare[time.Weekday])
+		}}, anyList, ""},
+	{key[draft]{"timezone", "string", "the machine's", `"Europe/Berlin"`, "Time zone of hours and weekdays, by its name in the IANA database.",
+		func(d *decoder, n *node, v *draft) { one(d, n, &v.If.Window.Zone, parseZone) }}, anyList, ""},
+	{key[draft]{"limit", "rate", "", `"10/s"`, "The rule applies to so many packets a second (s), minute (m), hour (h) or day (d) for which all else holds; with a leading ! to those beyond it.",
+		func(d *decoder, n *node, v *draft) { v.readLimit(d, n) }}, anyList, ""},
+	{key[draft]{"burst", "integer 1-1000000", "5", "20", "For limit: how many packets may come at once before the rate counts.",
+		func(d *decoder, n *node, v *draft) { d.integer(n, &v.burst, 1, 1000000) }}, anyList, ""},
+	{key[draft]{"per", `"rule" or "source"`, `"rule"`, `"source"`, "For limit: who has it for himself, the rule or each IPv4 address and IPv6 /64 that sends.",
+		func(d *decoder, n *node, v *draft) { word(d, n, &v.share, "rule", "source") }}, anyList, ""},
 	{key[draft]{"action", "word", required, `"accept"`, "What the rule does.",
 		func(d *decoder, n *node, v *draft) { v.readAction(d, n) }}, anyList, ""},
-	{key[draft]{"set_mark", "mark or mark/mask", "", `"0x10/0xff"`, "For action mark: the bits under the mask become these.",
+	{key[draft]{"reject_with", quoted(rejectWords()), "tcp-reset for TCP, else admin-prohibited", `"port-unreachable"`, "For action reject: what the sender is told.",
+		func(d *decoder, n *node, v *draft) {
+			before := len(d.errs)
+			if word(d, n, &v.Reject, rejectWords()...); len(d.errs) == before {
+				v.Reject += rules.WithReset
+			}
+		}}, []rules.List{rules.Filter}, filterOnly},
+	{key[draft]{"set_mark", "mark or mark/mask", "", `"0x10/0xff"`, "The bits under the mask become these, in the mark of the packet and of its flow (nftables: meta mark and ct mark).",
 		func(d *decoder, n *node, v *draft) {
 			var m rules.MarkMatch
 			d.single(n, func(s string) (err error) { m, err = parseMark(s); return err })
 			v.Mark, v.MarkMask = m.Value, m.Mask
 		}}, anyList, ""},
+	{key[draft]{"set_packet_mark", "mark or mark/mask", "", `"0x1/0x1"`, "The same for this packet alone, for rules and routes that it still meets (nftables: meta mark).",
+		func(d *decoder, n *node, v *draft) {
+			d.single(n, func(s string) (err error) { v.PacketMark, err = parseMark(s); return err })
+		}}, anyList, ""},
+	{key[draft]{"helper", "string", "", `"ftp"`, "Helper that watches the new flows that the rule applies to.",
+		func(d *decoder, n *node, v *draft) { one(d, n, &v.Helper, parseHelper) }}, flowLists, noFlow},
+	{key[draft]{"helper_options", "list of words", "", `["foreign"]`, "What helper may do beyond the safe: foreign, announce addresses of others; low-ports, ports below 1024; any-signalling and any-media, let anybody come to what is announced.",
+		func(d *decoder, n *node, v *draft) { v.readHelperOptions(d, n) }}, flowLists, noFlow},
+	{key[draft]{"count", "string", "", `"web"`, "Counter of packets and bytes that the rule counts on; several rules may name one. See culvert rules --counters.",
+		func(d *decoder, n *node, v *draft) { d.name(n, &v.Count) }}, anyList, ""},
+	{key[draft]{"log", "string", "", `"ssh from outside"`, "Log each packet that the rule applies to, with this text.",
+		func(d *decoder, n *node, v *draft) { v.readLog(d, n) }}, anyList, ""},
+	{key[draft]{"log_rate", "rate", `"10/s"`, `"5/m"`, "For log: how many lines there are at most; the others are counted.",
+		func(d *decoder, n *node, v *draft) { one(d, n, &v.rate, rules.ParseRate) }}, anyList, ""},
 	{key[draft]{"set_zone", "integer 1-65535", "", "7", "For action zone: the conntrack zone of the flow.",
 		func(d *decoder, n *node, v *draft) {
 			var zone int
 			d.integer(n, &zone, 1, 65535)
 			v.Zone = uint16(zone)
 		}}, []rules.List{rules.Pre}, "the zone is chosen before the lookup: use a pre rule"},
+	{key[draft]{"zone_direction", `"both", "original" or "reply"`, `"both"`, `"original"`, "For action zone: the direction of the flow that is in the zone; the other one is in zone 0.",
+		func(d *decoder, n *node, v *draft) { word(d, n, &v.ZoneSide, "both", "original", "reply") }}, []rules.List{rules.Pre}, "the zone is chosen before the lookup: use a pre rule"},
 	{key[draft]{"to", "address[:port], range, prefix or list", "", `"10.0.0.9:8443"`, "For actions dnat and snat: the new address, perhaps with port or ports. A pool is chosen from by client and destination.",
 		func(d *decoder, n *node, v *draft) { v.readTo(d, n) }}, []rules.List{rules.Dnat, rules.Snat}, firstOnly},
 	{key[draft]{"ports", "port or range", "", `"1024-65535"`, "For actions that translate: the new port, or the range it is chosen from. A range in a dnat or redirect rule keeps the distance to the first port of dport, unless random is set.",
@@ -197,7 +260,7 @@ func quoted(words []string) string {
 func actionWords(list rules.List) []string {
 	var words []string
 	for a := rules.ActNone; a <= rules.ActNPTv6; a++ {
-		if rules.Allowed(list, a) && (a.Terminal() || a == rules.ActMark) {
+		if rules.Allowed(list, a) {
 			words = append(words, a.String())
 		}
 	}
@@ -243,7 +306,7 @@ func (r *draft) readDst(d *decoder, n *node) {
 	case "!gateway":
 		r.If.Local = rules.Match[rules.Delivery]{Sense: rules.IsNot, Values: []rules.Delivery{rules.ToLocal}}
 	default:
-		match(d, n, &r.If.Dst, func(s string) (nat.AddrRange, error) {
+		matchOrSet(d, n, rules.SetAddrs, &r.If.Dst, func(s string) (nat.AddrRange, error) {
 			if s == "gateway" {
 				return nat.AddrRange{}, errors.New("\"gateway\" stands alone: use another rule for the addresses")
 			}

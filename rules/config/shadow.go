@@ -27,8 +27,8 @@ type earlier struct {
 	sizes  [numFields][129]bool // prefix lengths in places
 	rest   []int                // rules without a field to keep them under
 	same   map[conditions]int   // the last deciding rule that has these
-	marks  map[string]int       // the last mark rule with this text
-	marked int                  // position of the last mark rule, -1: none
+	goOn   map[string]int       // the last rule with this text that goes on
+	marked int                  // position of the last rule that marks and goes on, -1: none
 }
 
 // field is what a rule may be kept under.
@@ -64,17 +64,22 @@ type conditions struct {
 }
 
 func newEarlier() *earlier {
-	return &earlier{places: map[place][]int{}, same: map[conditions]int{}, marks: map[string]int{}, marked: -1}
+	return &earlier{places: map[place][]int{}, same: map[conditions]int{}, goOn: map[string]int{}, marked: -1}
 }
 
 // add appends r to the rules.
 func (e *earlier) add(r *draft) {
 	i := len(e.rules)
 	e.rules = append(e.rules, r)
-	if r.Then == rules.ActMark {
-		e.marked = i
-		e.marks[r.Text()] = i
+	if !r.Then.Terminal() {
+		if r.MarkMask|r.PacketMark.Mask != 0 {
+			e.marked = i
+		}
+		e.goOn[r.Text()] = i
 		return
+	}
+	if r.If.Limit != nil {
+		return // what is beyond the limit goes on
 	}
 	if r.picky() {
 		return
@@ -113,12 +118,12 @@ func (e *earlier) homes(r *draft) []place {
 	return best
 }
 
-// deciding returns the last rule that decides all packets of r or, if r is a mark
-// rule, the same rule if that comes later; nil when there is none.
+// deciding returns the last rule that decides all packets of r or, if r is a rule
+// that goes on, the same rule if that comes later; nil when there is none.
 func (e *earlier) deciding(r *draft) *draft {
 	last := -1
-	if r.Then == rules.ActMark {
-		if i, ok := e.marks[r.Text()]; ok {
+	if !r.Then.Terminal() {
+		if i, ok := e.goOn[r.Text()]; ok {
 			last = i
 		}
 	}
@@ -227,7 +232,7 @@ func placesOf(r *draft, f field) []place {
 }
 
 func placesFor[T any](m *rules.Match[T], f field, at func(field, T) place) []place {
-	if m.IsAny() || m.Sense == rules.IsNot {
+	if m.IsAny() || m.Sense == rules.IsNot || len(m.Sets) > 0 {
 		return nil
 	}
 	ps := make([]place, len(m.Values))

@@ -13,13 +13,13 @@ import (
 func decidingSlowly(before []*draft, r *draft) *draft {
 	e := &earlier{rules: before, marked: -1}
 	for i, b := range before {
-		if b.Then == rules.ActMark {
+		if !b.Then.Terminal() && b.MarkMask != 0 {
 			e.marked = i
 		}
 	}
 	for i := len(before) - 1; i >= 0; i-- {
 		switch b := before[i]; {
-		case b.Then == rules.ActMark:
+		case !b.Then.Terminal():
 			if b.Text() == r.Text() {
 				return b
 			}

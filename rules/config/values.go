@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	_ "time/tzdata" // zones of rules are known on machines that have none
 
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/nat"
@@ -18,6 +19,14 @@ import (
 // match reads the values of a condition: a value or a list of values, where all
 // begin with "!" (none of these) or none does.
 func match[T comparable](d *decoder, n *node, m *rules.Match[T], parse func(string) (T, error), compare func(a, b T) int) {
+	matchOrSet(d, n, noSets, m, parse, compare)
+}
+
+// noSets is the kind of sets that a condition takes that takes none.
+const noSets rules.SetKind = 255
+
+// matchOrSet is match where "@name" stands for the elements of a set of a kind.
+func matchOrSet[T comparable](d *decoder, n *node, kind rules.SetKind, m *rules.Match[T], parse func(string) (T, error), compare func(a, b T) int) {
 	var out rules.Match[T]
 	seen := map[T]bool{}
 	for i, item := range d.items(n) {
@@ -34,6 +43,12 @@ func match[T comparable](d *decoder, n *node, m *rules.Match[T], parse func(stri
 			return
 		}
 		out.Sense = sense
+		if name, isSet := strings.CutPrefix(s, "@"); isSet {
+			if d.checkSet(item, name, kind) && !slices.Contains(out.Sets, name) {
+				out.Sets = append(out.Sets, name)
+			}
+			continue
+		}
 		v, err := parse(s)
 		if err != nil {
 			d.errorf(item.at, "%v", err)
@@ -47,6 +62,7 @@ func match[T comparable](d *decoder, n *node, m *rules.Match[T], parse func(stri
 		out.Values = append(out.Values, v)
 	}
 	slices.SortFunc(out.Values, compare)
+	slices.Sort(out.Sets)
 	*m = out
 }
 
@@ -294,12 +310,23 @@ func compareHours(a, b rules.HourRange) int {
 func parseWeekday(s string) (time.Weekday, error) {
 	names := make([]string, 0, 7)
 	for d := time.Sunday; d <= time.Saturday; d++ {
-		if s == rules.WeekdayName(d) || s == strings.ToLower(d.String()) {
+		if s == rules.WeekdayName(d) {
 			return d, nil
 		}
 		names = append(names, rules.WeekdayName(d))
 	}
 	return 0, fmt.Errorf("unknown weekday %q; %s", s, suggest(s, names))
+}
+
+func parseZone(s string) (*time.Location, error) {
+	if s == "Local" {
+		return nil, errors.New("leave the key out for the machine's own zone")
+	}
+	zone, err := time.LoadLocation(s)
+	if err != nil {
+		return nil, fmt.Errorf("unknown time zone %q: write it like %s", s, exampleMark)
+	}
+	return zone, nil
 }
 
 func parseState(s string) (rules.State, error) {
