@@ -183,11 +183,8 @@ func (g *Gateway) Rules() []api.Rule {
 		return out
 	}
 	for _, h := range g.engine.RuleHits() {
-		r := api.Rule{ID: h.Rule.ID, List: h.Rule.List.String(), Index: h.Rule.Pos, Name: h.Rule.Name, Text: h.Rule.String(), Hits: h.Hits, Bytes: h.Bytes, Counter: h.Rule.Counter()}
-		if h.Rule.Source.Line > 0 {
-			r.Position = fmt.Sprintf("%s:%d", h.Rule.Source.File, h.Rule.Source.Line)
-		}
-		out = append(out, r)
+		out = append(out, api.Rule{ID: h.Rule.ID, List: h.Rule.List.String(), Index: h.Rule.Pos, Name: h.Rule.Name, Text: h.Rule.String(),
+			Position: position(h.Rule), Hits: h.Hits, Bytes: h.Bytes, Counter: h.Rule.Counter()})
 	}
 	return out
 }

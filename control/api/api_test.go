@@ -41,6 +41,13 @@ func (g *gateway) Counters() []Counter     { return []Counter{{Reason: "no-route
 func (g *gateway) Table() *conntrack.Table { return g.table }
 func (g *gateway) Accounting() bool        { return false }
 
+func (g *gateway) Explain(p Probe) (Explanation, error) {
+	if p.In == "nope" {
+		return Explanation{}, fmt.Errorf("interface %s: %w", p.In, ErrNotFound)
+	}
+	return Explanation{Packet: p.Tuple.String(), Verdict: "dropped", Reason: "no-route", Steps: []Explained{}}, nil
+}
+
 func (g *gateway) ReloadFile(_ context.Context, path string) (ReloadResult, error) {
 	return g.reload(path)
 }

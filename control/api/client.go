@@ -80,6 +80,11 @@ func (c *Client) Counters(ctx context.Context) (counters []Counter, err error) {
 	return counters, c.get(ctx, "/v1/counters", nil, &counters)
 }
 
+// Explain says what would become of a packet; see ParseProbe.
+func (c *Client) Explain(ctx context.Context, packet string) (x Explanation, err error) {
+	return x, c.get(ctx, "/v1/explain", url.Values{"packet": {packet}}, &x)
+}
+
 // Check has the gateway verify the invariants of its table of flows.
 func (c *Client) Check(ctx context.Context) (result CheckResult, err error) {
 	return result, c.get(ctx, "/v1/check", nil, &result)

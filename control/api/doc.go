@@ -18,6 +18,7 @@
 //	POST   /v1/expectations/delete  end the one with a tuple
 //	GET    /v1/expectations/count   how many there are
 //	GET    /v1/expectations/events  stream of NEW, DESTROY (format, output, family, proto)
+//	GET    /v1/explain            ?packet=... what would become of a packet, step by step
 //	GET    /v1/rules              rules in normal form with hits
 //	GET    /v1/config             the configuration in force, as it was read
 //	GET    /v1/counters           dropped packets by reason, with advice

@@ -25,6 +25,7 @@ type Backend interface {
 	Counters() []Counter
 	Table() *conntrack.Table
 	Accounting() bool // packet and byte counters are printed
+	Explain(p Probe) (Explanation, error)
 	ReloadFile(ctx context.Context, path string) (ReloadResult, error)
 	AddInterface(ctx context.Context, spec InterfaceSpec) error
 	RemoveInterface(ctx context.Context, name string) error
@@ -74,6 +75,7 @@ func NewServer(backend Backend, log *slog.Logger, more map[string]http.Handler) 
 		"GET /v1/rules":                s.rules,
 		"GET /v1/config":               s.config,
 		"GET /v1/counters":             s.counters,
+		"GET /v1/explain":              s.explain,
 		"GET /v1/check":                s.check,
 		"GET /v1/interfaces":           s.interfaces,
 		"POST /v1/interfaces":          s.addInterface,
