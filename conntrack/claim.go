@@ -134,7 +134,7 @@ func (w *Worker) fill(slot uint32, p *Proposal, now Tick) bool {
 		e.proto[areaStream] = uint32(now + udpStreamAfter)
 	}
 	e.mark, e.rule = p.Mark, p.Rule
-	status := p.Status&(kernelBits|UserStatus)&^(Confirmed|Dying) | Status(p.Choice&choiceMask)<<choiceShift | Status(p.Holds)<<holdsShift
+	status := p.Status&(kernelBits|userBits)&^(Confirmed|Dying) | Status(p.Choice&choiceMask)<<choiceShift | Status(p.Holds)<<holdsShift
 	if p.Helper != 0 {
 		status |= Helper
 	}

@@ -317,7 +317,7 @@ func (t *Table) describe(f *Flow, slot uint32, e *Entry, x *extension, now Tick)
 		Rule:   e.rule,
 		Choice: e.Choice(),
 		Labels: x.labels,
-		User:   e.Status() & UserStatus,
+		User:   e.Status() & userBits,
 	}
 	f.Master = x.master.Original
 	if x.helper != 0 && t.cfg.HelperName != nil {

@@ -24,7 +24,7 @@ const (
 	DstNATDone                      // destination translation was decided
 	Dying                           // out of the index; DESTROY is under way
 	FixedTimeout                    // packets don't refresh the timeout
-	Template                        // never set by us
+	_                               // IPS_TEMPLATE: no flow of a table has it; see UserStatus2
 	NATClash                        // never set by us
 	Helper                          // a helper was assigned
 	Offload                         // forwarded by a flow offload
@@ -46,8 +46,9 @@ const (
 
 	// OwnTimeout: Proposal.Timeout replaces the protocol's timeouts.
 	OwnTimeout Status = 1 << 20
-	// UserStatus is a bit without meaning to the table, for its user.
-	UserStatus Status = 1 << 21
+	// UserStatus and UserStatus2 are bits without meaning to the table, for its user.
+	UserStatus  Status = 1 << 21
+	UserStatus2 Status = 1 << 11 // none of the upper ones is free
 
 	// OwnPolicy: Proposal.Policy replaces the table's timeouts.
 	OwnPolicy Status = 1 << 22
@@ -55,12 +56,13 @@ const (
 	choiceShift = 23 // bits 23..26: why nat chose this port (opaque here)
 	choiceMask  = 15
 	holdsShift  = 27 // bits 27..31: what the flow holds elsewhere (opaque here)
-	kernelBits  = Status(1<<16 - 1)
+	kernelBits  = Status(1<<16-1) &^ UserStatus2
+	userBits    = UserStatus | UserStatus2
 )
 
 var statusNames = [...]string{
 	"EXPECTED", "SEEN_REPLY", "ASSURED", "CONFIRMED", "SRC_NAT", "DST_NAT", "SEQ_ADJUST", "SRC_NAT_DONE",
-	"DST_NAT_DONE", "DYING", "FIXED_TIMEOUT", "TEMPLATE", "NAT_CLASH", "HELPER", "OFFLOAD", "HW_OFFLOAD",
+	"DST_NAT_DONE", "DYING", "FIXED_TIMEOUT", "", "NAT_CLASH", "HELPER", "OFFLOAD", "HW_OFFLOAD",
 }
 
 // Has reports whether every bit of want is set.
@@ -73,7 +75,7 @@ func (s Status) Kernel() Status { return s & kernelBits }
 func (s Status) String() string {
 	var set []string
 	for i, name := range statusNames {
-		if s&(1<<i) != 0 {
+		if s.Kernel()&(1<<i) != 0 {
 			set = append(set, name)
 		}
 	}

@@ -14,6 +14,10 @@ import (
 // to packet.
 const perPacketFilter = conntrack.UserStatus
 
+// atKernel marks a flow of the gateway itself whose end is in the kernel of its
+// namespace. Only toHost and who begins such flows look at it.
+const atKernel = conntrack.UserStatus2
+
 // claimTries bounds how often a new flow may meet an entry that is just ending.
 const claimTries = 8
 

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"testing"
 
+	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
 	"example.com/culvert/dataplane/port/mem"
 )
@@ -126,4 +127,66 @@ func TestOffersReachTheBoxAndNobodyBehindIt(t *testing.T) {
 	l.send("lan", udp("10.0.0.5:1", "198.51.100.7:68"))
 	l.want("wan", "udp 203.0.113.1:1 > 198.51.100.7:68 ttl 63 len 0")
 	l.want("lan-box")
+}
+
+// TestConnectionsStayWhereTheyBegan has services come and go while others talk.
+func TestConnectionsStayWhereTheyBegan(t *testing.T) {
+	l := boxLab(t)
+	const client, gateway = "10.0.0.5", "10.0.0.1:443"
+	open := func(from, at string) {
+		t.Helper()
+		l.send("lan", tcp(client+from, gateway))
+		l.take(at)
+		answer := tcp(gateway, client+from, flags(packet.SYN|packet.ACK), seq(0, 1))
+		if at == "host" {
+			l.injectHost(answer)
+		} else {
+			l.injectAsKernel("lan-box", l.boxFrame("lan", macOf(addr(client)), answer))
+		}
+		l.take("lan")
+	}
+	more := func(from, at string) {
+		t.Helper()
+		l.send("lan", tcp(client+from, gateway, flags(packet.ACK), seq(1, 1)))
+		l.want(at, "tcp "+client+from+" > "+gateway+" A seq 1 ack 1 ttl 64 len 0")
+	}
+	l.host.services[443] = true
+	open(":1", "host")
+	l.host.services[443] = false
+	more(":1", "host")
+	open(":2", "lan-box")
+	l.host.services[443] = true
+	more(":1", "host")
+	more(":2", "lan-box")
+	open(":3", "host")
+	// Errors follow the connection that they are about.
+	quoted := tcp(gateway, client+":2", flags(packet.ACK), seq(1, 1))
+	l.send("lan", icmpErrorAbout(client, "10.0.0.1", 3, 1, 0, quoted))
+	l.want("lan-box", "icmp 10.0.0.5 > 10.0.0.1 3/1 ["+describeIP(quoted, false)+"]")
+	// A connection that begins anew begins where the service is now.
+	l.send("lan", tcp(client+":2", gateway, flags(packet.RST), seq(1, 0)))
+	l.take("lan-box")
+	open(":2", "host")
+	l.wantDrops()
+}
+
+func TestAnswersReachWhoAskedInTheBox(t *testing.T) {
+	l := boxLab(t)
+	l.host.services[5000] = true
+	ask := func(port string) { l.send("wan", udp("198.51.100.7:53", "203.0.113.1"+port)) }
+	l.injectAsKernel("wan-box", l.boxFrame("wan", macOf(addr("203.0.113.254")), udp("203.0.113.1:5000", "198.51.100.7:53")))
+	l.take("wan")
+	ask(":5000")
+	l.want("wan-box", "udp 198.51.100.7:53 > 203.0.113.1:5000 ttl 64 len 0")
+	// Datagrams to a service that went away are for the next one.
+	datagram := func(at string) {
+		t.Helper()
+		l.send("lan", udp("10.0.0.5:7", "10.0.0.1:5000"))
+		l.want(at, "udp 10.0.0.5:7 > 10.0.0.1:5000 ttl 64 len 0")
+	}
+	datagram("host")
+	l.host.services[5000] = false
+	datagram("lan-box")
+	l.host.services[5000] = true
+	datagram("host")
 }

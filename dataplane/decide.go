@@ -38,6 +38,9 @@ type first struct {
 // may ask. On None the flow may have the first candidate of f.search that is free.
 func (v *view) decide(f *first) Reason {
 	f.prop.Original = f.key.Tuple
+	if f.role == roleBox {
+		f.prop.Status |= atKernel
+	}
 	if why := v.destination(f); why != None {
 		return why
 	}

@@ -81,7 +81,9 @@
 // are tracked and translated like everything else. A port may also have a Box: a
 // TAP to the kernel of the gateway's namespace. Then what no in-process service
 // takes goes to that kernel, and what it sends on the interface enters as area
-// host.
+// host. A connection stays with the one of the two where it began, and so do the
+// answers to what the kernel asked, while services come and go; other datagrams, and
+// packets without an entry, go by who has the port at the moment.
 //
 // # Waiting
 //

@@ -117,13 +117,12 @@ func (w *Worker) endFlows() int {
 // end ends a confirmed flow and tells its hosts that are inside. It reports false
 // when the flow is not confirmed or ends already.
 func (w *Worker) end(ref conntrack.Ref, why conntrack.Cause) bool {
-	e := w.e.table.Entry(ref.Slot) // may be looked at until the batch is over
 	if !w.ct.End(ref, why) {
 		return false
 	}
 	count(&w.ended[why], 1)
 	for d := range tuple.NumDirections {
-		w.notify(e, tuple.Direction(d))
+		w.notify(ref, tuple.Direction(d))
 	}
 	return true
 }
@@ -139,7 +138,8 @@ func (w *Worker) overtaken(p *packet.Packet, ref conntrack.Ref, why conntrack.Ca
 
 // notify tells the host that packets in direction d of a flow go to, unless it is
 // outside or cannot be reached without a question to its link.
-func (w *Worker) notify(e *conntrack.Entry, d tuple.Direction) {
+func (w *Worker) notify(ref conntrack.Ref, d tuple.Direction) {
+	e := w.e.table.Entry(ref.Slot)
 	other := e.Tuple(d.Other())
 	to, ok := other.Inverse()
 	if !ok {
@@ -156,7 +156,7 @@ func (w *Worker) notify(e *conntrack.Entry, d tuple.Direction) {
 	told := uint64(0)
 	for w.makeNotice(e, d, int(told), &to, &other, at) {
 		w.scratch.In = at.id // what is for the gateway itself goes to the kernel behind this port, if to any
-		if w.emit(&w.scratch, w.v.portOf(out), mac, roleWire) != None {
+		if w.emit(&w.scratch, w.v.portOf(out), mac, ref, roleWire) != None {
 			break // lost, like any answer that finds no room
 		}
 		told++

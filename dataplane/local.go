@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
@@ -130,10 +131,11 @@ func (w *Worker) rawToBox(p *packet.Packet, in *portEntry) Reason {
 }
 
 // toHost delivers a packet for the gateway itself: to an in-process service, or
-// to the kernel when it has a path and no service takes the packet.
-func (w *Worker) toHost(p *packet.Packet, r role) Reason {
+// to the kernel when it has a path and no service takes the packet. ref is the
+// packet's flow, if it has one.
+func (w *Worker) toHost(p *packet.Packet, ref conntrack.Ref, r role) Reason {
 	in := w.v.portOf(p.In)
-	if in != nil && in.box != nil && r == roleWire && !w.hostOwns(p) {
+	if in != nil && in.box != nil && r == roleWire && w.kernelTakes(p, ref) {
 		if p.Link == packet.LinkEthernet {
 			copy(p.Mem[p.Off:], in.mac[:])
 		}
@@ -156,6 +158,32 @@ func (w *Worker) toHost(p *packet.Packet, r role) Reason {
 		return ofStatus[st]
 	}
 	return None
+}
+
+// kernelTakes reports whether a packet for the gateway itself is for the kernel.
+// A connection stays where it began, and so does what the kernel began; all else goes by
+// who has the port now, as datagrams to a service that went away are for the next one.
+func (w *Worker) kernelTakes(p *packet.Packet, ref conntrack.Ref) bool {
+	if !ref.Found() && p.Flags&packet.ICMPError != 0 {
+		ref = w.ct.Find(&p.Embedded) // translated already: it is what the gateway sent
+	}
+	if !ref.Found() {
+		return !w.hostOwns(p)
+	}
+	e := w.e.table.Entry(ref.Slot)
+	status, connected := e.Status(), e.Proto() == tuple.TCP || e.Proto() == tuple.SCTP
+	switch {
+	case status&atKernel != 0:
+		return true
+	case connected && status&conntrack.Confirmed != 0:
+		return false
+	case w.hostOwns(p):
+		return false
+	}
+	if connected {
+		e.SetStatus(atKernel)
+	}
+	return true
 }
 
 // hostOwns reports whether an in-process socket takes p, or what p is an error

@@ -329,7 +329,7 @@ func (w *Worker) clamp(p *packet.Packet, eg *portEntry) {
 // entry's first packet confirms it.
 func (w *Worker) transmit(p *packet.Packet, eg *portEntry, mac [6]byte, ref conntrack.Ref, r role) {
 	length := uint64(p.End - p.L3)
-	why := w.emit(p, eg, mac, r)
+	why := w.emit(p, eg, mac, ref, r)
 	if why != None {
 		w.undo(ref)
 		w.drop(why)
@@ -348,9 +348,9 @@ func (w *Worker) transmit(p *packet.Packet, eg *portEntry, mac [6]byte, ref conn
 
 // emit puts p on its egress: to the gateway's own stack or kernel, or on a wire,
 // split if it must be.
-func (w *Worker) emit(p *packet.Packet, eg *portEntry, mac [6]byte, r role) Reason {
+func (w *Worker) emit(p *packet.Packet, eg *portEntry, mac [6]byte, ref conntrack.Ref, r role) Reason {
 	if eg.id == HostPort {
-		return w.toHost(p, r)
+		return w.toHost(p, ref, r)
 	}
 	if r == roleBox && p.In == eg.id && p.Link == packet.LinkEthernet { // as onOwnLink
 		return w.put(w.v.sinks[w.index].wire[eg.id], p, eg)

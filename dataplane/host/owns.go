@@ -61,8 +61,9 @@ func (s *services) init(h *Host) {
 }
 
 // Owns reports whether an in-process socket takes packets to a local address and port:
-// a listener, a connection of it, or one of Dial (by its port alone). It takes no lock and
-// does not allocate.
+// a listener, or a socket of Dial (by its port alone). Connections that a listener has
+// accepted don't count: the engine knows where they began. It takes no lock and does
+// not allocate.
 func (h *Host) Owns(proto uint8, addr tuple.Addr, port uint16) bool {
 	s := &h.services
 	if n := s.dial(proto, port); n != nil && n.Load() > 0 {
@@ -97,40 +98,19 @@ func (s *services) dial(proto uint8, port uint16) *atomic.Int32 {
 	return nil
 }
 
-// use is a hold on owners, shared by a listener and its connections.
+// use is a hold on owners, of one socket.
 type use struct {
 	s      *services
 	owners []owner
-	refs   atomic.Int32
 }
 
 // open takes hold of owners. The zero address in the range of Dial means the port alone.
 func (s *services) open(owners []owner) *use {
-	u := &use{s: s, owners: owners}
-	u.refs.Store(1)
 	s.count(owners, 1)
-	return u
+	return &use{s: s, owners: owners}
 }
 
-// share returns a hold for one more socket: u itself, or a new one if u has been
-// dropped already.
-func (u *use) share() *use {
-	for {
-		n := u.refs.Load()
-		if n == 0 {
-			return u.s.open(u.owners)
-		}
-		if u.refs.CompareAndSwap(n, n+1) {
-			return u
-		}
-	}
-}
-
-func (u *use) drop() {
-	if u.refs.Add(-1) == 0 {
-		u.s.count(u.owners, -1)
-	}
-}
+func (u *use) drop() { u.s.count(u.owners, -1) }
 
 // count adds n to the uses of owners.
 func (s *services) count(owners []owner, n int) {

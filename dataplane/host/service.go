@@ -251,7 +251,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	for {
 		ep, wq, terr := l.ep.Accept(nil)
 		if terr == nil {
-			return &conn{TCPConn: gonet.NewTCPConn(wq, ep), h: l.h, ep: ep, use: l.use.share()}, nil
+			return gonet.NewTCPConn(wq, ep), nil
 		}
 		if _, wait := terr.(*tcpip.ErrWouldBlock); wait {
 			select {
@@ -287,8 +287,8 @@ func (l *listener) Close() error {
 	return nil
 }
 
-// conn is a TCP connection on host0. Its port stays owned after Close until
-// netstack has finished with it: what the peer still sends must not meet the kernel.
+// conn is a TCP connection that Dial has made. Its port stays owned after Close
+// until netstack has finished with it: what the peer still sends must not meet the kernel.
 type conn struct {
 	*gonet.TCPConn
 	h    *Host
