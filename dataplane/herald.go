@@ -68,17 +68,15 @@ func (h *herald) announce(c *alg.Context, group []alg.Expectation) (netip.AddrPo
 		return netip.AddrPort{}, alg.ErrLimit
 	}
 	at := h.w.e.helpers.set.Get(h.f.number)
-	for i := range group {
-		if err := permitted(c, &group[i], at, group[0].To); err != nil {
-			return netip.AddrPort{}, err
-		}
+	if err := c.Permit(&at.Spec, group); err != nil {
+		return netip.AddrPort{}, err
 	}
 	first := &group[0]
 	if first.Way == alg.Outbound || c.Self().Addr() == c.SelfSeen().Addr() {
 		return first.To, h.expectAll(c, group, at, first.To.Port())
 	}
 	seen := c.SelfSeen().Addr()
-	if own, ok := h.known(first.Proto, realOf(c, first.To)); ok {
+	if own, ok := h.known(first.Proto, c.Real(first.To)); ok {
 		if err := h.expectAll(c, group, at, own); err == nil {
 			return netip.AddrPortFrom(seen, own), nil
 		}
@@ -101,41 +99,6 @@ func (h *herald) announce(c *alg.Context, group []alg.Expectation) (netip.AddrPo
 		}
 	}
 	return netip.AddrPort{}, alg.ErrNoPort
-}
-
-// permitted says whether a payload may announce x: nobody may speak for others, and
-// nobody opens a well-known port (RFC 2577 section 3).
-func permitted(c *alg.Context, x *alg.Expectation, at *alg.Attachment, first netip.AddrPort) error {
-	o := &at.Options
-	self, peer := c.Self().Addr(), c.Peer().Addr()
-	if x.Way == alg.Outbound {
-		self, peer = peer, self
-	}
-	to := x.To.Addr().Unmap()
-	own := to == self || x.Way == alg.Inbound && to == c.SelfSeen().Addr()
-	from := x.From.Addr()
-	near := x.FromBits > 0 && from.IsValid() && netip.PrefixFrom(from, x.FromBits).Contains(self)
-	anybody := o.Foreign || o.AnyMedia || o.AnySignalling
-	switch {
-	case int(x.Class) >= len(at.Spec.Classes) || x.To.Addr() != first.Addr():
-		return alg.ErrForeign
-	case !own && !o.Foreign, to.Is4() != self.Is4():
-		return alg.ErrForeign
-	case from.IsValid() && from != peer && !near && !anybody:
-		return alg.ErrForeign
-	case x.To.Port() == 0, x.To.Port() < firstHighPort && !o.LowPorts && tuple.HasPorts(x.Proto):
-		return alg.ErrPort
-	}
-	return nil
-}
-
-// realOf returns where an announced socket really is: a host may name its external
-// address as its own.
-func realOf(c *alg.Context, to netip.AddrPort) netip.AddrPort {
-	if to.Addr() == c.SelfSeen().Addr() {
-		return netip.AddrPortFrom(c.Self().Addr(), to.Port())
-	}
-	return to
 }
 
 // known returns the external port under which this flow has announced a socket.
@@ -187,7 +150,7 @@ func (h *herald) expect(c *alg.Context, x *alg.Expectation, at *alg.Attachment, 
 		if c.Self().Addr() == c.SelfSeen().Addr() {
 			out.Tuple.Dst = tuple.AddrFrom(x.To.Addr())
 		}
-		to := realOf(c, x.To)
+		to := c.Real(x.To)
 		setDestination(&out, tuple.AddrFrom(to.Addr()), to.Port())
 	}
 	if from := x.From.Addr(); from.IsValid() && from != c.Peer().Addr() && from != c.Self().Addr() {
@@ -245,7 +208,7 @@ func maskOf(from netip.Addr, bits int) conntrack.ExpectMask {
 
 // Withdraw implements alg.Gateway.
 func (h *herald) Withdraw(c *alg.Context, class uint8, to netip.AddrPort) int {
-	want := realOf(c, to)
+	want := c.Real(to)
 	return h.w.ct.Unexpect(h.ref, func(x *conntrack.Expectation) bool {
 		if x.Class != class || !to.IsValid() {
 			return x.Class == class

@@ -1,0 +1,261 @@
+// Package algtest runs a conversation through a helper without an engine: what each
+// side gets, and what was announced. It is for the tests of helpers, and for looking
+// at what one does.
+//
+//	got, err := algtest.Everywhere(algtest.Config{Helper: ftp.Helper{}},
+//		algtest.Say{Text: "PORT 10,0,0,5,156,65\r\n"},
+//		algtest.Say{Dir: tuple.Reply, Text: "200 fine\r\n"})
+//
+// A client 10.0.0.5 behind 203.0.113.1 talks with a server 198.51.100.7, if Config
+// says nothing else.
+package algtest
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"time"
+
+	"example.com/culvert/alg"
+	"example.com/culvert/alg/stream"
+	"example.com/culvert/conntrack/tuple"
+)
+
+// Config is a flow with its helper.
+type Config struct {
+	Helper  alg.Helper
+	Options alg.Options
+	Proto   uint8                             // default: the first that the helper reads
+	Tuple   [tuple.NumDirections]tuple.Tuple  // of the flow; default: see the package comment
+	Taken   []uint16                          // external ports that are not free
+	History stream.History                    // whether the helper sees the flow from its start
+	Refuse  error                             // what every announcement gets; nil: what an engine says
+	SeenAs  map[netip.AddrPort]netip.AddrPort // mappings of other flows
+}
+
+// Say is what one side sends: of a stream some bytes, or one datagram.
+type Say struct {
+	Dir  tuple.Direction
+	Text string
+}
+
+// Result is what became of a conversation.
+type Result struct {
+	Got       [tuple.NumDirections][]string // what the receivers got: one text of a stream, or each datagram
+	Announced []string                      // and withdrawn, in order; see Announcement
+	Refused   []string                      // announcements that were refused, with the reason
+	Kept      time.Duration                 // the longest time that the flow was kept for
+	Events    [stream.NumEvents]uint32
+	Helped    bool // the helper is still there
+}
+
+// flow returns the tuples of the usual flow.
+func flow(proto uint8, port uint16) [tuple.NumDirections]tuple.Tuple {
+	addr := func(s string) tuple.Addr { return tuple.AddrFrom(netip.MustParseAddr(s)) }
+	out := tuple.Tuple{Src: addr("10.0.0.5"), Dst: addr("198.51.100.7"), SrcPort: 40000, DstPort: port, Proto: proto, Family: tuple.IPv4}
+	back, _ := out.Inverse()
+	back.Dst = addr("203.0.113.1")
+	return [tuple.NumDirections]tuple.Tuple{out, back}
+}
+
+// Run takes a conversation through a helper. Each Say is one segment or datagram, and
+// arrives.
+func Run(c Config, says ...Say) Result {
+	sp := c.Helper.Spec()
+	if sp.Limit == 0 {
+		sp.Limit = alg.DefaultLimit
+	}
+	if c.Proto == 0 {
+		c.Proto = sp.Protos[0]
+	}
+	f := alg.Flow{Tuple: c.Tuple}
+	if f.Tuple == ([tuple.NumDirections]tuple.Tuple{}) {
+		f.Tuple = flow(c.Proto, sp.Port)
+	}
+	g := &gateway{cfg: &c, spec: sp}
+	s := stream.New(&alg.Attachment{Helper: c.Helper, Spec: sp, Options: c.Options}, f)
+	if f.Stream() {
+		g.stream(s, says)
+	} else {
+		for _, say := range says {
+			got, _ := s.Datagram(say.Dir, []byte(say.Text), g)
+			g.res.Got[say.Dir] = append(g.res.Got[say.Dir], string(got))
+		}
+	}
+	g.res.Events, g.res.Helped = s.Events, s.Helped()
+	return g.res
+}
+
+// stream says everything in segments, whose receivers acknowledge at once.
+func (g *gateway) stream(s *stream.Session, says []Say) {
+	var next [tuple.NumDirections]uint32 // of each sender
+	var got [tuple.NumDirections][]byte
+	for d := range next {
+		next[d] = uint32(1000 * (d + 1))
+		s.Begin(tuple.Direction(d), next[d], g.cfg.History)
+	}
+	send := func(d tuple.Direction, b []byte, last stream.Last) {
+		out := s.Segment(d, next[d], b, last, g)
+		next[d] += uint32(len(b))
+		switch out.Fate {
+		case stream.AsItIs:
+			got[d] = append(got[d], b...)
+		case stream.Rewritten:
+			got[d] = append(append(got[d], out.Send[0].Data...), out.Send[1].Data...)
+		}
+		s.Acked(d.Other(), uint32(1000*(int(d)+1)+len(got[d])))
+	}
+	for _, say := range says {
+		send(say.Dir, []byte(say.Text), stream.More)
+	}
+	for d := range next {
+		send(tuple.Direction(d), nil, stream.Fin)
+		g.res.Got[d] = []string{string(got[d])}
+	}
+}
+
+// Everywhere runs a conversation as it is, and then cut into two at every byte, and
+// byte by byte. The error says where the result differs.
+func Everywhere(c Config, says ...Say) (Result, error) {
+	want := Run(c, says...)
+	check := func(how string, cut []Say) error {
+		got := Run(c, cut...)
+		got.Events = want.Events // how often the parser was called is its own affair
+		if !reflect.DeepEqual(got, want) {
+			return fmt.Errorf("%s: got\n%+v, want\n%+v", how, got, want)
+		}
+		return nil
+	}
+	var single []Say
+	for i, say := range says {
+		for at := range len(say.Text) {
+			single = append(single, Say{say.Dir, say.Text[at : at+1]})
+			if at == 0 {
+				continue
+			}
+			cut := slices.Concat(says[:i], []Say{{say.Dir, say.Text[:at]}, {say.Dir, say.Text[at:]}}, says[i+1:])
+			if err := check(fmt.Sprintf("message %d cut after byte %d of %d", i, at, len(say.Text)), cut); err != nil {
+				return want, err
+			}
+		}
+	}
+	return want, check("byte by byte", single)
+}
+
+// gateway announces as an engine does, but has no table.
+type gateway struct {
+	cfg  *Config
+	spec alg.Spec
+	res  Result
+}
+
+// Announcement is how Result writes an expectation: class, protocol, from where to
+// which address it comes, and where it goes from there.
+//
+//	data tcp 198.51.100.7:* > 203.0.113.1:40001 = 10.0.0.5:40001
+func (g *gateway) announcement(c *alg.Context, x *alg.Expectation, to netip.AddrPort) string {
+	from := x.From
+	if !from.Addr().IsValid() {
+		addr := c.PeerSelf().Addr()
+		if x.Way == alg.Outbound {
+			addr = c.Self().Addr()
+		}
+		from = netip.AddrPortFrom(addr, x.From.Port())
+	}
+	port := "*"
+	if from.Port() != 0 {
+		port = fmt.Sprint(from.Port())
+	}
+	addr := from.Addr().String()
+	if x.FromBits != 0 {
+		addr += fmt.Sprintf("/%d", x.FromBits)
+	}
+	text := fmt.Sprintf("%s %s %s:%s > %v", g.spec.Classes[x.Class].Name, tuple.ProtoName(x.Proto), addr, port, to)
+	if real := c.Real(x.To); real != to {
+		text += fmt.Sprintf(" = %v", real)
+	}
+	if x.Permanent {
+		text += " permanent"
+	}
+	if x.Timeout != 0 {
+		text += fmt.Sprintf(" for %v", x.Timeout)
+	}
+	if x.Child != "" {
+		text += " helper " + x.Child
+	}
+	return text
+}
+
+// Announce implements alg.Gateway.
+func (g *gateway) Announce(c *alg.Context, group []alg.Expectation) (netip.AddrPort, error) {
+	err := g.cfg.Refuse
+	if err == nil {
+		err = c.Permit(&g.spec, group)
+	}
+	if err != nil {
+		class := "?"
+		if int(group[0].Class) < len(g.spec.Classes) {
+			class = g.spec.Classes[group[0].Class].Name
+		}
+		g.res.Refused = append(g.res.Refused, fmt.Sprintf("%s %v: %v", class, group[0].To, err))
+		return netip.AddrPort{}, err
+	}
+	to, step := group[0].To, uint16(1)
+	if group[0].Way == alg.Inbound && c.Self().Addr() != c.SelfSeen().Addr() {
+		to = netip.AddrPortFrom(c.SelfSeen().Addr(), to.Port())
+		if len(group) > 1 {
+			step = 2
+		}
+		for slices.ContainsFunc(group, func(x alg.Expectation) bool {
+			return slices.Contains(g.cfg.Taken, to.Port()+x.To.Port()-group[0].To.Port())
+		}) {
+			to = netip.AddrPortFrom(to.Addr(), to.Port()+step)
+		}
+	}
+	for i := range group {
+		x := &group[i]
+		at := netip.AddrPortFrom(to.Addr(), to.Port()+x.To.Port()-group[0].To.Port())
+		g.res.Announced = append(g.res.Announced, g.announcement(c, x, at))
+	}
+	return to, nil
+}
+
+// Withdraw implements alg.Gateway.
+func (g *gateway) Withdraw(_ *alg.Context, class uint8, to netip.AddrPort) int {
+	text := "withdraw " + g.spec.Classes[class].Name
+	if to.IsValid() {
+		text += " " + to.String()
+	}
+	g.res.Announced = append(g.res.Announced, text)
+	return 1
+}
+
+// SeenAs implements alg.Gateway.
+func (g *gateway) SeenAs(_ *alg.Context, _ uint8, ep netip.AddrPort) (netip.AddrPort, bool) {
+	seen, ok := g.cfg.SeenAs[ep]
+	return seen, ok
+}
+
+// Keep implements alg.Gateway.
+func (g *gateway) Keep(_ *alg.Context, d time.Duration) { g.res.Kept = max(g.res.Kept, d) }
+
+// Differs compares a result with what was wanted: what each receiver got, and what was
+// announced. Of a stream, the texts are joined.
+func (r *Result) Differs(original, reply string, announced ...string) error {
+	var errs []error
+	for d, want := range [...]string{original, reply} {
+		got := ""
+		for _, text := range r.Got[d] {
+			got += text
+		}
+		if got != want {
+			errs = append(errs, fmt.Errorf("%v: got %q, want %q", tuple.Direction(d), got, want))
+		}
+	}
+	if !slices.Equal(r.Announced, announced) {
+		errs = append(errs, fmt.Errorf("announced %q, want %q", r.Announced, announced))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,61 @@
+package alg
+
+import (
+	"net/netip"
+
+	"example.com/culvert/conntrack/tuple"
+)
+
+// firstHighPort is the first port that is not privileged.
+const firstHighPort = 1024
+
+// Permit says whether the payload in hand may announce group: ErrForeign, ErrPort, or
+// nil. Nobody may speak for others, and nobody opens a well-known port (RFC 2577
+// section 3), unless the rule allows it.
+func (c *Context) Permit(sp *Spec, group []Expectation) error {
+	for i := range group {
+		x := &group[i]
+		if int(x.Class) >= len(sp.Classes) || x.To.Addr() != group[0].To.Addr() || x.Way != group[0].Way {
+			return ErrForeign
+		}
+		if err := c.permit(x); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Context) permit(x *Expectation) error {
+	o := &c.Options
+	here, there := c.Self().Addr(), c.Peer().Addr() // the ends that the flow goes to and comes from
+	if x.Way == Outbound {
+		here, there = there, here
+	}
+	to, from := x.To.Addr(), x.From.Addr()
+	switch {
+	case !to.IsValid() || to.Is4() != here.Is4():
+		return ErrForeign
+	case to != here && !(x.Way == Inbound && to == c.SelfSeen().Addr()) && !o.Foreign:
+		return ErrForeign
+	case x.To.Port() == 0, x.To.Port() < firstHighPort && !o.LowPorts && tuple.HasPorts(x.Proto):
+		return ErrPort
+	case !from.IsValid() || from == there:
+		return nil
+	case from.Is4() != here.Is4():
+		return ErrForeign
+	case o.Foreign || o.AnyMedia || o.AnySignalling:
+		return nil
+	case x.FromBits > 0 && netip.PrefixFrom(from, x.FromBits).Contains(here):
+		return nil // anybody on its own link
+	}
+	return ErrForeign
+}
+
+// Real returns where a socket that the payload's sender names really is: a host may
+// name its external address as its own.
+func (c *Context) Real(ep netip.AddrPort) netip.AddrPort {
+	if ep.Addr() == c.SelfSeen().Addr() {
+		return netip.AddrPortFrom(c.Self().Addr(), ep.Port())
+	}
+	return ep
+}
