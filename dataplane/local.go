@@ -188,7 +188,7 @@ func (w *Worker) kernelTakes(p *packet.Packet, ref conntrack.Ref) bool {
 
 // hostOwns reports whether an in-process socket takes p, or what p is an error
 // about. Echo requests are the own stack's too, so that ping is answered alike
-// with and without a kernel path.
+// with and without a kernel path; replies are for whoever asked.
 func (w *Worker) hostOwns(p *packet.Packet) bool {
 	t, local, portNumber := &p.Tuple, p.Tuple.Dst, p.Tuple.DstPort
 	if p.Flags&packet.ICMPError != 0 {
@@ -199,7 +199,7 @@ func (w *Worker) hostOwns(p *packet.Packet) bool {
 	case linkLocal(&local):
 		return false // host0 does not have it
 	case tuple.IsICMP(t.Proto):
-		return t.DstPort>>8 == 8 || t.DstPort>>8 == 128
+		return t.DstPort>>8 == 8 || t.DstPort>>8 == 128 || w.e.host != nil && w.e.host.Owns(t.Proto, local, t.SrcPort)
 	case tuple.HasPorts(t.Proto) && w.e.host != nil:
 		return w.e.host.Owns(t.Proto, local, portNumber)
 	}

@@ -33,7 +33,8 @@ type link struct {
 	local      []netip.Prefix          // the gateway's own, link-local included
 	owned      map[netip.Addr]struct{} // local and proxied, as netstack has them
 	neighbours map[netip.Addr]*neighbour
-	open       map[netip.Addr]*neighbour // those with probes out
+	open       map[netip.Addr]*neighbour   // those with probes out
+	curious    map[netip.Addr][]chan State // who waits for an answer of Verify
 	armed      bool
 	timer      tcpip.Timer // of sweep, when armed
 	again      tcpip.Timer // of the repeated announcement
@@ -55,6 +56,7 @@ func newLink(h *Host, id uint16, info port.Info, send port.Sender, on func(Neigh
 		owned:      make(map[netip.Addr]struct{}),
 		neighbours: make(map[netip.Addr]*neighbour),
 		open:       make(map[netip.Addr]*neighbour),
+		curious:    make(map[netip.Addr][]chan State),
 		out:        packet.Packet{Mem: make([]byte, slotSize), Link: packet.LinkEthernet},
 	}
 	l.mtu.Store(uint32(info.MTU))

@@ -94,8 +94,14 @@ func (l *link) resolve(addr netip.Addr) {
 		n.phase = verifying
 		l.tellLocked(n, Stale)
 	}
+	l.askLocked(n)
+}
+
+// askLocked opens a question about n.
+func (l *link) askLocked(n *neighbour) {
+	now := l.host.clock.NowMonotonic()
 	n.probes, n.opened, n.lost = 0, now, l.host.links.full.Load()
-	l.open[addr] = n
+	l.open[n.addr] = n
 	l.probeLocked(n, now)
 	l.armLocked(now)
 }
@@ -279,5 +285,8 @@ func (l *link) learnStrangerLocked(c claim, now tcpip.MonotonicTime) {
 }
 
 func (l *link) tellLocked(n *neighbour, s State) {
+	if s != Stale {
+		l.satisfyLocked(n.addr, s)
+	}
 	l.on(Neighbour{Port: l.id, Addr: n.addr, MAC: n.mac, State: s})
 }

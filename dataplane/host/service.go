@@ -100,7 +100,10 @@ type bound struct {
 	local tcpip.FullAddress
 }
 
-func (h *Host) bind(e endpoint) (b bound, err error) {
+func (h *Host) bind(e endpoint) (b bound, err error) { return h.bindTo(e.transport(), e) }
+
+// bindTo is bind for a transport protocol that is not the endpoint's.
+func (h *Host) bindTo(transport tcpip.TransportProtocolNumber, e endpoint) (b bound, err error) {
 	if h.closed.Load() {
 		return b, ErrClosed
 	}
@@ -108,7 +111,7 @@ func (h *Host) bind(e endpoint) (b bound, err error) {
 		return b, fmt.Errorf("%v: %w", e.addr, ErrAddress)
 	}
 	b.wq = new(waiter.Queue)
-	ep, terr := h.stack.NewEndpoint(e.transport(), e.family, b.wq)
+	ep, terr := h.stack.NewEndpoint(transport, e.family, b.wq)
 	if terr != nil {
 		return b, errors.New(terr.String())
 	}
