@@ -23,12 +23,13 @@ var uplinks = []string{"wan", "isp2"}
 type ways []route.Route
 
 func twoWays() ways {
-	return ways{
+	all := ways{
 		{Prefix: netip.MustParsePrefix("0.0.0.0/0"), Port: wanID, Gateway: netip.MustParseAddr("203.0.113.254")},
 		{Prefix: netip.MustParsePrefix("0.0.0.0/0"), Port: extraID, Gateway: netip.MustParseAddr("192.0.2.254")},
 		{Prefix: netip.MustParsePrefix("::/0"), Port: wanID, Gateway: netip.MustParseAddr("2001:db8:2::fe")},
 		{Prefix: netip.MustParsePrefix("::/0"), Port: extraID, Gateway: netip.MustParseAddr("2001:db8:22::fe")},
 	}
+	return all.weigh(1, 1)
 }
 
 // weigh gives the IPv4 routes their weights.

@@ -20,7 +20,7 @@ type Route struct {
 	Port    uint16
 	Gateway netip.Addr // the neighbour to hand packets to; invalid: the destination itself is on the link
 	Metric  uint32     // lower wins among routes to one prefix for the same packets
-	Weight  uint32     // share of the flows among routes of one metric; 0 is 1
+	Weight  uint32     // share of the flows among routes of one metric that have one; 0: shares with none
 	Only    Only       // packets that the route is for
 	Down    bool       // the gateway does not answer: no choice, but known as a way; see Table
 }
@@ -58,7 +58,7 @@ func (r Route) String() string {
 	if r.Metric != 0 {
 		fmt.Fprintf(&b, " metric %d", r.Metric)
 	}
-	if r.Weight > 1 {
+	if r.Weight > 0 {
 		fmt.Fprintf(&b, " weight %d", r.Weight)
 	}
 	if r.Down {
@@ -95,8 +95,8 @@ type Query struct {
 //
 // The longest prefix with a route for the packet wins. Among routes to one prefix
 // those for particular packets come before those for all, in the order they were
-// given; then the lowest metric; and routes that are equal in all this share the
-// flows by weight. So a route for some sources never takes packets away from a
+// given; then the lowest metric; then the first one given, unless it has a weight:
+// then it shares the flows with the others that have one. So a route for some sources never takes packets away from a
 // network that is nearer.
 //
 // A route that is down is never chosen, and the next one is. But it is still a way
@@ -127,7 +127,7 @@ type group struct {
 	metric uint32
 	only   only
 	hops   []hop
-	total  uint64 // of weights
+	total  uint64 // of weights, 0 if the one hop has none
 }
 
 type hop struct {
@@ -186,7 +186,6 @@ func NewTable(routes []Route) (*Table, error) {
 			t.routes[i].Only.From = r.Only.From.Masked()
 		}
 		t.routes[i].Only.Mark &= r.Only.MarkMask
-		t.routes[i].Weight = max(r.Weight, 1)
 	}
 	rank := make(map[Only]int) // by the order of their first route
 	for _, r := range t.routes {
@@ -250,7 +249,7 @@ func (t *Table) add(r *Route) {
 	}
 	w.final = w.final || r.Only == Only{}
 	if n := len(w.groups); n > 0 && w.groups[n-1].of == r.Only {
-		if g := &w.groups[n-1]; g.metric == r.Metric {
+		if g := &w.groups[n-1]; g.metric == r.Metric && g.total > 0 && r.Weight > 0 {
 			g.hops, g.total = append(g.hops, h), g.total+h.weight
 		}
 		return
