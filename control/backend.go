@@ -32,13 +32,16 @@ type boundInterface struct {
 	addresses []netip.Prefix
 	nextHops  []netip.Addr
 	owner     *own.Owner // nil where there is no kernel to keep out
+	uplink    *uplink    // nil if it is not checked
 }
 
 // publish makes what reconcile did visible. g.mu must be held.
 func (g *Gateway) publish(p *plan, program *rules.Program, leftOut []string) {
 	a := &active{generation: program.Generation, cfg: p.cfg, rules: len(program.Rules()), waiting: leftOut}
 	for i := range p.links {
-		a.interfaces = append(a.interfaces, bound(&p.links[i], g.ports[p.links[i].key]))
+		b := bound(&p.links[i], g.ports[p.links[i].key])
+		b.uplink = g.uplinks[p.links[i].key]
+		a.interfaces = append(a.interfaces, b)
 	}
 	for _, conf := range p.cfg.Interfaces {
 		if k := (key{conf.Netns, conf.Name}); slices.Contains(p.absent, k.String()) {
@@ -90,11 +93,7 @@ func bound(l *link, o *openPort) boundInterface {
 	if o.owner != nil && !l.kernel.Up {
 		b.state = api.StateDown
 	}
-	for _, r := range l.routes {
-		if r.Prefix.Bits() == 0 && r.Gateway.IsValid() {
-			b.nextHops = append(b.nextHops, r.Gateway)
-		}
-	}
+	b.nextHops = l.nextHops()
 	return b
 }
 
@@ -147,6 +146,7 @@ func (b *boundInterface) describe(s port.Stats) api.Interface {
 		MTU:       b.mtu,
 		Addresses: texts(b.addresses),
 		NextHops:  texts(b.nextHops),
+		Uplink:    b.uplink.describe(),
 		Counters: api.Traffic{
 			RxPackets:     s.RxFrames,
 			RxBytes:       s.RxBytes,

@@ -92,3 +92,13 @@ func (x *losses) behind(a tuple.Addr) bool {
 	host := a.Netip()
 	return slices.ContainsFunc(x.links, func(p netip.Prefix) bool { return p.Contains(host) })
 }
+
+// endStranded ends the flows bound to uplinks that a new state has taken away.
+func (g *Gateway) endStranded() {
+	if !g.rerouted {
+		return
+	}
+	if n := g.engine.EndStranded(); n > 0 {
+		g.log.Info("uplinks lost", "flows_ended", n)
+	}
+}

@@ -16,6 +16,7 @@ import (
 	"example.com/culvert/control/nsthread"
 	"example.com/culvert/dataplane"
 	"example.com/culvert/dataplane/host"
+	"example.com/culvert/dataplane/route"
 	"example.com/culvert/rules/config"
 )
 
@@ -41,8 +42,11 @@ type Gateway struct {
 	spaces   map[string]*space
 	ids      map[key]uint16
 	ports    map[key]*openPort
-	lastPlan *plan       // that was carried out; nil before Start
-	retry    *time.Timer // nil unless something is to be tried again
+	uplinks  map[key]*uplink
+	routes   []route.Route // in force
+	rerouted bool          // they are others than before
+	lastPlan *plan         // that was carried out; nil before Start
+	retry    *time.Timer   // nil unless something is to be tried again
 	services services
 	tasks    sync.WaitGroup // goroutines of the gateway
 }
@@ -86,6 +90,7 @@ func New(cfg *config.Config, opts Options) (*Gateway, error) {
 		excluded: make(map[key]struct{}),
 		spaces:   make(map[string]*space),
 		ports:    make(map[key]*openPort),
+		uplinks:  make(map[key]*uplink),
 	}
 	g.current.Store(&active{cfg: cfg, waiting: []string{"not started"}})
 	return g, nil
@@ -229,6 +234,9 @@ func (g *Gateway) Close(ctx context.Context) error {
 func (g *Gateway) releaseLocked() error {
 	if g.retry != nil {
 		g.retry.Stop()
+	}
+	for _, u := range g.uplinks {
+		u.stop()
 	}
 	var errs []error
 	for name := range g.spaces {

@@ -42,6 +42,7 @@ type link struct {
 	kernel    kernel.Interface // zero when the kernel has no such interface (yet)
 	addresses []netip.Prefix
 	routes    []route.Route // Port is filled in when the port has an index
+	down      bool          // it is an uplink that does not work: its routers are not used
 }
 
 // world is what is known outside the configuration.
@@ -49,6 +50,7 @@ type world struct {
 	kernels  map[string]kernel.Snapshot // by namespace
 	provided map[string]struct{}        // interfaces with a port of their own making
 	excluded map[key]struct{}           // removed at run time
+	down     map[key]struct{}           // uplinks that do not work
 }
 
 // makePlan matches the configured interfaces, and those added at run time, with
@@ -100,7 +102,16 @@ func makePlan(cfg *config.Config, added []config.Interface, w world) (*plan, err
 	for i := range p.links {
 		p.links[i].address(w.kernels[p.links[i].netns])
 	}
-	return p, p.addRoutes(cfg.Routes)
+	if err := p.addRoutes(cfg.Routes); err != nil {
+		return nil, err
+	}
+	for i := range p.links {
+		l := &p.links[i]
+		if _, down := w.down[l.key]; l.conf.Check.Enabled() && (down || l.unplugged()) {
+			l.withdraw()
+		}
+	}
+	return p, nil
 }
 
 // madeByUs reports whether the interface is not the kernel's: what the kernel
@@ -142,12 +153,37 @@ func (l *link) address(s kernel.Snapshot) {
 		l.addresses = l.kernel.Addresses
 		for _, r := range s.RoutesOf(l.kernel.Index) {
 			if l.kernel.Index != 0 && !l.overrides(r) {
-				l.routes = append(l.routes, route.Route{Prefix: r.Prefix, Gateway: r.Via, Metric: uint32(r.Metric)})
+				l.routes = append(l.routes, l.outward(route.Route{Prefix: r.Prefix, Gateway: r.Via, Metric: uint32(r.Metric)}))
 			}
 		}
 	}
 	for _, hop := range l.conf.NextHops {
-		l.routes = append(l.routes, route.Route{Prefix: defaultOf(hop), Gateway: hop})
+		l.routes = append(l.routes, l.outward(route.Route{Prefix: defaultOf(hop), Gateway: hop}))
+	}
+}
+
+// outward gives a default route what its interface says about it.
+func (l *link) outward(r route.Route) route.Route {
+	if r.Prefix.Bits() == 0 {
+		r.Weight = l.conf.Weight
+		if l.conf.Metric != 0 {
+			r.Metric = l.conf.Metric
+		}
+	}
+	return r
+}
+
+// unplugged reports whether a checked uplink can be seen not to work. Others may
+// come back before a host has noticed, so that nothing is done for them.
+func (l *link) unplugged() bool {
+	return l.kernel.Index != 0 && !l.kernel.Up
+}
+
+// withdraw marks the routes by routers of the link as down.
+func (l *link) withdraw() {
+	l.down = true
+	for i := range l.routes {
+		l.routes[i].Down = l.routes[i].Gateway.IsValid()
 	}
 }
 
@@ -182,9 +218,37 @@ func (p *plan) addRoutes(routes []config.Route) error {
 			return fmt.Errorf("%s:%d: route to %v: no interface has %v on its link; name one with interface =",
 				r.Source.File, r.Source.Line, r.To, r.Via)
 		}
-		l.routes = append(l.routes, route.Route{Prefix: r.To, Gateway: r.Via})
+		one := route.Route{Prefix: r.To, Gateway: r.Via, Metric: r.Metric, Weight: r.Weight, Only: p.only(&r)}
+		if !r.ByNextHop {
+			l.routes = append(l.routes, one)
+			continue
+		}
+		for _, hop := range l.nextHops() {
+			if one.Gateway = hop; hop.Is4() == r.To.Addr().Is4() {
+				l.routes = append(l.routes, one)
+			}
+		}
 	}
 	return nil
+}
+
+// only returns which packets a configured route is for.
+func (p *plan) only(r *config.Route) route.Only {
+	o := route.Only{From: r.From, Mark: r.Mark.Value, MarkMask: r.Mark.Mask}
+	if id, ok := p.cfg.Rules.AreaID(r.InArea); ok && r.InArea != "" {
+		o.Area = route.AreaNumber(uint8(id))
+	}
+	return o
+}
+
+// nextHops returns the default routers of the link.
+func (l *link) nextHops() (hops []netip.Addr) {
+	for _, r := range l.routes {
+		if r.Prefix.Bits() == 0 && r.Gateway.IsValid() && !slices.Contains(hops, r.Gateway) {
+			hops = append(hops, r.Gateway)
+		}
+	}
+	return hops
 }
 
 // carrier returns the link that r leaves by, nil if it is not there.
@@ -198,8 +262,8 @@ func (p *plan) carrier(r config.Route) *link {
 	return nil
 }
 
-// table builds the routing table. Between default routes of equal metric the
-// interface that is configured first wins.
+// table builds the routing table. Between default routes of equal metric and no
+// weight the interface that is configured first wins.
 func (p *plan) table(ids map[key]uint16) (*route.Table, error) {
 	var all []route.Route
 	for _, l := range p.links {
@@ -208,6 +272,13 @@ func (p *plan) table(ids map[key]uint16) (*route.Table, error) {
 			all = append(all, r)
 		}
 	}
+	order := make(map[route.Only]int) // of the file, which the links do not keep
+	for i := range p.cfg.Routes {
+		if only := p.only(&p.cfg.Routes[i]); order[only] == 0 {
+			order[only] = len(order) + 1
+		}
+	}
+	slices.SortStableFunc(all, func(a, b route.Route) int { return order[a.Only] - order[b.Only] })
 	return route.NewTable(all)
 }
 

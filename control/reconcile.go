@@ -44,6 +44,7 @@ func (g *Gateway) reconcile(p *plan, failure onFailure) error {
 	}
 	old, was := g.ports, g.current.Load()
 	g.ports, g.ids, g.cfg, g.lastPlan = ports, ids, p.cfg, &asked
+	g.watchUplinks(p)
 	g.publish(p, program, leftOut)
 	g.logChanges(was, g.current.Load())
 	g.afterwards(p, old, lost)
@@ -164,7 +165,12 @@ func (g *Gateway) apply(p *plan, ids map[key]uint16, ports map[key]*openPort, lo
 	}
 	// Ports with fewer queues than workers get more senders, in the namespace of
 	// the calling thread.
-	return program, g.own.Do(func() error { return g.engine.Apply(st) })
+	if err := g.own.Do(func() error { return g.engine.Apply(st) }); err != nil {
+		return nil, err
+	}
+	g.rerouted = !slices.Equal(g.routes, routes.Routes())
+	g.routes = routes.Routes()
+	return program, nil
 }
 
 func portConfig(l *link, o *openPort) dataplane.PortConfig {
@@ -212,6 +218,7 @@ func (g *Gateway) afterwards(p *plan, old map[key]*openPort, lost *losses) {
 	}
 	g.pruneSpaces(p.cfg)
 	g.end(lost)
+	g.endStranded()
 }
 
 // newlyAbsent returns the interfaces of p that are absent and were not before.

@@ -107,6 +107,7 @@ func (g *Gateway) plan(cfg *config.Config) (*plan, error) {
 		kernels:  make(map[string]kernel.Snapshot, len(g.spaces)),
 		provided: make(map[string]struct{}, len(g.opts.Ports)),
 		excluded: g.excluded,
+		down:     g.down(),
 	}
 	for name, s := range g.spaces {
 		var err error

@@ -61,11 +61,19 @@ func printStatus(w io.Writer, st api.Status) error {
 	}
 	fmt.Fprintf(w, "packets: %d forwarded, %d dropped\n\n", st.Forwarded, st.Dropped)
 	return table(w, func(row func(...any)) {
-		row("INTERFACE", "AREA", "STATE", "DRIVER", "MTU", "ADDRESSES", "NEXT HOPS")
+		row("INTERFACE", "AREA", "STATE", "UPLINK", "DRIVER", "MTU", "ADDRESSES", "NEXT HOPS")
 		for _, i := range st.Interfaces {
-			row(i.Name, i.Area, i.State, i.Driver, i.MTU, words(i.Addresses), words(i.NextHops))
+			row(i.Name, i.Area, i.State, uplink(i.Uplink), i.Driver, i.MTU, words(i.Addresses), words(i.NextHops))
 		}
 	})
+}
+
+// uplink says how an uplink is and for how long, "-" for one that is not checked.
+func uplink(u *api.Uplink) string {
+	if u == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%s %v", u.State, time.Since(u.Since).Round(time.Second))
 }
 
 // holders joins clients for a line.

@@ -53,7 +53,16 @@ type Interface struct {
 	MTU       int      `json:"mtu,omitempty"`
 	Addresses []string `json:"addresses"`
 	NextHops  []string `json:"next_hops"`
+	Uplink    *Uplink  `json:"uplink,omitempty"` // with a check
 	Counters  Traffic  `json:"counters"`
+}
+
+// Uplink is what the check of an interface has found.
+type Uplink struct {
+	State   string    `json:"state"` // up, down
+	Since   time.Time `json:"since"`
+	Changes uint64    `json:"changes"`           // how often it went down or up
+	Trouble string    `json:"trouble,omitempty"` // of the last round without an answer
 }
 
 // States of an Interface.

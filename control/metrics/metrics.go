@@ -59,6 +59,8 @@ var (
 	forwarded  = describe("culvert_forwarded_packets_total", "Packets sent out of an interface.")
 	dropped    = describe("culvert_dropped_packets_total", "Packets that did not leave, by reason; culvert counters says what to do about each.", "reason")
 	ruleHits   = describe("culvert_rule_hits_total", "Packets that a rule matched.", "list", "rule")
+	uplinkUp   = describe("culvert_uplink_up", "1 while the check of an interface finds its router to work.", "interface")
+	uplinkMove = describe("culvert_uplink_changes_total", "How often the check of an interface changed its mind; if that is often, raise down_after and up_after or choose another target.", "interface")
 	received   = describe("culvert_interface_received_packets_total", "Frames taken from an interface.", "interface")
 	receivedB  = describe("culvert_interface_received_bytes_total", "Bytes taken from an interface.", "interface")
 	sent       = describe("culvert_interface_transmitted_packets_total", "Frames sent out of an interface.", "interface")
@@ -69,6 +71,7 @@ var (
 
 	all = []*prometheus.Desc{info, ready, generation, flows, flowLimit, begun, ended, refusedNew, clashes, alarms, expects, expectEv,
 		forwarded, dropped, ruleHits,
+		uplinkUp, uplinkMove,
 		received, receivedB, sent, sentB, ringDrops, truncated, refused}
 )
 
@@ -112,6 +115,10 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 		name := i.Name
 		if i.Netns != "" {
 			name = i.Netns + "/" + i.Name
+		}
+		if i.Uplink != nil {
+			gauge(uplinkUp, oneIf(i.Uplink.State == api.StateUp), name)
+			count(uplinkMove, i.Uplink.Changes, name)
 		}
 		count(received, i.Counters.RxPackets, name)
 		count(receivedB, i.Counters.RxBytes, name)

@@ -17,7 +17,7 @@ type source struct{}
 func (source) Status() api.Status {
 	return api.Status{Version: "v1", Ready: true, Generation: 2, Flows: 3, FlowLimit: 100, Forwarded: 7,
 		Interfaces: []api.Interface{
-			{Name: "eth0", Netns: "blue", State: api.StateUp, Counters: api.Traffic{RxPackets: 9}},
+			{Name: "eth0", Netns: "blue", State: api.StateUp, Uplink: &api.Uplink{State: api.StateUp, Changes: 8}, Counters: api.Traffic{RxPackets: 9}},
 			{Name: "eth1", State: api.StateAbsent},
 		}}
 }
@@ -98,6 +98,8 @@ func TestValues(t *testing.T) {
 		{"culvert_rule_hits_total", "home", 4},
 		{"culvert_rule_hits_total", "0000beef", 5},
 		{"culvert_interface_received_packets_total", "blue/eth0", 9},
+		{"culvert_uplink_up", "blue/eth0", 1},
+		{"culvert_uplink_changes_total", "blue/eth0", 8},
 	} {
 		if got, ok := value(all[tt.name], tt.label); !ok || got != tt.want {
 			t.Errorf("%s{%s} = %v, %v; want %v", tt.name, tt.label, got, ok, tt.want)

@@ -106,6 +106,7 @@ func (d *decoder) checkInterface(c *Config, n *node, i *Interface) {
 		}
 	}
 	d.checkNextHops(n, i)
+	d.checkUplink(n, i)
 }
 
 func (d *decoder) checkTUN(n *node, i *Interface) {
@@ -213,7 +214,7 @@ func (d *decoder) checkParent(c *Config, i int, n *node) {
 }
 
 func (d *decoder) decodeRoutes(c *Config) {
-	seen := map[netip.Prefix]Pos{}
+	var seen []Pos
 	d.each("route", func(n *node) {
 		if !need(d, n, "[[route]]", routeKeys, "to") {
 			return
@@ -224,20 +225,21 @@ func (d *decoder) decodeRoutes(c *Config) {
 		if len(d.errs) > before {
 			return
 		}
-		first, again := seen[r.To]
+		again := slices.IndexFunc(c.Routes, func(o Route) bool { return r.same(&o) })
 		switch {
-		case again:
-			d.errorf(n.table["to"].at, "to: there is a route to %s in line %d already: keep one", r.To, first.Line)
-		case !r.Via.IsValid() && r.Interface == "":
+		case again >= 0:
+			d.errorf(n.table["to"].at, "to: the route to %s in line %d is for the same packets and goes the same way: keep one", r.To, seen[again].Line)
+		case !r.Via.IsValid() && !r.ByNextHop && r.Interface == "":
 			d.errorf(n.key, "route to %s has neither via nor interface: give the next router, or the interface that the hosts are behind", r.To)
 		case r.Via.IsValid() && r.Via.Is4() != r.To.Addr().Is4():
 			d.errorf(n.table["via"].at, "via: %s is of another address family than %s: give a router of the same", r.Via, r.To)
 		case r.Interface != "":
 			d.checkRouteInterface(c, n, &r)
-		case !slices.ContainsFunc(c.Interfaces, func(i Interface) bool { return i.AddressFrom == FromKernel || onLink(&i, r.Via) }):
+		case r.Via.IsValid() && !slices.ContainsFunc(c.Interfaces, func(i Interface) bool { return i.AddressFrom == FromKernel || onLink(&i, r.Via) }):
 			d.errorf(n.table["via"].at, "via: %s is in no network of an interface: correct it, or name the interface", r.Via)
 		}
-		seen[r.To] = n.table["to"].at
+		d.checkRoute(c, n, &r)
+		seen = append(seen, n.table["to"].at)
 		c.Routes = append(c.Routes, r)
 	})
 }

@@ -62,6 +62,9 @@ type Interface struct {
 	AddressFrom   AddressSource
 	Addresses     []netip.Prefix // for Static: the gateway's own, with the length of the on-link prefix
 	NextHops      []netip.Addr   // default routers, at most one of each family; empty: the kernel's with FromKernel, else none
+	Metric        uint32         // of its default routes, lower wins; 0: the kernel's, or 0
+	Weight        uint32         // share of the flows among default routes of one metric; 0: shares with none
+	Check         Check          // of the routers behind it
 	RPF           RPF
 	MSSClamp      MSSClamp
 	Queues        int            // 0: one for each worker
@@ -120,8 +123,14 @@ const (
 // Route is a static route beside those of the interfaces.
 type Route struct {
 	To        netip.Prefix
-	Via       netip.Addr // invalid: on link
-	Interface string     // empty: the interface whose prefix holds Via
+	Via       netip.Addr      // invalid: on link
+	ByNextHop bool            // via the default routers of Interface
+	Interface string          // empty: the interface whose prefix holds Via
+	From      netip.Prefix    // only for packets from there; invalid: for all
+	InArea    string          // only for packets that come in by this area; empty: by any
+	Mark      rules.MarkMatch // only for packets with this mark; zero: with any
+	Metric    uint32          // lower wins
+	Weight    uint32          // share of the flows among routes of one metric; 0: shares with none
 	Source    rules.Location
 }
 

@@ -117,6 +117,7 @@ func TestExamplesOfTheReferenceAreRead(t *testing.T) {
 	checkExamples(t, gatewayKeys)
 	checkExamples(t, areaKeys)
 	checkExamples(t, interfaceKeys)
+	checkExamples(t, checkKeys)
 	checkExamples(t, routeKeys)
 	checkExamples(t, conntrackKeys)
 	checkExamples(t, sharesKeys)

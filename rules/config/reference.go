@@ -15,6 +15,7 @@ func Reference() string {
 	section(&b, "[gateway]", "The process.", gatewayKeys)
 	section(&b, "[[area]]", "A group of interfaces that rules treat alike. host, lan, wan and guest exist without being listed.", areaKeys)
 	section(&b, "[[interface]]", "A network interface that the gateway owns.", interfaceKeys)
+	section(&b, "[[interface]] check", "How to find out that the router behind an interface works: one of ping, tcp and neighbour, sent by the gateway itself from its first address on the interface.", checkKeys)
 	section(&b, "[[route]]", "A static route beside those of the interfaces.", routeKeys)
 	section(&b, "[conntrack]", "The connection table.", conntrackKeys)
 	section(&b, "[conntrack.shares]", "What one client may have of a table that is filled to nine tenths; below that nobody is bounded. A share is max-min fair: the largest number such that, if nobody had more, all would fit.", sharesKeys)
