@@ -160,6 +160,11 @@ func echo(t *testing.T, h *netns.Host, address string) {
 	t.Helper()
 	ln, err := h.Listen("tcp", address)
 	must(t, err)
+	echoOn(t, ln)
+}
+
+// echoOn returns to every client of a listener what it says.
+func echoOn(t *testing.T, ln net.Listener) {
 	t.Cleanup(func() { ln.Close() })
 	go func() {
 		for {

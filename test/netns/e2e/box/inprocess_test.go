@@ -126,12 +126,35 @@ func TestOwnServicesWorkNextToTheBox(t *testing.T) {
 
 	must(t, own.Close())
 	for _, at := range all {
-		// The port is the own stack's until its last connection has ended.
-		eventually(t, "the kernel answers again on "+at, func() bool {
-			got, err := greeting(t, client, at, len("kernel"))
-			return err == nil && got == "kernel"
-		})
+		greetedBy(t, client, at, "kernel")
 	}
+}
+
+// TestConnectionsStayWhereTheyBegan has a service of the program come and go on a
+// port of the kernel while connections of both are open.
+func TestConnectionsStayWhereTheyBegan(t *testing.T) {
+	topology := boxTopology("")
+	topology.Gateway = nil
+	lab := netns.ForTest(t, topology)
+	client, box := lab.Host("client"), lab.Host("gateway")
+	g := embedded(t, lab, boxConfig+withKernel)
+	const port = "10.0.0.1:8082"
+	echo(t, box, "[::]:8082")
+	var open []net.Conn
+	check := func() {
+		t.Helper()
+		open = append(open, dial(t, client, "", port))
+		for _, c := range open {
+			alive(t, c)
+		}
+	}
+	check()
+	own, err := g.Listen("tcp", ":8082")
+	must(t, err)
+	echoOn(t, own)
+	check()
+	must(t, own.Close())
+	check()
 }
 
 func TestOwnDatagramServiceWinsOverTheBox(t *testing.T) {
