@@ -141,8 +141,11 @@ func (w *Worker) toHost(p *packet.Packet, ref conntrack.Ref, r role) Reason {
 		}
 		p.HasVLAN = false
 		s := w.v.sinks[w.index].box[in.id]
-		if p.FragMax != 0 && s != nil {
+		switch {
+		case p.FragMax != 0 && s != nil:
 			return w.putFragments(s, p, in)
+		case p.Flags&packet.TunnelGSO != 0 && s != nil:
+			return w.putSegments(s, p, in)
 		}
 		return ofStatus[w.send(s, p)]
 	}
@@ -150,6 +153,9 @@ func (w *Worker) toHost(p *packet.Packet, ref conntrack.Ref, r role) Reason {
 	s := w.v.sinks[w.index].wire[HostPort]
 	if s == nil {
 		return LocalDenied
+	}
+	if p.Flags&packet.TunnelGSO != 0 {
+		return w.putSegments(s, p, w.v.portOf(HostPort))
 	}
 	if st := w.send(s, p); st != port.Sent {
 		if st == port.Full {

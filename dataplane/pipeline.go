@@ -367,6 +367,8 @@ func (w *Worker) put(s port.Sender, p *packet.Packet, eg *portEntry) Reason {
 		return EgressDown
 	}
 	switch long := p.WireLen() > eg.mtu; {
+	case p.Flags&packet.TunnelGSO != 0:
+		return w.putSegments(s, p, eg)
 	case p.FragMax != 0, long && p.Offload.GSOType == packet.GSONone:
 		return w.putFragments(s, p, eg)
 	case long: // the port may take more than it is configured for

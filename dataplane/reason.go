@@ -103,7 +103,7 @@ var reasonTexts = [...]reasonText{
 	UnknownVLAN:       {"unknown-vlan", "parse", "declare the VLAN (parent, vlan) or remove the tag at the switch"},
 	BadTCPFlags:       {"bad-tcp-flags", "parse", "a port scan"},
 	SourceRouted:      {"source-routed", "parse", "an attack, or a very old tool"},
-	BadOffload:        {"bad-offload", "parse", "a tunnel or SCTP super-packet that the kernel cannot describe: lower the sender's GSO"},
+	BadOffload:        {"bad-offload", "parse", "a super-packet of SCTP, or of a tunnel in a tunnel, that cannot be cut: lower the sender's GSO"},
 	Martian:           {"martian", "parse", "a spoofed or misconfigured sender"},
 	LandPacket:        {"land", "parse", "an attack"},
 	SpoofedSource:     {"spoofed-source", "parse", "asymmetric routing: set rpf = \"loose\"; else an attack"},

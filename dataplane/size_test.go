@@ -10,6 +10,7 @@ import (
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
 	"example.com/culvert/dataplane/port/mem"
+	"example.com/culvert/rules"
 )
 
 func frameOf(ip []byte) mem.Frame { return mem.Frame{Data: ip} }
@@ -134,6 +135,38 @@ func TestSuperFrames(t *testing.T) {
 			l.wantFlows()
 		})
 	}
+}
+
+// superTunnel is a VXLAN frame of a super-packet of n bytes of payload, as kernels
+// hand it to a packet socket: the virtio header is the inner packet's.
+func superTunnel(l *lab, name, src, dst string, n, size int) mem.Frame {
+	inner := tcp("192.168.99.1:1000", "192.168.99.2:80", flags(packet.ACK|packet.PSH), seq(1, 1), length(n))
+	inner = partial(l, name, inner, packet.Offload{CsumOffset: 16}).Data[14:]
+	vxlan := append([]byte{8, 0, 0, 0, 0, 0, 7, 0}, ethernet([6]byte{2}, [6]byte{4}, inner)...)
+	ip := udp(src, dst, func(s *packetSpec) { s.raw = vxlan })
+	return mem.Frame{Data: l.frame(name, ip), Offload: packet.Offload{
+		Flags: packet.NeedsCsum, GSOType: packet.GSOTCPv4, GSOSize: uint16(size),
+		CsumStart: uint16(14 + len(ip) - n - 20), CsumOffset: 16,
+	}}
+}
+
+func TestTunnelSuperFramesAreCutForEveryPort(t *testing.T) {
+	l := newLab(t, labConfig{rules: func(s *rules.Spec) { masquerade(s) }})
+	for _, way := range []struct{ dst, to, want string }{
+		{"198.51.100.7:4789", "wan", "udp 203.0.113.1:40000 > 198.51.100.7:4789 ttl 63 len %d"},
+		{"10.0.0.1:4789", "host", "udp 10.0.0.5:40000 > 10.0.0.1:4789 ttl 64 len %d"},
+	} {
+		l.inject("lan", superTunnel(l, "lan", "10.0.0.5:40000", way.dst, 2500, 1000))
+		l.step()
+		const headers = 8 + 14 + 20 + 20
+		l.want(way.to, fmt.Sprintf(way.want, headers+1000), fmt.Sprintf(way.want, headers+1000), fmt.Sprintf(way.want, headers+500))
+	}
+	l.wantDrops()
+	bad := superTunnel(l, "lan", "10.0.0.5:40000", "198.51.100.7:4789", 2500, 1000)
+	bad.Offload.GSOType = packet.GSOTCPv6
+	l.inject("lan", bad)
+	l.step()
+	l.wantDrops(BadOffload)
 }
 
 func TestSuperFrameWithoutDFObeysAConfiguredMTU(t *testing.T) {

@@ -32,7 +32,8 @@
 // result is exact: a translation and its inverse give back the same bytes.
 //
 // When NeedsCsum points behind the transport header, the checksum of a packet
-// inside a tunnel is meant; the outer one is complete then and treated so. SCTP
+// inside a tunnel is meant; the outer one is complete then and treated so, but for
+// a super-packet (tunnel.go), whose segments get new ones. SCTP
 // has a CRC32c, which no increment can follow: it is computed anew, and because
 // the virtio header cannot ask an egress for it, Parse finishes it at once when
 // the sender left it.

@@ -55,6 +55,7 @@ const (
 	FragmentMore                      // with FragmentLater: not the last fragment
 	PartialChecksum                   // the transport checksum field holds the sum of the pseudo-header only (NeedsCsum)
 	EmbeddedBadSum                    // the embedded IPv4 header fails its checksum
+	TunnelGSO                         // GSO frame of packets inside a tunnel: only Segmenter can send it
 )
 
 // Fragment reports whether the packet is a fragment of any position.
@@ -90,7 +91,7 @@ type Packet struct {
 	Flags     Flags
 	L3        int         // start of the IP header
 	L4        int         // start of the transport header
-	Payload   int         // start of the transport payload (TCP, UDP); L4 otherwise
+	Payload   int         // start of the transport payload (TCP, UDP), of the inner one with TunnelGSO; L4 otherwise
 	L3Len     int         // IP total length in bytes as the header says it (real length for GSO)
 	Tuple     tuple.Tuple // zone 0; ports 0 for later fragments
 	TTL       uint8       // or hop limit
@@ -101,7 +102,7 @@ type Packet struct {
 	FragID    uint32
 	FragMax   int // set after Parse, if p was put together: its longest fragment, bytes of IP packet; 0: came as it is
 
-	// For ICMPError.
+	// For ICMPError, and but for Embedded for TunnelGSO.
 	EmbL3, EmbL4 int         // embedded IP and transport headers
 	EmbEnd       int         // end of the embedded packet that is present
 	Embedded     tuple.Tuple // of the embedded packet as it stands

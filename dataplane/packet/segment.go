@@ -7,7 +7,7 @@ import (
 )
 
 // Segmenter splits a GSO frame into the packets it stands for, complete with
-// checksums: what a network card does for TSO and USO. Use:
+// checksums: what a network card does for TSO and USO, also inside a tunnel. Use:
 //
 //	for s := MakeSegmenter(p); s.Next(&seg, buf); {
 //		send seg, which lives in buf, before the next call
@@ -61,25 +61,44 @@ func (s *Segmenter) Next(dst *Packet, buf []byte) bool {
 	dst.Flags &^= PartialChecksum
 
 	ip := buf[dst.L3:dst.Payload]
-	h := ip[dst.L4-dst.L3:]
 	if dst.Tuple.Family == tuple.IPv4 {
 		be.PutUint16(ip[4:], uint16(int(p.FragID)+s.index))
 		dst.FragID = uint32(be.Uint16(ip[4:]))
 	}
-	if dst.Tuple.Proto == tuple.TCP {
-		be.PutUint32(h[4:], be.Uint32(h[4:])+uint32(s.at-p.Payload))
-		if end < p.End {
-			h[13] &^= FIN | PSH
+	switch {
+	case p.Flags&TunnelGSO != 0:
+		if p.Offload.CsumOffset == uint16(sumOffset(tuple.TCP)) {
+			s.number(buf[dst.EmbL4:dst.Payload], end)
 		}
-		if s.index > 0 {
-			h[13] &^= cwr // RFC 3168 section 6.1.2: once a window
+		sealTunnel(p, buf[dst.L3:dst.End], s.index)
+		dst.Flags &^= TunnelGSO
+		if dst.Payload = dst.L4; dst.Tuple.Proto == tuple.UDP {
+			dst.Payload += udpLen
 		}
-		dst.TCPFlags = h[13]
+	default:
+		if dst.Tuple.Proto == tuple.TCP {
+			h := ip[dst.L4-dst.L3:]
+			s.number(h, end)
+			dst.TCPFlags = h[13]
+		}
+		seal(dst, ip, buf[dst.Payload:dst.End])
 	}
-	seal(dst, ip, buf[dst.Payload:dst.End])
 	s.at = end
 	s.index++
 	return true
+}
+
+// number gives the TCP header h of a segment that ends at position end its
+// sequence number and flags.
+func (s *Segmenter) number(h []byte, end int) {
+	p := s.p
+	be.PutUint32(h[4:], be.Uint32(h[4:])+uint32(s.at-p.Payload))
+	if end < p.End {
+		h[13] &^= FIN | PSH
+	}
+	if s.index > 0 {
+		h[13] &^= cwr // RFC 3168 section 6.1.2: once a window
+	}
 }
 
 const cwr uint8 = 0x80

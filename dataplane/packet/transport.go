@@ -234,9 +234,11 @@ func checkOffload(p *Packet) Fault {
 		return OK
 	}
 	kind, proto, family := o.GSOType&^GSOECN, p.Tuple.Proto, p.Tuple.Family
-	switch {
+	switch start := p.Off + int(o.CsumStart); {
 	case p.Flags.Fragment():
 		return BadOffload
+	case o.Flags&NeedsCsum != 0 && start != p.L4 && o.GSOSize != 0 && (kind == GSOTCPv4 || kind == GSOTCPv6 || kind == GSOUDPL4):
+		return parseTunnel(p, start, kind)
 	case kind == GSOTCPv4 && proto == tuple.TCP && family == tuple.IPv4:
 	case kind == GSOTCPv6 && proto == tuple.TCP && family == tuple.IPv6:
 	case kind == GSOUDPL4 && proto == tuple.UDP:

@@ -127,6 +127,7 @@ var knownRFCs = map[int]string{
 	8504: "IPv6 Node Requirements",
 	8899: "Packetization Layer Path MTU Discovery for Datagrams",
 	8900: "IP Fragmentation Considered Fragile",
+	8926: "Geneve: Generic Network Virtualization Encapsulation",
 	9260: "Stream Control Transmission Protocol",
 	9293: "Transmission Control Protocol (TCP)",
 	9868: "Transport Options for UDP",
