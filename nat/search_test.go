@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"example.com/culvert/conntrack/tuple"
@@ -316,5 +317,47 @@ func BenchmarkSearchFirst(b *testing.B) {
 	for i := range b.N {
 		c := s.Search(from, egress, uint64(i))
 		c.Next()
+	}
+}
+
+// TestAvoidedPortsAreLeftOut compares a search that avoids ports with one that
+// does not, of which these are struck out.
+func TestAvoidedPortsAreLeftOut(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(3, 4))
+	for range 60 {
+		from := flow(tuple.UDP, "10.0.0.5", uint16(rnd.Uint32()))
+		src := Source{Addrs: []AddrRange{{addr("203.0.113.1"), addr("203.0.113.1")}}}
+		if rnd.IntN(2) == 0 {
+			src.Flags |= RFC
+		}
+		if rnd.IntN(2) == 0 {
+			src.Ports.First = uint16(1 + rnd.IntN(60000))
+			src.Ports.Last = src.Ports.First + uint16(rnd.IntN(5000))
+		}
+		var a, b PortSet
+		free := rnd.IntN(50)
+		for p := range 65536 {
+			switch {
+			case rnd.IntN(65536) < free*free:
+			case rnd.IntN(2) == 0:
+				a.Add(uint16(p))
+			default:
+				b.Add(uint16(p))
+			}
+		}
+		seed := rnd.Uint64()
+		all, _ := walk(t, from, src.Search(from, tuple.Addr{}, seed))
+		var want []offer
+		for i, o := range all {
+			if !a.Has(o.port) && !b.Has(o.port) || i == 0 && o.port == from.SrcPort {
+				want = append(want, o)
+			}
+		}
+		c := src.Search(from, tuple.Addr{}, seed)
+		c.Avoid(&a, &b)
+		got, _ := walk(t, from, c)
+		if !slices.Equal(got, want) {
+			t.Fatalf("%d ports of %d, want %d: %v, want %v", len(got), len(all), len(want), got[:min(9, len(got))], want[:min(9, len(want))])
+		}
 	}
 }

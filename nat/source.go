@@ -2,6 +2,7 @@ package nat
 
 import (
 	"slices"
+	"time"
 
 	"example.com/culvert/conntrack/tuple"
 )
@@ -20,12 +21,17 @@ const (
 // Source says how to translate the source of a flow. It is immutable and safe
 // for concurrent use.
 type Source struct {
-	Addrs              []AddrRange // the pool; empty: masquerade
-	Ports              PortRange   // zero: by class, see the package comment
-	Flags              Flags       // Random, Persistent, RFC
-	Mapping, Filtering Behaviour   // carried for the engine
-	Fit                Fit         // of Addrs; other than Choose, they are one prefix
-	From               AddrRange   // the prefix that the rule matches, for Neutral
+	Addrs              []AddrRange   // the pool; empty: masquerade
+	Ports              PortRange     // zero: by class, see the package comment
+	Flags              Flags         // Random, Persistent, RFC
+	Mapping, Filtering Behaviour     // carried for the engine, as all up to MaxBlocks
+	HoldDown           time.Duration // for how long a port is kept for the client that had it
+	PortsPerClient     uint32        // for one protocol; 0: no limit
+	BlockSize          uint16        // clients get ports in blocks of so many, a power of two; 0: one by one
+	MaxBlocks          uint8         // of one client
+	Plan               *Plan         // of the ports of each inside address; nil: whoever comes first
+	Fit                Fit           // of Addrs; other than Choose, they are one prefix
+	From               AddrRange     // the prefix that the rule matches, for Neutral
 
 	Map *Map[Source] // what to do instead, by the packet's source; see For
 }
@@ -66,6 +72,9 @@ func (s *Source) Targets() []AddrRange {
 // interface.
 func (s *Source) Masquerade() bool { return len(s.Addrs) == 0 && s.Map == nil }
 
+// Several reports whether flows of one client may leave with different addresses.
+func (s *Source) Several() bool { return s.Fit == Choose && poolSize(s.Addrs) > 1 }
+
 // AllowsAddr reports whether flows may leave with address a. egress is the
 // address of the egress interface, for masquerade.
 func (s *Source) AllowsAddr(a, egress tuple.Addr) bool {
@@ -93,6 +102,12 @@ func (s *Source) Allows(a tuple.Addr, port uint16, egress tuple.Addr) bool {
 func (s *Source) Search(t tuple.Tuple, addr tuple.Addr, rnd uint64) Search {
 	c := Search{t: t, rnd: rnd, left: 1}
 	switch {
+	case s.Plan != nil:
+		at, ports, ok := s.Plan.Block(t.Src)
+		if !ok {
+			return Search{}
+		}
+		return s.SearchIn(t, at, ports, rnd)
 	case s.Masquerade():
 		c.t.Src = addr
 	case s.Fit != Choose:
@@ -107,11 +122,30 @@ func (s *Source) Search(t tuple.Tuple, addr tuple.Addr, rnd uint64) Search {
 	default:
 		c.pool = s.Addrs
 		c.left = poolSize(s.Addrs)
-		c.addr = pick(clientHash(&t, s.Flags), c.left)
+		choice := clientHash(&t, s.Flags)
+		if s.Flags&Arbitrary != 0 {
+			choice = mix(rnd)
+		}
+		c.addr = pick(choice, c.left)
 		c.size = c.left
 		c.t.Src = poolAt(s.Addrs, c.addr)
 	}
 	c.plan(s.Ports, s.Flags)
+	return c
+}
+
+// SearchIn is Search over one address and a range of its ports: what of them the
+// rule allows.
+func (s *Source) SearchIn(t tuple.Tuple, addr tuple.Addr, ports PortRange, rnd uint64) Search {
+	if !s.Ports.IsZero() {
+		ports = PortRange{max(ports.First, s.Ports.First), min(ports.Last, s.Ports.Last)}
+	}
+	if ports.First > ports.Last {
+		return Search{}
+	}
+	c := Search{t: t, rnd: rnd, left: 1}
+	c.t.Src = addr
+	c.plan(ports, s.Flags)
 	return c
 }
 

@@ -78,6 +78,8 @@ const (
 	Persistent                    // choose from a pool by the client alone, not by its destination
 	Shift                         // Destination: new port = Ports.First + (old port - Base)
 	RFC                           // Source: classes and parity of profile rfc
+	Paired                        // Source: as Persistent, because the profile says so (RFC 4787 REQ-2)
+	Arbitrary                     // Source: choose from a pool at random
 )
 
 // Choice says why a translation came out as it did. Users see its name.
@@ -140,7 +142,7 @@ func mix(x uint64) uint64 {
 func clientHash(t *tuple.Tuple, f Flags) uint64 {
 	hi, lo := halves(&t.Src)
 	h := mix(mix(hi+0x9e3779b97f4a7c15)^lo) + uint64(t.Zone)
-	if f&Persistent == 0 {
+	if f&(Persistent|Paired) == 0 {
 		hi, lo = halves(&t.Dst)
 		h = mix(mix(h^hi) ^ lo)
 	}

@@ -18,7 +18,7 @@ import (
 type Crowd struct {
 	key  key
 	used atomic.Uint32 // tick
-	Seen nat.PortSet
+	seen nat.PortSet
 }
 
 // crowds holds the crowds of a set: few, found without a lock, the one that was
@@ -102,12 +102,39 @@ func (s *Set) Gather(t *tuple.Tuple, now Tick) *Crowd {
 	return c
 }
 
-// Use says that the crowd is of use at a time.
-func (c *Crowd) Use(now Tick) {
+// Ports returns the ports of the crowd, nil if there is none.
+func (c *Crowd) Ports() *nat.PortSet {
+	if c == nil {
+		return nil
+	}
+	return &c.seen
+}
+
+// Has reports whether the port that answers with tuple t go to was seen taken. No
+// crowd has none.
+func (c *Crowd) Has(t *tuple.Tuple) bool {
+	if c == nil {
+		return false
+	}
+	_, port := crowdKey(t)
+	return c.seen.Has(port)
+}
+
+// Add adds the port that answers with tuple t go to. See Crowd for what else has
+// to be done if the flow is not the caller's own.
+func (c *Crowd) Add(t *tuple.Tuple, now Tick) {
+	if c == nil {
+		return
+	}
+	_, port := crowdKey(t)
+	c.seen.Add(port)
 	if c.used.Load() != uint32(now) {
 		c.used.Store(uint32(now))
 	}
 }
+
+// Crowded reports whether there are crowds.
+func (s *Set) Crowded() bool { return s.crowds.n.Load() != 0 }
 
 // Ended takes a tuple that is free again out of its crowd, if it has one.
 func (s *Set) Ended(t *tuple.Tuple) {
@@ -116,6 +143,6 @@ func (s *Set) Ended(t *tuple.Tuple) {
 	}
 	k, port := crowdKey(t)
 	if c := s.findCrowd(&k); c != nil {
-		c.Seen.Remove(port)
+		c.seen.Remove(port)
 	}
 }

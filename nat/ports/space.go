@@ -28,15 +28,30 @@ func (sp *Space) Used() (used, kept int) {
 }
 
 // Taken returns the ports that nobody can have for himself. They change while
-// the caller looks.
-func (sp *Space) Taken() *nat.PortSet { return &sp.taken }
+// the caller looks. A nil Space has none, here and below.
+func (sp *Space) Taken() *nat.PortSet {
+	if sp == nil {
+		return nil
+	}
+	return &sp.taken
+}
 
 // Live returns the ports that somebody has; the others of Taken are kept for the
 // client that had them.
-func (sp *Space) Live() *nat.PortSet { return &sp.live }
+func (sp *Space) Live() *nat.PortSet {
+	if sp == nil {
+		return nil
+	}
+	return &sp.live
+}
 
 // Alone returns the ports that have one owner, and that nobody can share.
-func (sp *Space) Alone() *nat.PortSet { return &sp.alone }
+func (sp *Space) Alone() *nat.PortSet {
+	if sp == nil {
+		return nil
+	}
+	return &sp.alone
+}
 
 type spaceKey struct {
 	addr  tuple.Addr
@@ -85,6 +100,17 @@ func (x *spaces) of(k spaceKey) *Space {
 func (s *Set) Space(proto uint8, e *Endpoint) *Space {
 	return s.spaces.get(spaceKey{e.Addr, e.Zone, proto})
 }
+
+// BlocksOf returns the ports of an external address that lie in somebody's block.
+func (s *Set) BlocksOf(e Endpoint) *nat.PortSet {
+	return s.spaces.get(spaceKey{e.Addr, e.Zone, 0}).Taken()
+}
+
+// Empty reports whether no port was ever anybody's.
+func (s *Set) Empty() bool { return len(*s.spaces.all.Load()) == 0 }
+
+// Kept returns how many leases are kept for who had them.
+func (s *Set) Kept() int { return int(s.held.Load()) }
 
 // Spaces returns all spaces. They change while the caller looks.
 func (s *Set) Spaces() []*Space {
