@@ -72,6 +72,14 @@ type Key struct {
 	Helper  string // name of the helper that announced the flow, "" if none did
 }
 
+// Entry says how a packet from outside comes in that no rule is about.
+type Entry uint8
+
+const (
+	ByRule    Entry = iota // it does not
+	ByMapping              // a flow from inside has the port that it goes to, and that rule's filtering admits it
+)
+
 // Verdict is the result of the filter. The zero value drops.
 type Verdict uint8
 
@@ -128,6 +136,8 @@ type Decision struct {
 	Scope                  Scope // of the filter verdict
 
 	PreRule, DnatRule, FilterRule, SnatRule *Rule // the rule that ended each list; nil: none did
+
+	Entry Entry // what else than a rule lets the packet in
 
 	// The last rule that applied and has timeouts or a helper, whether it ended its
 	// list or not.

@@ -39,6 +39,10 @@ func (r *Rule) Action() Action { return r.then }
 // them.
 func (r *Rule) Timeouts() *conntrack.Timeouts { return r.spec.Timeouts }
 
+// NewSource returns how r, an snat rule, translates sources. The caller must not
+// change it.
+func (r *Rule) NewSource() *nat.Source { return &r.spec.Src }
+
 // Helper returns the helper that r gives to the flows it applies to, "" if it
 // leaves them alone.
 func (r *Rule) Helper() (name string, o alg.Options) { return r.spec.Helper, r.spec.HelperOptions }
@@ -398,6 +402,15 @@ func (p *Program) Snat(k *Key, d *Decision) *nat.Source {
 		return nil
 	}
 	return d.SnatRule.spec.Src.For(&k.Tuple)
+}
+
+// Enter says that the mapping of a flow of r, nil if r is no more, lets the packet
+// in: it counts for r.
+func (d *Decision) Enter(r *Rule, k *Key) {
+	d.Entry = ByMapping
+	if r != nil {
+		d.meet(r, k)
+	}
 }
 
 // meet notes that r applies to the packet, and does what r does beside its action.

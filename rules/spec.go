@@ -291,6 +291,7 @@ type RuleSpec struct {
 	Reject   Rejection       // ActReject
 	Dest     nat.Destination // dnat list
 	Src      nat.Source      // snat list
+	PortKeys PortKeys        // snat list: what of Src is written
 	Twice    *nat.Source     // dnat list: the new source, too; nil: the snat list decides
 	Hairpin  Hairpin         // dnat list
 

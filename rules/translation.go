@@ -53,6 +53,7 @@ func (w *words) source(rs *RuleSpec) {
 		w.to(s.Addrs, s.Ports)
 	}
 	w.flags(s.Flags)
+	w.portTerms(rs)
 }
 
 func (w *words) to(addrs []nat.AddrRange, ports nat.PortRange) {

@@ -38,7 +38,9 @@ func (d *decoder) drafts(c *Config, list rules.List) []*draft {
 		if !need(d, n, title, keys, "action") || len(d.errs) > before {
 			return
 		}
-		d.finish(r)
+		if d.finish(r); len(d.errs) == before {
+			d.finishPorts(c, r)
+		}
 		if len(d.errs) == before {
 			drafts = append(drafts, r)
 		}
@@ -160,11 +162,15 @@ var arguments = map[rules.Action]map[string]wanted{
 	rules.ActZone:    {"set_zone": needed, "zone_direction": optional},
 	rules.ActDnat: {"to": optional, "map": optional, "balance": optional, "balance_by": optional, "source": optional, "hairpin": optional,
 		"ports": optional, "random": optional, "persistent": optional},
-	rules.ActRedirect:   {"hairpin": optional, "ports": optional, "random": optional},
-	rules.ActSnat:       {"to": optional, "map": optional, "ports": optional, "random": optional, "fully_random": optional, "persistent": optional},
-	rules.ActMasquerade: {"ports": optional, "random": optional, "fully_random": optional},
-	rules.ActNetmap:     {"to": needed, "source": optional, "hairpin": optional},
-	rules.ActNPTv6:      {"to": needed, "hairpin": optional},
+	rules.ActRedirect: {"hairpin": optional, "ports": optional, "random": optional},
+	rules.ActSnat: {"to": optional, "map": optional, "ports": optional, "random": optional, "fully_random": optional, "persistent": optional,
+		"mapping": optional, "filtering": optional, "pooling": optional, "hold_down": optional, "ports_per_client": optional,
+		"block_size": optional, "max_blocks": optional, "deterministic": optional},
+	rules.ActMasquerade: {"mapping": optional, "filtering": optional, "hold_down": optional, "ports_per_client": optional,
+		"block_size": optional, "max_blocks": optional,
+		"ports": optional, "random": optional, "fully_random": optional},
+	rules.ActNetmap: {"to": needed, "source": optional, "hairpin": optional},
+	rules.ActNPTv6:  {"to": needed, "hairpin": optional},
 }
 
 type wanted uint8
@@ -201,7 +207,8 @@ var companions = []struct{ key, of string }{
 func (d *decoder) checkArguments(r *draft) {
 	for _, key := range [...]string{"set_mark", "set_packet_mark", "helper", "helper_options", "count", "log", "log_rate", "reject_with",
 		"set_zone", "zone_direction", "to", "map", "balance", "balance_by", "source", "hairpin",
-		"ports", "random", "fully_random", "persistent", "timeout"} {
+		"ports", "random", "fully_random", "persistent", "timeout",
+		"mapping", "filtering", "pooling", "hold_down", "ports_per_client", "block_size", "max_blocks", "deterministic"} {
 		switch {
 		case r.has(key) && takes(r.Then, key) == 0:
 			d.errorf(r.node.table[key].key, "%s does nothing with action = %q: delete it, or change the action", key, r.Then)
@@ -291,7 +298,7 @@ func (d *decoder) finishSource(r *draft) {
 	if r.Then == rules.ActMasquerade && !out {
 		d.errorf(r.at("action"), "masquerade takes the address of the interface that the flow leaves by: say which with out_area or oif")
 	}
-	if r.random&nat.Persistent != 0 && len(r.to) == 1 && r.to[0].First == r.to[0].Last {
+	if r.has("persistent") && len(r.to) == 1 && r.to[0].First == r.to[0].Last {
 		d.errorf(r.at("persistent"), "persistent: there is one address to choose from: delete the key, or give a pool in to")
 	}
 }

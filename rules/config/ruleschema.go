@@ -18,20 +18,21 @@ import (
 // depends on several of them waits for finish.
 type draft struct {
 	rules.RuleSpec
-	list   rules.List
-	pos    int
-	node   *node
-	family uint8 // the one that conditions and translation leave, 0: both
-	to     []nat.AddrRange
-	toPort nat.PortRange // of to
-	ports  nat.PortRange
-	random nat.Flags
-	icmp   *node
-	pairs  []pair // of map
-	twice  []nat.AddrRange
-	share  rules.Share
-	burst  int
-	rate   rules.Rate // of log lines
+	list          rules.List
+	pos           int
+	node          *node
+	family        uint8 // the one that conditions and translation leave, 0: both
+	to            []nat.AddrRange
+	toPort        nat.PortRange // of to
+	ports         nat.PortRange
+	random        nat.Flags
+	icmp          *node
+	pairs         []pair // of map
+	twice         []nat.AddrRange
+	share         rules.Share
+	burst         int
+	rate          rules.Rate // of log lines
+	deterministic bool
 }
 
 // at is where key name of the rule stands, or the rule itself.
@@ -72,7 +73,7 @@ var (
 	firstOnly     = "this list does not translate: use a dnat or snat rule"
 )
 
-var allRuleKeys = []ruleKey{
+var allRuleKeys = append([]ruleKey{
 	{key[draft]{"name", "string", "", `"web"`, "Name for people; unique in its list.",
 		func(d *decoder, n *node, v *draft) { d.name(n, &v.Name) }}, anyList, ""},
 	{key[draft]{"comment", "string", "", `"the web server"`, "Note for people. Editing it changes nothing.",
@@ -219,7 +220,7 @@ var allRuleKeys = []ruleKey{
 		}}, []rules.List{rules.Dnat}, noDestination},
 	{key[draft]{"timeout", "table", "", `{ tcp_established = "1h", udp = "10s" }`, "Timeouts of the new flows that the rule applies to, by the names of [conntrack.timeouts]; what is left out is as there. When several rules on the way of a flow have some, it takes all from the last one.",
 		func(d *decoder, n *node, v *draft) { v.readTimeouts(d, n) }}, flowLists, noFlow},
-}
+}, portKeys...)
 
 // ruleKeys returns the keys that rules of a list take. The example of action is
 // one that the list has.

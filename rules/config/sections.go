@@ -88,7 +88,7 @@ func applyRFC(list []rules.RuleSpec) {
 	for i := range list {
 		switch list[i].Then {
 		case rules.ActSnat, rules.ActMasquerade, rules.ActNetmap:
-			list[i].Src.Each(func(s *nat.Source) { s.Flags |= nat.RFC })
+			list[i].Src.Each(func(s *nat.Source) { s.Flags |= nat.RFC | nat.Paired })
 		}
 	}
 }
