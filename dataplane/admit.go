@@ -6,6 +6,7 @@ import (
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/route"
 	"example.com/culvert/nat"
+	"example.com/culvert/nat/ports"
 	"example.com/culvert/rules"
 )
 
@@ -22,12 +23,13 @@ const atKernel = conntrack.UserStatus2
 const claimTries = 8
 
 // admit takes the first packet of a flow through the rules and makes its entry:
-// expectation, destination NAT, route, filter, source NAT (decide.go), bind. In
+// expectation, destination NAT, route, filter, source NAT (decide.go), bind (lease.go). In
 // that order, each once.
 func (w *Worker) admit(p *packet.Packet, r role) {
-	var seg conntrack.Segment
-	segmentOf(p, &seg)
-	if v := w.ct.Admissible(&p.Tuple, &seg); v.Invalid() {
+	b := &w.binding
+	*b = binding{p: p, f: &w.first}
+	segmentOf(p, &b.seg)
+	if v := w.ct.Admissible(&p.Tuple, &b.seg); v.Invalid() {
 		w.invalid(p, conntrack.Ref{}, ofVerdict[v], r)
 		return
 	}
@@ -38,21 +40,18 @@ func (w *Worker) admit(p *packet.Packet, r role) {
 		w.drop(why)
 		return
 	}
-	f := first{key: w.v.key(p, r, rules.New), in: p.In, role: r, ruling: &w.decision, rnd: w.rnd}
+	f := b.f
+	*f = first{key: w.v.key(p, r, rules.New), in: p.In, role: r, ruling: &w.decision, rnd: w.rnd}
 	var x conntrack.Announced
 	if w.ct.Expected(&f.key.Tuple, &x) {
 		f.expect(&x, w.e.table.HelperName(x.Helper))
 	}
-	if why := w.v.decide(&f); why != None {
+	if why := w.v.decide(f); why != None {
 		w.turnAway(p, f.verdict, why, r)
 		return
 	}
-	w.attach(&f)
-	if w.exhausted.holds(&f.span, w.now) {
-		w.refuse(p, conntrack.Ref{}, PortsExhausted, r)
-		return
-	}
-	w.bind(p, &f, &seg)
+	w.attach(f)
+	w.bind(b)
 }
 
 // expect makes f a flow that was announced. It is translated as its master is,
@@ -96,54 +95,35 @@ var ofReject = [...]packet.Unreachable{
 	rules.RejectPort:       packet.PortUnreachable,
 }
 
-// bind claims tuples for a new flow, candidate by candidate, and sends its
-// first packet.
-func (w *Worker) bind(p *packet.Packet, f *first, seg *conntrack.Segment) {
-	prop := &f.prop
-	fixed, tries := prop.Status, 0
-	for cand, why, ok := f.search.Next(); ok; cand, why, ok = f.search.Next() {
-		tries++
-		cand.Zone = f.ruling.ZoneOf(tuple.Reply)
-		if prop.Reply, ok = cand.Inverse(); !ok {
-			w.drop(InvalidNew)
-			return
-		}
-		prop.Status, prop.Choice = fixed, uint8(why)
-		if cand.Src != prop.Original.Src || cand.SrcPort != prop.Original.SrcPort {
-			prop.Status |= conntrack.SrcNAT
-		}
-		if w.promised(prop) {
-			continue
-		}
-		if w.claim(p, f, seg) {
-			return
-		}
-	}
-	if tries > longSearch {
-		w.exhausted.add(&f.span, w.now)
-	}
-	w.refuse(p, conntrack.Ref{}, PortsExhausted, f.role)
-}
+// claiming is how an attempt to claim a candidate ended.
+type claiming uint8
 
-// claim makes the entry that prop asks for and sends p through it. When another
-// packet of the flow was faster, p joins the entry of that one. It reports false
-// when the reply tuple is taken.
-func (w *Worker) claim(p *packet.Packet, f *first, seg *conntrack.Segment) bool {
-	r := f.role
+const (
+	claimedOurs    claiming = iota // the entry is that of the packet in hand
+	claimedNot                     // the packet joined the entry of another one of its flow, or was refused
+	claimedByOther                 // the reply tuple is taken
+)
+
+// claim makes the entry that a binding proposes and sends its packet through it.
+// When another packet of the flow was faster, it joins the entry of that one.
+func (w *Worker) claim(b *binding) claiming {
+	p, prop, r := b.p, &b.f.prop, b.f.role
 	for range claimTries {
-		ref, claim := w.ct.Claim(&f.prop, w.tick)
+		ref, claim := w.ct.Claim(prop, w.tick)
+		ended := claimedNot
 		switch claim {
 		case conntrack.Claimed:
-			w.claimed = ref.Slot
-			w.remember(p, f, w.e.table.Entry(ref.Slot))
+			w.claimed, ended = ref.Slot, claimedOurs
+			b.crowd.Add(&prop.Reply, ports.Tick(w.tick))
+			w.remember(p, b.f, w.e.table.Entry(ref.Slot))
 		case conntrack.OriginalTaken:
 		case conntrack.ReplyTaken:
-			return false
+			return claimedByOther
 		default:
 			w.refuse(p, conntrack.Ref{}, ofClaim[claim], r)
-			return true
+			return claimedNot
 		}
-		v := w.ct.Track(ref, seg, w.tick)
+		v := w.ct.Track(ref, &b.seg, w.tick)
 		switch {
 		case v == conntrack.Restart:
 			continue // the other entry was at its end: now its tuple is free
@@ -154,10 +134,10 @@ func (w *Worker) claim(p *packet.Packet, f *first, seg *conntrack.Segment) bool 
 			w.forward(p, w.e.table.Entry(ref.Slot), ref, r)
 		}
 		w.claimed = 0
-		return true
+		return ended
 	}
 	w.drop(CommitRace)
-	return true
+	return claimedNot
 }
 
 // consider starts the decision about the packet in hand.

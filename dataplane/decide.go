@@ -8,6 +8,7 @@ import (
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/route"
 	"example.com/culvert/nat"
+	"example.com/culvert/nat/ports"
 	"example.com/culvert/rules"
 )
 
@@ -30,7 +31,13 @@ type first struct {
 	onLink  bool // it stays on the link that the box's kernel chose
 	verdict rules.Verdict
 	search  nat.Search // candidates for the source
-	span    searchKey  // what the search goes over
+
+	// What it takes to have one of them; see lease.go.
+	fits     ports.Fits
+	terms    ports.Terms
+	use      ports.Use
+	hint     bool        // its port is remembered for other flows of its inside endpoint
+	admitted ports.Entry // the mapping that lets it in
 }
 
 // decide says what becomes of the first packet of a flow: destination, route,
@@ -64,6 +71,9 @@ func (v *view) destination(f *first) Reason {
 		dst = v.turnRound(f)
 	}
 	if dst == nil {
+		if f.ruling.DnatRule == nil {
+			v.entry(f)
+		}
 		return None
 	}
 	local, ok := v.localFor(f.in, f.role, f.key.Tuple.Family)
@@ -134,18 +144,19 @@ func refusal(verdict rules.Verdict, k *rules.Key, d *rules.Decision) Reason {
 
 // source takes f through the snat list, unless it follows its master.
 func (v *view) source(f *first) Reason {
-	f.search, f.span = nat.NullSearch(f.key.Tuple, f.rnd.Uint64()), searchOf(f.key.Tuple, nil)
+	var src *nat.Source
+	var egress tuple.Addr
+	f.search = nat.NullSearch(f.key.Tuple, f.rnd.Uint64())
 	if f.heir.Says&nat.SrcEnd != 0 {
 		f.search = f.heir.Search(f.key.Tuple, f.rnd.Uint64())
-		f.span.to.Src = f.heir.Src
 		f.prop.Status |= conntrack.SrcNATDone
 	} else if f.hop.Port != HostPort && !f.onLink {
-		src, addr, why := v.newSource(f)
-		if why != None {
+		var why Reason
+		if src, egress, why = v.newSource(f); why != None {
 			return why
 		}
 		if src != nil {
-			f.search, f.span = src.Search(f.key.Tuple, addr, f.rnd.Uint64()), searchOf(f.key.Tuple, f.ruling.SnatRule)
+			f.search = src.Search(f.key.Tuple, egress, f.rnd.Uint64())
 			if f.search.Empty() {
 				return NoMapping
 			}
@@ -154,6 +165,9 @@ func (v *view) source(f *first) Reason {
 				f.prop.Rule = f.ruling.SnatRule.ID
 			}
 		}
+	}
+	if !f.use.Inbound() {
+		v.lease(f, src, egress)
 	}
 	f.prop.Mark = f.ruling.ApplyFlowMark(f.prop.Mark)
 	f.prop.Policy = v.policyOf(f.ruling.TimeoutRule)

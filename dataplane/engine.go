@@ -16,6 +16,7 @@ import (
 	"example.com/culvert/dataplane/frag"
 	"example.com/culvert/dataplane/port"
 	"example.com/culvert/dataplane/route"
+	"example.com/culvert/nat/ports"
 )
 
 // Host is what the engine needs of the gateway's own stack (dataplane/host). All
@@ -71,6 +72,7 @@ type Engine struct {
 	cfg           Config
 	clock         *clock
 	table         *conntrack.Table
+	leases        *ports.Set // of external ports
 	host          Host
 	neigh         *route.Neighbours
 	helpers       helpers
@@ -112,6 +114,10 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Wall == nil {
 		cfg.Wall = time.Now
 	}
+	leases, err := ports.New(cfg.Table.Max())
+	if err != nil {
+		return nil, err
+	}
 	c := newClock()
 	if cfg.Clock == nil {
 		cfg.Clock = c.now
@@ -120,12 +126,14 @@ func New(cfg Config) (*Engine, error) {
 		cfg:     cfg,
 		clock:   c,
 		table:   cfg.Table,
+		leases:  leases,
 		host:    cfg.Host,
 		frags:   frag.New(cfg.Fragments),
 		neigh:   route.NewNeighbours(cfg.Neighbours),
 		seed:    maphash.MakeSeed(),
 		senders: make(map[senderKey]port.Sender),
 	}
+	cfg.Table.OnEnd(e.flowEnded)
 	e.icmp.init(cfg.ICMPRate)
 	e.helpers.init(&cfg)
 	e.neigh.OnReplace(e.resolved)
@@ -194,7 +202,8 @@ func (e *Engine) Stop() {
 	e.running.Store(false)
 }
 
-// Close stops the engine and frees what it took. Ports stay open.
+// Close stops the engine and frees what it took. Ports stay open. No flow of the
+// table may end after that.
 func (e *Engine) Close() {
 	e.Stop()
 	e.mu.Lock()
@@ -203,6 +212,7 @@ func (e *Engine) Close() {
 	for _, w := range e.workers {
 		w.close()
 	}
+	_ = e.leases.Close() // address space
 }
 
 // Apply makes st the state that new packets meet: when it returns, every worker

@@ -358,7 +358,7 @@ func TestNewConnectionOnAnOldTuple(t *testing.T) {
 
 // A client that holds every port must not make each further packet of the link
 // search through all of them.
-func TestExhaustionIsNotSearchedAgainAtOnce(t *testing.T) {
+func TestExhaustionIsKnownAtOnce(t *testing.T) {
 	const first, last = 2000, 4999
 	l := newLab(t, labConfig{rules: func(s *rules.Spec) {
 		masquerade(s)
@@ -378,20 +378,19 @@ func TestExhaustionIsNotSearchedAgainAtOnce(t *testing.T) {
 	for range 10 {
 		l.send("lan", udp("10.0.0.6:3000", "198.51.100.7:53"))
 	}
-	if n := failed() - before; n != last-first+1 {
-		t.Errorf("%d claims for ten packets, want one for each port, once", n)
+	if n := failed() - before; n > last-first+1+crowdTries {
+		t.Errorf("%d claims for ten packets, want hardly more than one for each port, once", n)
 	}
 	if n := l.e.Stats().Dropped[PortsExhausted]; n != 10 {
 		t.Errorf("%d packets refused, want 10", n)
 	}
 	l.ports["lan"].Take()
-	// Other destinations are not affected, and a second later it is tried again.
+	// Other destinations are not affected, and a port that is free again is found.
 	l.send("lan", udp("10.0.0.6:3000", "198.51.100.8:53"))
 	l.want("wan", "udp 203.0.113.1:3000 > 198.51.100.8:53 ttl 63 len 0")
 	if err := l.table.Delete(tuple.Tuple{Src: addr("10.0.0.5"), Dst: addr("198.51.100.7"), SrcPort: 4321, DstPort: 53, Proto: tuple.UDP, Family: tuple.IPv4}); err != nil {
 		t.Fatal(err)
 	}
-	l.advance(time.Second)
 	l.send("lan", udp("10.0.0.6:3000", "198.51.100.7:53"))
 	l.want("wan", "udp 203.0.113.1:4321 > 198.51.100.7:53 ttl 63 len 0")
 }

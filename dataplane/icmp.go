@@ -116,7 +116,8 @@ func (w *Worker) answer(p *packet.Packet, ref conntrack.Ref, why Reason, r role)
 	case TTLExceeded:
 	case NoRoute:
 		code = packet.NoRoute
-	case NeighbourFailed, FlowEnded, PortsExhausted, TableFull, ChainFull:
+	case NeighbourFailed, FlowEnded, TableFull, ChainFull, ClientFull,
+		PortsExhausted, PortQuota, PortBlocks, MappingClash, LeasesFull:
 		code = packet.HostUnreachable
 	default:
 		return

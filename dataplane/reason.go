@@ -57,6 +57,11 @@ const (
 
 	// Step 7, bind.
 	PortsExhausted // every port the rule may use is taken
+	PortQuota      // the client has as many ports as its rule allows
+	PortBlocks     // every port of the client's blocks is taken, and it may have no other block
+	MappingClash   // the port that the inside endpoint is mapped to is taken towards this destination
+	MappingEnded   // the mapping that let the packet in has just ended
+	LeasesFull     // no room to note whose a port is
 	TableFull      // connection-tracking table full
 	ChainFull      // hash neighbourhood full
 	ClientFull     // one client has more than its share of a nearly full table
@@ -127,6 +132,11 @@ var reasonTexts = [...]reasonText{
 	TTLExceeded:       {"ttl-exceeded", "rules", "traceroute, or a routing loop"},
 	TooBigForEgress:   {"too-big", "rules", "path MTU discovery at work; check mtu if it never ends"},
 	PortsExhausted:    {"ports-exhausted", "bind", "widen ports or add an address"},
+	PortQuota:         {"port-quota", "bind", "raise ports_per_client of the rule, or find out what the client does"},
+	PortBlocks:        {"port-blocks", "bind", "raise max_blocks or block_size of the rule, or find out what the client does"},
+	MappingClash:      {"mapping-clash", "bind", "flows of older rules or of a dnat rule have the port: it ends with them"},
+	MappingEnded:      {"mapping-ended", "bind", "harmless: the inside host has just ended the flow"},
+	LeasesFull:        {"port-leases-full", "bind", "raise conntrack.max"},
 	TableFull:         {"table-full", "bind", "raise conntrack.max or find the holder of the flows"},
 	ChainFull:         {"chain-full", "bind", "raise conntrack.max; if the table is not full, a collision attack"},
 	ClientFull:        {"client-share", "bind", "raise conntrack.max, or find out what that client does: the alarm names it"},

@@ -8,6 +8,7 @@ import (
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
 	"example.com/culvert/dataplane/route"
+	"example.com/culvert/nat/ports"
 	"example.com/culvert/rules"
 )
 
@@ -147,8 +148,13 @@ type view struct {
 	sinks   []sinks                 // by worker
 	ledger  *rules.Ledger           // with a page for each worker
 
-	helpers  []uint32 // by Rule.Index: number of its helper, 0 if it has none
-	helps    bool     // some rule has a helper
+	helpers []uint32 // by Rule.Index: number of its helper, 0 if it has none
+	helps   bool     // some rule has a helper
+	host    Host     // nil: no own stack
+	leases  *ports.Set
+	terms   []ports.Terms // by Rule.Index
+	sharing ports.Sharing
+
 	policies []uint32 // by Rule.Index: number of its timeouts in the table, 0 for the table's own
 }
 
@@ -236,6 +242,8 @@ func (e *Engine) newView(st State, gen uint32) (*view, error) {
 			p.mss = MSSClamp(p.mss).limit(p.outside)
 		}
 	}
+	v.host = e.host
+	v.addTerms(e.leases)
 	if err := v.addPolicies(e.table); err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
+	"example.com/culvert/nat/ports"
 	"example.com/culvert/rules"
 )
 
@@ -46,14 +47,16 @@ type Worker struct {
 	held      packet.Packet    // a packet that waited, on its way again
 	pieces    [2]packet.Packet // segment, and fragment of one, being sent
 	decision  rules.Decision   // about the packet in hand, from the pre list on
-	exhausted exhausted
-	herald    herald        // what the parser in hand asks
-	edited    packet.Packet // takes the place of one that a helper changed
-	edits     []byte        // memory of such packets, see editBuffer
-	editsUsed int           // of edits
-	claimed   uint32        // slot of the entry that the packet in hand has made: undo may take it back
+	herald    herald           // what the parser in hand asks
+	edited    packet.Packet    // takes the place of one that a helper changed
+	edits     []byte           // memory of such packets, see editBuffer
+	editsUsed int              // of edits
+	claimed   uint32           // slot of the entry that the packet in hand has made: undo may take it back
 	rnd       *rand.PCG
-	dirty     []port.Sender // senders with queued frames
+	first     first                        // flow that the packet in hand begins
+	binding   binding                      // for it
+	blocks    [ports.MaxBlocks]ports.Block // of its client
+	dirty     []port.Sender                // senders with queued frames
 	sleep     waiter
 
 	seen    atomic.Uint32 // generation of the view of the last batch
@@ -189,6 +192,7 @@ func (w *Worker) begin(now int64) {
 	w.page = w.v.ledger.Page(w.index)
 	w.page.Begin(now, w.e.cfg.Wall)
 	w.ct.Begin(w.tick)
+	w.e.leases.Sweep(ports.Tick(w.tick))
 }
 
 // tickAt converts boot-clock nanoseconds to the table's unit.

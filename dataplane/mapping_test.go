@@ -1,0 +1,243 @@
+package dataplane
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/culvert/conntrack"
+	"example.com/culvert/dataplane/packet"
+	"example.com/culvert/nat"
+	"example.com/culvert/rules"
+)
+
+// behaviours in the order of RFC 4787: how much of the destination matters.
+var behaviours = []nat.Behaviour{nat.EndpointIndependent, nat.AddressDependent, nat.AddressAndPortDependent}
+
+// translate makes a rule that masquerades both families under mapping and filtering.
+func translate(m, f nat.Behaviour, more func(*nat.Source)) func(*rules.Spec) {
+	return func(s *rules.Spec) {
+		masquerade(s)
+		r := &s.Lists[rules.Snat][0]
+		r.If.Family = 0
+		r.Src.Mapping, r.Src.Filtering = m, f
+		if more != nil {
+			more(&r.Src)
+		}
+	}
+}
+
+// family is one of the two address families of a lab.
+type family struct{ client, other, gateway, one, two string }
+
+var families = map[string]family{
+	"ipv4": {"10.0.0.5", "10.0.0.6", "203.0.113.1", "198.51.100.7", "198.51.100.8"},
+	"ipv6": {"[2001:db8:1::5]", "[2001:db8:1::6]", "[2001:db8:2::1]", "[2001:db8:77::7]", "[2001:db8:77::8]"},
+}
+
+// talker sends first packets of a protocol.
+type talker func(from, to string) []byte
+
+var talkers = map[string]talker{
+	"udp": func(from, to string) []byte { return udp(from, to) },
+	"tcp": func(from, to string) []byte { return tcp(from, to, seq(1, 0)) },
+}
+
+// external sends a first packet from inside and returns the endpoint it appears
+// from, "" if it does not leave.
+func (l *lab) external(say talker, from, to string) string {
+	l.Helper()
+	l.send("lan", say(from, to))
+	sent := l.ports["wan"].TakeFrames()
+	if len(sent) != 1 {
+		l.ports["lan"].TakeFrames()
+		return ""
+	}
+	words := strings.Fields(describe(sent[0], packet.LinkEthernet))
+	if words[3] != to {
+		l.Errorf("%s went to %s", to, words[3])
+	}
+	return words[1]
+}
+
+// reached sends a first packet from outside and returns whom it reaches, "" if
+// nobody.
+func (l *lab) reached(say talker, from, to string) string {
+	l.Helper()
+	l.send("wan", say(from, to))
+	l.ports["wan"].TakeFrames()
+	sent := l.ports["lan"].TakeFrames()
+	if len(sent) == 0 {
+		return ""
+	}
+	words := strings.Fields(describe(sent[0], packet.LinkEthernet))
+	if words[1] != from {
+		l.Errorf("a packet of %s arrives from %s", from, words[1])
+	}
+	return words[3]
+}
+
+// TestMappingAndFiltering observes all nine combinations from both sides, as a
+// test program for NATs does.
+func TestMappingAndFiltering(t *testing.T) {
+	for _, m := range behaviours {
+		for _, f := range behaviours {
+			for famName, fam := range families {
+				for proto, say := range talkers {
+					t.Run(fmt.Sprintf("mapping %d filtering %d %s %s", m, f, famName, proto), func(t *testing.T) {
+						l := newLab(t, labConfig{rules: translate(m, f, nil)})
+						socket := fam.client + ":4000"
+						first := l.external(say, socket, fam.one+":53")
+						if first != fam.gateway+":4000" {
+							t.Fatalf("first flow leaves from %q, want the port kept", first)
+						}
+						port := l.external(say, socket, fam.one+":54")
+						host := l.external(say, socket, fam.two+":53")
+						if same := port == first; same != (m <= nat.AddressDependent) {
+							t.Errorf("another port of the host: from %s after %s", port, first)
+						}
+						if same := host == first; same != (m == nat.EndpointIndependent) {
+							t.Errorf("another host: from %s after %s", host, first)
+						}
+						if l.external(say, socket, fam.one+":54") != port && m != nat.AddressAndPortDependent {
+							t.Error("the mapping is not kept")
+						}
+						// Nobody has sent to these.
+						if got := l.reached(say, fam.one+":99", first); got != map[bool]string{true: socket}[f <= nat.AddressDependent] {
+							t.Errorf("another port of the host reaches %q", got)
+						}
+						stranger := "198.51.100.9:53"
+						if famName == "ipv6" {
+							stranger = "[2001:db8:77::9]:53"
+						}
+						if got := l.reached(say, stranger, first); got != map[bool]string{true: socket}[f == nat.EndpointIndependent] {
+							t.Errorf("a stranger reaches %q", got)
+						}
+						if got := l.reached(say, fam.one+":53", fam.gateway+":4999"); got != "" {
+							t.Errorf("a port of nobody reaches %q", got)
+						}
+						// Another inside host has a port of its own.
+						other := l.external(say, fam.other+":4000", fam.one+":53")
+						if other == "" || other == first {
+							t.Errorf("two inside hosts from %s to one destination", other)
+						}
+					})
+				}
+			}
+		}
+	}
+}
+
+func TestPacketsFromOutsideMakeNoMapping(t *testing.T) {
+	for _, f := range behaviours {
+		l := newLab(t, labConfig{rules: translate(nat.EndpointIndependent, f, nil)})
+		for port := range 2000 {
+			l.send("wan", udp("198.51.100.7:53", fmt.Sprintf("203.0.113.1:%d", 1+port*32)))
+		}
+		if n := l.e.leases.Len(); n != 0 || l.table.Len() != 0 {
+			t.Errorf("%d leases, %d flows after packets from outside", n, l.table.Len())
+		}
+		l.ports["wan"].TakeFrames()
+	}
+}
+
+func TestMappingEndsWithItsLastFlow(t *testing.T) {
+	l := newLab(t, labConfig{rules: translate(nat.EndpointIndependent, nat.EndpointIndependent, nil)})
+	l.external(talkers["udp"], "10.0.0.5:4000", "198.51.100.7:53")
+	l.reached(talkers["udp"], "198.51.100.8:53", "203.0.113.1:4000")
+	l.table.DeleteIf(func(f *conntrack.Flow) bool { return f.Tuple[0].Dst == addr("198.51.100.7") })
+	if got := l.reached(talkers["udp"], "198.51.100.9:53", "203.0.113.1:4000"); got != "10.0.0.5:4000" {
+		t.Errorf("while a flow from outside lives, a stranger reaches %q", got)
+	}
+	l.table.Flush()
+	if n := l.e.leases.Len(); n != 0 {
+		t.Errorf("%d leases without flows", n)
+	}
+	if got := l.reached(talkers["udp"], "198.51.100.9:53", "203.0.113.1:4000"); got != "" {
+		t.Errorf("after the last flow a stranger reaches %q", got)
+	}
+}
+
+func TestPortIsKeptForItsClient(t *testing.T) {
+	hold := func(s *nat.Source) {
+		s.HoldDown = 120 * time.Second
+		s.Ports = nat.PortRange{First: 5000, Last: 5000}
+	}
+	say := talkers["udp"]
+	l := newLab(t, labConfig{rules: translate(nat.EndpointIndependent, nat.AddressDependent, hold)})
+	if got := l.external(say, "10.0.0.5:4000", "198.51.100.7:53"); got != "203.0.113.1:5000" {
+		t.Fatalf("left from %q", got)
+	}
+	if got := l.external(say, "10.0.0.6:4000", "198.51.100.8:53"); got != "" {
+		t.Errorf("a port is two sockets': %s", got)
+	}
+	l.wantDrops(PortsExhausted)
+	l.table.Flush()
+	if got := l.external(say, "10.0.0.6:4000", "198.51.100.8:53"); got != "" {
+		t.Errorf("another client has the port at once: %s", got)
+	}
+	if got := l.external(say, "10.0.0.5:4001", "198.51.100.8:53"); got != "203.0.113.1:5000" {
+		t.Errorf("the client does not get its port back: %q", got)
+	}
+	l.table.Flush()
+	l.advance(119 * time.Second)
+	if got := l.external(say, "10.0.0.6:4000", "198.51.100.8:53"); got != "" {
+		t.Errorf("another client has the port after 119 s: %s", got)
+	}
+	l.advance(2 * time.Second)
+	if got := l.external(say, "10.0.0.6:4000", "198.51.100.8:53"); got != "203.0.113.1:5000" {
+		t.Errorf("nobody has the port after 121 s: %q", got)
+	}
+	l.ports["lan"].TakeFrames()
+}
+
+func TestOwnServicesWinOverMappings(t *testing.T) {
+	l := newLab(t, labConfig{rules: translate(nat.EndpointIndependent, nat.EndpointIndependent, nil)})
+	l.external(talkers["udp"], "10.0.0.5:4000", "198.51.100.7:53")
+	l.host.services[4000] = true
+	if got := l.reached(talkers["udp"], "198.51.100.8:53", "203.0.113.1:4000"); got != "" {
+		t.Errorf("a packet for the gateway's own service reaches %q", got)
+	}
+	l.wantDrops(LocalDenied) // outside has no local services
+}
+
+func TestLinuxMappingKeepsAMovedPort(t *testing.T) {
+	l := newLab(t, labConfig{})
+	say := talkers["udp"]
+	l.external(say, "10.0.0.5:4000", "198.51.100.7:53")
+	moved := l.external(say, "10.0.0.6:4000", "198.51.100.7:53")
+	if moved == "203.0.113.1:4000" || moved == "" {
+		t.Fatalf("second flow from %q", moved)
+	}
+	if got := l.external(say, "10.0.0.6:4000", "198.51.100.8:53"); got != moved {
+		t.Errorf("next flow of the socket from %s, want %s again", got, moved)
+	}
+	if l.e.leases.Len() != 1 {
+		t.Errorf("%d leases, want one hint", l.e.leases.Len())
+	}
+	l.table.Flush()
+	if l.e.leases.Len() != 0 {
+		t.Errorf("%d leases without flows", l.e.leases.Len())
+	}
+}
+
+func TestLinuxFlowsAndOwnersDoNotMeet(t *testing.T) {
+	mixed := func(s *rules.Spec) {
+		translate(nat.EndpointIndependent, nat.EndpointIndependent, nil)(s)
+		linux := s.Lists[rules.Snat][0]
+		linux.If.Src = oneOf(nat.AddrRange{First: addr("10.0.0.6"), Last: addr("10.0.0.6")})
+		linux.Src.Mapping, linux.Src.Filtering = nat.Linux, nat.Linux
+		s.Lists[rules.Snat] = append([]rules.RuleSpec{linux}, s.Lists[rules.Snat]...)
+	}
+	l := newLab(t, labConfig{rules: mixed})
+	say := talkers["udp"]
+	l.external(say, "10.0.0.6:4000", "198.51.100.7:53")
+	if got := l.external(say, "10.0.0.5:4000", "198.51.100.8:53"); got == "203.0.113.1:4000" || got == "" {
+		t.Errorf("an owner has the port of a linux flow: %q", got)
+	}
+	l.external(say, "10.0.0.5:4001", "198.51.100.8:53")
+	if got := l.external(say, "10.0.0.6:4001", "198.51.100.9:53"); got == "203.0.113.1:4001" || got == "" {
+		t.Errorf("a linux flow has an owner's port: %q", got)
+	}
+}
