@@ -1,9 +1,11 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net"
 	"net/netip"
@@ -187,6 +189,40 @@ func (g *Gateway) Rules() []api.Rule {
 			Position: position(h.Rule), Hits: h.Hits, Bytes: h.Bytes, Counter: h.Rule.Counter()})
 	}
 	return out
+}
+
+// RuleCounters returns the counters that rules name.
+func (g *Gateway) RuleCounters() []api.RuleCounter {
+	out := []api.RuleCounter{}
+	if g.current.Load().generation == 0 {
+		return out
+	}
+	for _, c := range g.engine.RuleCounters() {
+		out = append(out, api.RuleCounter{Name: c.Name, Packets: c.Packets, Bytes: c.Bytes})
+	}
+	return out
+}
+
+// RuleLinesLost returns how many lines of rules were beyond their rate or found no place.
+func (g *Gateway) RuleLinesLost() uint64 {
+	if g.current.Load().generation == 0 {
+		return 0
+	}
+	return g.engine.RuleLinesLost()
+}
+
+// logRule writes what a rule logs.
+func (g *Gateway) logRule(l dataplane.RuleLine) {
+	t := &l.Key.Tuple
+	g.log.LogAttrs(context.Background(), slog.LevelInfo, l.Rule.LogPrefix(),
+		slog.String("rule", cmp.Or(l.Rule.Name, fmt.Sprintf("%s %d", l.Rule.List, l.Rule.Pos))),
+		slog.String("in", l.In), slog.String("out", l.Out),
+		slog.String("proto", rules.ProtoName(t.Proto)),
+		slog.String("src", t.Src.String()), slog.Int("sport", int(t.SrcPort)),
+		slog.String("dst", t.Dst.String()), slog.Int("dport", int(t.DstPort)),
+		slog.String("state", l.Key.State.String()), slog.Uint64("length", uint64(l.Key.Length)),
+		slog.Int("ttl", int(l.Key.TTL)), slog.Uint64("mark", uint64(l.Mark)),
+		slog.Time("at", l.At), slog.Uint64("missed", l.Missed))
 }
 
 // Counters returns the dropped packets by reason, in the order of the packet walk.

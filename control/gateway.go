@@ -165,7 +165,7 @@ func (g *Gateway) build() (err error) {
 	if g.host, err = host.New(host.Config{Log: g.log}); err != nil {
 		return fmt.Errorf("own stack: %w", err)
 	}
-	g.engine, err = dataplane.New(engineConfig(g.cfg, workers, g.table, g.host, helpers))
+	g.engine, err = dataplane.New(g.engineConfig(workers, helpers))
 	return err
 }
 

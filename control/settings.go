@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"example.com/culvert/alg"
-	"example.com/culvert/conntrack"
 	"example.com/culvert/control/privilege"
 	"example.com/culvert/dataplane"
 	"example.com/culvert/rules/config"
@@ -44,19 +43,20 @@ var waitings = map[config.Waiting]dataplane.Waiting{
 	config.WaitThroughput: dataplane.WaitThroughput,
 }
 
-func engineConfig(cfg *config.Config, workers int, table *conntrack.Table, h dataplane.Host, helpers *alg.Set) dataplane.Config {
-	rate := cfg.Gateway.ICMPRate
+func (g *Gateway) engineConfig(workers int, helpers *alg.Set) dataplane.Config {
+	rate := g.cfg.Gateway.ICMPRate
 	if rate == 0 { // the configuration says 0 for no limit, the engine for its default
 		rate = -1
 	}
 	return dataplane.Config{
 		Workers:  workers,
 		PinCPUs:  cpusFor(workers),
-		Waiting:  waitings[cfg.Gateway.Waiting],
-		Table:    table,
-		Host:     h,
+		Waiting:  waitings[g.cfg.Gateway.Waiting],
+		Table:    g.table,
+		Host:     g.host,
 		ICMPRate: rate,
 		Helpers:  helpers,
+		RuleLog:  g.logRule,
 	}
 }
 

@@ -57,6 +57,7 @@ type Config struct {
 	Fragments  frag.Config      // bounds of the fragment table
 	Clock      func() int64     // boot clock, ns; nil: the system's
 	Wall       func() time.Time // for rules with hours and weekdays; nil: the system's
+	RuleLog    func(RuleLine)   // gets what rules log; called from several goroutines; nil: nobody does
 	Seed       uint64           // for port choices; 0: random
 
 	Helpers      *alg.Set // nil: no helpers
@@ -180,6 +181,12 @@ func (e *Engine) Start() error {
 	for _, w := range e.workers {
 		e.done.Add(1)
 		go w.run()
+	}
+	if e.cfg.RuleLog != nil {
+		for i := range e.workers {
+			e.done.Add(1)
+			go e.tellRules(i)
+		}
 	}
 	e.done.Add(1)
 	go e.upkeep()

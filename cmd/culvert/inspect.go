@@ -5,6 +5,8 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+
+	"example.com/culvert/control/api"
 )
 
 func rulesCommand() *cobra.Command {
@@ -15,23 +17,42 @@ func rulesCommand() *cobra.Command {
 		Args:    noArguments,
 	}
 	socket, output := socketFlag(cmd), outputFlag(cmd)
+	counters := cmd.Flags().Bool("counters", false, "list the counters that rules name instead")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		client := connect(*socket)
 		defer client.Close()
+		if *counters {
+			return showRuleCounters(cmd, client, output)
+		}
 		rules, err := client.Rules(cmd.Context())
 		if err != nil {
 			return err
 		}
 		return render(cmd.OutOrStdout(), output, rules, func(w io.Writer) error {
 			return table(w, func(row func(...any)) {
-				row("HITS", "RULE", "WHERE")
+				row("HITS", "BYTES", "RULE", "WHERE")
 				for _, r := range rules {
-					row(r.Hits, r.Text, cmp.Or(r.Position, "built in"))
+					row(r.Hits, r.Bytes, r.Text, cmp.Or(r.Position, "built in"))
 				}
 			})
 		})
 	}
 	return cmd
+}
+
+func showRuleCounters(cmd *cobra.Command, client *api.Client, output *choice) error {
+	counters, err := client.RuleCounters(cmd.Context())
+	if err != nil {
+		return err
+	}
+	return render(cmd.OutOrStdout(), output, counters, func(w io.Writer) error {
+		return table(w, func(row func(...any)) {
+			row("PACKETS", "BYTES", "COUNTER")
+			for _, c := range counters {
+				row(c.Packets, c.Bytes, c.Name)
+			}
+		})
+	})
 }
 
 func countersCommand() *cobra.Command {

@@ -35,6 +35,9 @@ func (g *gateway) Status() Status {
 	}
 	return st
 }
+func (g *gateway) RuleCounters() []RuleCounter {
+	return []RuleCounter{{Name: "web", Packets: 2, Bytes: 80}}
+}
 func (g *gateway) Rules() []Rule           { return []Rule{{ID: 7, List: "snat", Index: 1, Text: "masquerade"}} }
 func (g *gateway) Config() Config          { return Config{File: "/etc/c.toml", Text: "# nothing\n"} }
 func (g *gateway) Counters() []Counter     { return []Counter{{Reason: "no-route", Count: 3}} }

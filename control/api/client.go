@@ -70,6 +70,11 @@ func (c *Client) Rules(ctx context.Context) (rules []Rule, err error) {
 	return rules, c.get(ctx, "/v1/rules", nil, &rules)
 }
 
+// RuleCounters returns the counters that rules name.
+func (c *Client) RuleCounters(ctx context.Context) (counters []RuleCounter, err error) {
+	return counters, c.get(ctx, "/v1/rules/counters", nil, &counters)
+}
+
 // Config returns the configuration in force.
 func (c *Client) Config(ctx context.Context) (cfg Config, err error) {
 	return cfg, c.get(ctx, "/v1/config", nil, &cfg)

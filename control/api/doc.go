@@ -20,6 +20,7 @@
 //	GET    /v1/expectations/events  stream of NEW, DESTROY (format, output, family, proto)
 //	GET    /v1/explain            ?packet=... what would become of a packet, step by step
 //	GET    /v1/rules              rules in normal form with hits
+//	GET    /v1/rules/counters     counters that rules name
 //	GET    /v1/config             the configuration in force, as it was read
 //	GET    /v1/counters           dropped packets by reason, with advice
 //	GET    /v1/interfaces         interfaces the gateway serves

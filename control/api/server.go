@@ -21,6 +21,7 @@ import (
 type Backend interface {
 	Status() Status
 	Rules() []Rule
+	RuleCounters() []RuleCounter
 	Config() Config
 	Counters() []Counter
 	Table() *conntrack.Table
@@ -73,6 +74,7 @@ func NewServer(backend Backend, log *slog.Logger, more map[string]http.Handler) 
 		"GET /v1/expectations/count":   s.countExpectations,
 		"GET /v1/expectations/events":  s.expectEvents,
 		"GET /v1/rules":                s.rules,
+		"GET /v1/rules/counters":       s.ruleCounters,
 		"GET /v1/config":               s.config,
 		"GET /v1/counters":             s.counters,
 		"GET /v1/explain":              s.explain,
@@ -205,6 +207,11 @@ func (s *Server) ready(w http.ResponseWriter, _ *http.Request) error {
 
 func (s *Server) rules(w http.ResponseWriter, _ *http.Request) error {
 	writeJSON(w, http.StatusOK, s.backend.Rules())
+	return nil
+}
+
+func (s *Server) ruleCounters(w http.ResponseWriter, _ *http.Request) error {
+	writeJSON(w, http.StatusOK, s.backend.RuleCounters())
 	return nil
 }
 

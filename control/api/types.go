@@ -104,6 +104,13 @@ type Rule struct {
 	Bytes    uint64 `json:"bytes"`              // of the IP packets among hits
 }
 
+// RuleCounter is a counter that rules name.
+type RuleCounter struct {
+	Name    string `json:"name"`
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
 // Counter is the number of packets that ended for one reason.
 type Counter struct {
 	Reason string `json:"reason"`

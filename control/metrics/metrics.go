@@ -18,6 +18,8 @@ import (
 type Source interface {
 	Status() api.Status
 	Rules() []api.Rule
+	RuleCounters() []api.RuleCounter
+	RuleLinesLost() uint64 // that were beyond their rate or found no place
 	Counters() []api.Counter
 	Tracking() Tracking
 }
@@ -61,6 +63,10 @@ var (
 	ruleHits   = describe("culvert_rule_hits_total", "Packets that a rule matched.", "list", "rule")
 	uplinkUp   = describe("culvert_uplink_up", "1 while the check of an interface finds its router to work.", "interface")
 	uplinkMove = describe("culvert_uplink_changes_total", "How often the check of an interface changed its mind; if that is often, raise down_after and up_after or choose another target.", "interface")
+	ruleBytes  = describe("culvert_rule_hit_bytes_total", "Bytes of the packets that a rule matched.", "list", "rule")
+	counted    = describe("culvert_rule_counter_packets_total", "Packets on a counter that rules name.", "counter")
+	countedB   = describe("culvert_rule_counter_bytes_total", "Bytes of packets on a counter that rules name.", "counter")
+	linesLost  = describe("culvert_rule_log_lost_total", "Lines of rules with a log that were beyond their rate or found no place; raise log_rate to see more.")
 	received   = describe("culvert_interface_received_packets_total", "Frames taken from an interface.", "interface")
 	receivedB  = describe("culvert_interface_received_bytes_total", "Bytes taken from an interface.", "interface")
 	sent       = describe("culvert_interface_transmitted_packets_total", "Frames sent out of an interface.", "interface")
@@ -70,7 +76,7 @@ var (
 	refused    = describe("culvert_interface_transmit_refused_total", "Frames the kernel refused to send.", "interface")
 
 	all = []*prometheus.Desc{info, ready, generation, flows, flowLimit, begun, ended, refusedNew, clashes, alarms, expects, expectEv,
-		forwarded, dropped, ruleHits,
+		forwarded, dropped, ruleHits, ruleBytes, counted, countedB, linesLost,
 		uplinkUp, uplinkMove,
 		received, receivedB, sent, sentB, ringDrops, truncated, refused}
 )
@@ -107,7 +113,13 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	}
 	for _, r := range c.from.Rules() {
 		count(ruleHits, r.Hits, r.List, ruleName(r))
+		count(ruleBytes, r.Bytes, r.List, ruleName(r))
 	}
+	for _, r := range c.from.RuleCounters() {
+		count(counted, r.Packets, r.Name)
+		count(countedB, r.Bytes, r.Name)
+	}
+	count(linesLost, c.from.RuleLinesLost())
 	for _, i := range st.Interfaces {
 		if i.State == api.StateAbsent {
 			continue

@@ -21,8 +21,14 @@ func (source) Status() api.Status {
 			{Name: "eth1", State: api.StateAbsent},
 		}}
 }
+func (source) RuleCounters() []api.RuleCounter {
+	return []api.RuleCounter{{Name: "web", Packets: 6, Bytes: 600}}
+}
+
+func (source) RuleLinesLost() uint64 { return 7 }
+
 func (source) Rules() []api.Rule {
-	return []api.Rule{{List: "snat", Name: "home", Hits: 4}, {List: "dnat", ID: 0xbeef, Hits: 5}}
+	return []api.Rule{{List: "snat", Name: "home", Hits: 4, Bytes: 240}, {List: "dnat", ID: 0xbeef, Hits: 5}}
 }
 func (source) Counters() []api.Counter { return []api.Counter{{Reason: "no-route", Count: 6}} }
 func (source) Tracking() Tracking {
@@ -52,7 +58,7 @@ func gather(t *testing.T) map[string]*dto.MetricFamily {
 
 func TestNamesFollowTheConventions(t *testing.T) {
 	labels := map[string]bool{"version": true, "reason": true, "list": true, "rule": true, "interface": true,
-		"cause": true, "kind": true, "percent": true, "event": true}
+		"cause": true, "kind": true, "percent": true, "event": true, "counter": true}
 	for name, f := range gather(t) {
 		counter := f.GetType() == dto.MetricType_COUNTER
 		if counter != strings.HasSuffix(name, "_total") {
@@ -96,6 +102,10 @@ func TestValues(t *testing.T) {
 		{"culvert_forwarded_packets_total", "", 7},
 		{"culvert_dropped_packets_total", "no-route", 6},
 		{"culvert_rule_hits_total", "home", 4},
+		{"culvert_rule_hit_bytes_total", "home", 240},
+		{"culvert_rule_counter_packets_total", "web", 6},
+		{"culvert_rule_counter_bytes_total", "web", 600},
+		{"culvert_rule_log_lost_total", "", 7},
 		{"culvert_rule_hits_total", "0000beef", 5},
 		{"culvert_interface_received_packets_total", "blue/eth0", 9},
 		{"culvert_uplink_up", "blue/eth0", 1},
