@@ -10,7 +10,7 @@ import (
 type named string
 
 func (n named) Spec() Spec {
-	return Spec{Name: string(n), Protos: []uint8{tuple.TCP}, Classes: []Class{{"data", 1, time.Minute}}}
+	return Spec{Name: string(n), Protos: []uint8{tuple.TCP}, Classes: []Class{{Name: "data", Max: 1, Timeout: time.Minute}}}
 }
 func (named) New(*Flow) Parser { return nil }
 

@@ -34,7 +34,16 @@ type Class struct {
 	Name    string        // for the log
 	Max     int           // the oldest gives way to a newer one
 	Timeout time.Duration // how long one waits for its flow
+	Peers   Peers         // who may begin its flows
 }
+
+// Peers says where the flows of a class may come from.
+type Peers uint8
+
+const (
+	OtherEnd Peers = iota // of the master; of others only if the rule's Options say so
+	Anyone                // the protocol does not tell who will come
+)
 
 // Bounds of Spec.Limit.
 const (

@@ -18,14 +18,14 @@ func (c *Context) Permit(sp *Spec, group []Expectation) error {
 		if int(x.Class) >= len(sp.Classes) || x.To.Addr() != group[0].To.Addr() || x.Way != group[0].Way {
 			return ErrForeign
 		}
-		if err := c.permit(x); err != nil {
+		if err := c.permit(x, sp.Classes[x.Class].Peers); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *Context) permit(x *Expectation) error {
+func (c *Context) permit(x *Expectation, peers Peers) error {
 	o := &c.Options
 	here, there := c.Self().Addr(), c.Peer().Addr() // the ends that the flow goes to and comes from
 	if x.Way == Outbound {
@@ -43,7 +43,7 @@ func (c *Context) permit(x *Expectation) error {
 		return nil
 	case from.Is4() != here.Is4():
 		return ErrForeign
-	case o.Foreign || o.AnyMedia || o.AnySignalling:
+	case peers == Anyone, o.Foreign || o.AnyMedia || o.AnySignalling:
 		return nil
 	case x.FromBits > 0 && netip.PrefixFrom(from, x.FromBits).Contains(here):
 		return nil // anybody on its own link
