@@ -1,0 +1,171 @@
+package ftp
+
+import (
+	"time"
+
+	"example.com/culvert/alg"
+	"example.com/culvert/conntrack/tuple"
+)
+
+// Helper is the helper "ftp".
+type Helper struct{}
+
+const (
+	maxLine = 8 << 10 // bytes, with its end: a command and a path (PATH_MAX), and more than that
+)
+
+// Spec implements alg.Helper. One data connection at a time, for five minutes: as
+// netfilter.
+func (Helper) Spec() alg.Spec {
+	return alg.Spec{
+		Name: "ftp", Protos: []uint8{tuple.TCP}, Port: 21, Limit: maxLine,
+		Classes: []alg.Class{{Name: "data", Max: 1, Timeout: 5 * time.Minute}},
+	}
+}
+
+// New implements alg.Helper.
+func (Helper) New(*alg.Flow) alg.Parser { return &parser{} }
+
+// stage says how far a session has come.
+type stage uint8
+
+const (
+	silent  stage = iota // nothing was said: the server has to greet
+	greeted              // the client has to begin with a command
+	open                 // commands and replies
+)
+
+// parser is a session.
+type parser struct {
+	stage stage
+	multi int   // code of the reply of several lines that is being read, 0: none
+	asked queue // commands without a final reply
+	all   scope
+	text  []byte // of the replacement
+}
+
+// scope is what EPSV ALL leaves of the commands that announce.
+type scope uint8
+
+const (
+	anyCommand scope = iota
+	onlyEPSV
+)
+
+// Inspect implements alg.Parser. It settles one line at a time, so that a call has
+// at most one announcement.
+func (p *parser) Inspect(c *alg.Context, b []byte) alg.Edit {
+	if c.Gap {
+		return leave
+	}
+	line, n, st := alg.Line(b, maxLine)
+	switch st {
+	case alg.LineOpen:
+		return alg.Edit{Rest: p.rest(c.Dir, line)}
+	case alg.LineLong:
+		return leave
+	}
+	if c.Dir == tuple.Original {
+		return p.command(c, line, n)
+	}
+	return p.reply(c, line, n)
+}
+
+var leave = alg.Edit{Rest: alg.Leave}
+
+// rest says what happens to the beginning of a line: it waits if it may become one
+// that has to be written anew.
+func (p *parser) rest(d tuple.Direction, line []byte) alg.Rest {
+	if d == tuple.Original {
+		if _, rest := telnet(line); p.stage != silent && p.all == anyCommand && (alg.HasVerb(rest, "PORT ") || alg.HasVerb(rest, "EPRT ")) {
+			return alg.Hold
+		}
+		return alg.Pass
+	}
+	switch p.asked.first() {
+	case askedPASV:
+		if alg.HasVerb(line, "227 ") {
+			return alg.Hold
+		}
+	case askedEPSV:
+		if alg.HasVerb(line, "229 ") {
+			return alg.Hold
+		}
+	}
+	return alg.Pass
+}
+
+// command reads a line of the client, which takes n bytes.
+func (p *parser) command(c *alg.Context, line []byte, n int) alg.Edit {
+	skipped, line := telnet(line)
+	w := verbOf(line)
+	if w == notFTP || p.stage == silent || w == unknown && p.stage == greeted {
+		return leave
+	}
+	p.stage = open
+	e := alg.Edit{Done: n}
+	if !p.asked.add(kindOf(w, line)) {
+		return leave
+	}
+	switch {
+	case w == verbEPSV && isAll(line):
+		p.all = onlyEPSV
+	case w == verbPORT && p.all == anyCommand:
+		e.Replace = p.announce(c, line, skipped, findPort)
+	case w == verbEPRT && p.all == anyCommand:
+		e.Replace = p.announce(c, line, skipped, findEPRT)
+	}
+	return e
+}
+
+// reply reads a line of the server, which takes n bytes.
+func (p *parser) reply(c *alg.Context, line []byte, n int) alg.Edit {
+	e := alg.Edit{Done: n}
+	code, end := codeOf(line)
+	switch {
+	case p.multi != 0 && (code != p.multi || end != lastLine):
+		return e // whatever it says (RFC 959 section 4.2)
+	case end == noReply:
+		return leave
+	case p.multi == 0 && end == moreLines:
+		p.multi = code
+		return e
+	}
+	p.multi = 0
+	if p.stage == silent {
+		if code == 220 {
+			p.stage = greeted
+		} else if code != 120 {
+			return leave
+		}
+		return e
+	}
+	if code < 200 {
+		return e // the final one is yet to come
+	}
+	switch asked := p.asked.take(); {
+	case asked == askedAUTH && (code == 234 || code == 334):
+		return leave // RFC 2228: what comes is not for us
+	case asked == askedPASV && code == 227:
+		e.Replace = p.announce(c, line, 0, find227)
+	case asked == askedEPSV && code == 229:
+		e.Replace = p.announce(c, line, 0, find229)
+	}
+	return e
+}
+
+// announce announces the data connection that line names where find says, and
+// writes its text anew if the other side has to use another one. skipped bytes come
+// before line.
+func (p *parser) announce(c *alg.Context, line []byte, skipped int, find finder) []alg.Replacement {
+	s, ok := find(line, c)
+	if !ok {
+		return nil
+	}
+	seen, err := c.Announce(alg.Expectation{Proto: tuple.TCP, To: s.to})
+	if err != nil || seen == s.to {
+		return nil // the engine counts what it refuses
+	}
+	p.text = s.appendAs(p.text[:0], seen)
+	return []alg.Replacement{{From: skipped + s.first, To: skipped + s.end, Text: p.text}}
+}
