@@ -1,0 +1,48 @@
+package tftp
+
+import (
+	"testing"
+
+	"example.com/culvert/alg/algtest"
+	"example.com/culvert/alg/stream"
+	"example.com/culvert/conntrack/tuple"
+)
+
+func TestRequestsAnnounceTheAnswer(t *testing.T) {
+	const answer = "transfer udp 198.51.100.7:* > 203.0.113.1:40000 = 10.0.0.5:40000"
+	for _, tt := range []struct {
+		claim     string
+		say       algtest.Say
+		announced []string
+	}{
+		{"a file is read", algtest.Say{Text: "\x00\x01boot.img\x00octet\x00"}, []string{answer}},
+		{"a file is written", algtest.Say{Text: "\x00\x02log\x00NetASCII\x00"}, []string{answer}},
+		{"with options", algtest.Say{Text: "\x00\x01f\x00octet\x00blksize\x001428\x00tsize\x000\x00"}, []string{answer}},
+		{"the server asks for nothing", algtest.Say{Dir: tuple.Reply, Text: "\x00\x01f\x00octet\x00"}, nil},
+		{"data", algtest.Say{Text: "\x00\x03\x00\x01abc"}, nil},
+		{"no name", algtest.Say{Text: "\x00\x01\x00octet\x00"}, nil},
+		{"no mode", algtest.Say{Text: "\x00\x01f\x00"}, nil},
+		{"an unknown mode", algtest.Say{Text: "\x00\x01f\x00image\x00"}, nil},
+		{"no end", algtest.Say{Text: "\x00\x01f\x00octet"}, nil},
+		{"options without end", algtest.Say{Text: "\x00\x01f\x00octet\x00blksize"}, nil},
+		{"one byte", algtest.Say{Text: "\x00"}, nil},
+		{"nothing", algtest.Say{}, nil},
+	} {
+		got := algtest.Run(algtest.Config{Helper: Helper{}}, tt.say)
+		want := [2]string{}
+		want[tt.say.Dir] = tt.say.Text
+		if err := got.Differs(want[0], want[1], tt.announced...); err != nil {
+			t.Errorf("%s: %v", tt.claim, err)
+		}
+	}
+}
+
+func FuzzInspect(f *testing.F) {
+	f.Add("\x00\x01f\x00octet\x00")
+	f.Fuzz(func(t *testing.T, text string) {
+		got := algtest.Run(algtest.Config{Helper: Helper{}}, algtest.Say{Text: text})
+		if got.Got[0][0] != text || len(got.Announced) > 1 || got.Events[stream.Panicked]+got.Events[stream.Broken] != 0 {
+			t.Errorf("%+v", got)
+		}
+	})
+}
