@@ -105,12 +105,15 @@ type setup struct {
 	wan     string // keys of the outside interface
 	lan     string // keys of the inside interface
 	config  string // more TOML
+	snat    string // TOML rules before the one that masquerades
 
 	objects    string // what the kernel's table has beside chains
 	prerouting string // statements of the kernel's chain of dstnat
 	raw        string // statements before that, for the reverse path
 	input      string // statements of the kernel's chains
 	forward    string
+	// statements of the kernel's chain of srcnat, before the one that masquerades
+	postrouting string
 
 	outside reach
 	hosts   []string // more hosts, without links
@@ -221,6 +224,7 @@ name = "wan0"
 area = "wan"
 ` + s.wan + `
 
+` + s.snat + `
 [[snat]]
 out_area = "wan"
 action = "masquerade"
@@ -256,6 +260,7 @@ table inet house {` + s.objects + `
 	}
 	chain postrouting {
 		type nat hook postrouting priority srcnat
+		` + s.postrouting + `
 		oifname "wan0" masquerade
 	}
 }
