@@ -34,6 +34,9 @@ func (r *Rule) String() string { return fmt.Sprintf("%d %s %s", r.Pos, r.List, r
 // Action returns what r does.
 func (r *Rule) Action() Action { return r.then }
 
+// OnChange returns what becomes of live flows of r that a reload treats otherwise.
+func (r *Rule) OnChange() OnChange { return r.spec.OnChange }
+
 // Timeouts returns the timeouts that r gives to the flows it applies to, nil if
 // it leaves them alone. Zero fields are the table's. The caller must not change
 // them.

@@ -304,7 +304,34 @@ type RuleSpec struct {
 	Count          string              // counter of packets and bytes
 	Log            *Log                // a line about each packet
 	Timeouts       *conntrack.Timeouts // of the flows it applies to; zero fields: the table's; nil: all are
+
+	OnChange OnChange // with a terminal action in the dnat, filter and snat lists
 }
+
+// OnChange says what becomes of the live flows of a rule that the rules of a reload
+// would treat otherwise: those it admitted or translated, and those that it, being
+// new, would refuse or translate.
+type OnChange uint8
+
+const (
+	ChangeDefault    OnChange = iota // see Resolve
+	KeepFlows                        // they go on as they are until they end
+	EndFlows                         // they end with notice to inside hosts
+	ReevaluateFlows                  // they are forgotten: their next packets meet the new rules as first ones
+	numOnChanges
+)
+
+var onChangeNames = [...]string{
+	ChangeDefault: "default", KeepFlows: "keep", EndFlows: "end", ReevaluateFlows: "reevaluate",
+}
+
+var _ [numOnChanges]string = onChangeNames
+
+// String returns the name of c as configuration files spell it.
+func (c OnChange) String() string { return onChangeNames[c] }
+
+// OnChanges returns the values that rules may name.
+func OnChanges() []OnChange { return []OnChange{KeepFlows, EndFlows, ReevaluateFlows} }
 
 // Hairpin says whether a dnat rule holds for inside hosts that use the outside
 // address, too.

@@ -98,6 +98,9 @@ func (rs *RuleSpec) attributes(w *words) {
 	if rs.Timeouts != nil {
 		w.add("timeout " + timeoutsText(rs.Timeouts))
 	}
+	if rs.OnChange != ChangeDefault {
+		w.add("on-change " + rs.OnChange.String())
+	}
 }
 
 type words struct{ strings.Builder }

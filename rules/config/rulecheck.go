@@ -189,6 +189,9 @@ var (
 
 // takes says whether rules with action a take a key that is no condition.
 func takes(a rules.Action, key string) wanted {
+	if key == "on_change" && a.Terminal() {
+		return optional
+	}
 	keys := attributes
 	if a == rules.ActDrop || a == rules.ActReject {
 		keys = watching
@@ -207,7 +210,7 @@ var companions = []struct{ key, of string }{
 func (d *decoder) checkArguments(r *draft) {
 	for _, key := range [...]string{"set_mark", "set_packet_mark", "helper", "helper_options", "count", "log", "log_rate", "reject_with",
 		"set_zone", "zone_direction", "to", "map", "balance", "balance_by", "source", "hairpin",
-		"ports", "random", "fully_random", "persistent", "timeout",
+		"ports", "random", "fully_random", "persistent", "timeout", "on_change",
 		"mapping", "filtering", "pooling", "hold_down", "ports_per_client", "block_size", "max_blocks", "deterministic"} {
 		switch {
 		case r.has(key) && takes(r.Then, key) == 0:

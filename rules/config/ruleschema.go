@@ -218,9 +218,22 @@ var allRuleKeys = append([]ruleKey{
 				v.Hairpin = rules.NoHairpin
 			}
 		}}, []rules.List{rules.Dnat}, noDestination},
+	{key[draft]{"on_change", `"keep", "end" or "reevaluate"`, "", `"end"`, "What becomes of live flows that a reload would treat otherwise: those this rule admitted or translated, and those it would refuse or translate now. They go on as they are, end with notice to inside hosts, or are forgotten so that their next packets meet the new rules. Left out: they go on, but flows of UDP and others without connections are forgotten when their dnat target is gone.",
+		func(d *decoder, n *node, v *draft) {
+			var i uint8
+			word(d, n, &i, onChangeWords()...)
+			v.OnChange = rules.OnChanges()[i]
+		}}, flowLists, noFlow},
 	{key[draft]{"timeout", "table", "", `{ tcp_established = "1h", udp = "10s" }`, "Timeouts of the new flows that the rule applies to, by the names of [conntrack.timeouts]; what is left out is as there. When several rules on the way of a flow have some, it takes all from the last one.",
 		func(d *decoder, n *node, v *draft) { v.readTimeouts(d, n) }}, flowLists, noFlow},
 }, portKeys...)
+
+func onChangeWords() (words []string) {
+	for _, c := range rules.OnChanges() {
+		words = append(words, c.String())
+	}
+	return words
+}
 
 // ruleKeys returns the keys that rules of a list take. The example of action is
 // one that the list has.
