@@ -25,6 +25,8 @@ type first struct {
 
 	// Said by the steps.
 	prop    conntrack.Proposal // all but Reply and Choice, which the search gives
+	dst     *nat.Destination   // what the rules give; nil: the destination stays
+	local   tuple.Addr         // that a redirect goes to
 	dnat    nat.Choice         // why the destination has its port
 	hop     route.NextHop
 	egress  *portEntry
@@ -85,7 +87,7 @@ func (v *view) destination(f *first) Reason {
 		return NoMapping
 	}
 	f.redirect(to)
-	f.dnat = why
+	f.dst, f.local, f.dnat = dst, local, why
 	if f.ruling.DnatRule != nil {
 		f.prop.Rule = f.ruling.DnatRule.ID
 	}

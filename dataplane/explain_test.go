@@ -210,7 +210,9 @@ func anyRules(r *rand.Rand) func(*rules.Spec) {
 			s.Lists[list] = append(s.Lists[list], rs)
 		}
 		for range r.IntN(3) {
-			add(rules.Pre, rules.RuleSpec{If: conditions(), Then: action(rules.ActMark, rules.ActNoTrack, rules.ActZone), Zone: uint16(r.IntN(3))})
+			c := conditions()
+			c.Mark = rules.Match[rules.MarkMatch]{} // that of a flow in another zone may count
+			add(rules.Pre, rules.RuleSpec{If: c, Then: action(rules.ActMark, rules.ActNoTrack, rules.ActZone), Zone: uint16(r.IntN(3))})
 		}
 		for range r.IntN(3) {
 			add(rules.Dnat, rules.RuleSpec{If: conditions(), Then: action(rules.ActDnat, rules.ActNone, rules.ActMark),

@@ -193,6 +193,22 @@ func (v *view) has(d port.Port) bool {
 
 // newView checks st and prepares what workers need of it.
 func (e *Engine) newView(st State, gen uint32) (*view, error) {
+	v, err := e.describe(st, gen)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.addPolicies(e.table); err != nil {
+		return nil, err
+	}
+	if err := v.addHelpers(e.helpers.set); err != nil {
+		return nil, err
+	}
+	v.ledger = rules.NewLedger(v.prog, e.cfg.Workers, e.view.Load().ledger)
+	return v, e.openQueues(v)
+}
+
+// describe checks st and returns as much of its view as decisions need.
+func (e *Engine) describe(st State, gen uint32) (*view, error) {
 	v := &view{
 		gen: gen, prog: st.Program, routes: st.Routes, seed: e.seed,
 		local:   make(map[tuple.Addr]uint16),
@@ -244,14 +260,7 @@ func (e *Engine) newView(st State, gen uint32) (*view, error) {
 	}
 	v.host = e.host
 	v.addTerms(e.leases)
-	if err := v.addPolicies(e.table); err != nil {
-		return nil, err
-	}
-	if err := v.addHelpers(e.helpers.set); err != nil {
-		return nil, err
-	}
-	v.ledger = rules.NewLedger(v.prog, e.cfg.Workers, e.view.Load().ledger)
-	return v, e.openQueues(v)
+	return v, nil
 }
 
 // maxVLAN is the highest VLAN identifier (IEEE 802.1Q; 4095 is reserved).

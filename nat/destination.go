@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"cmp"
 	"slices"
 
 	"example.com/culvert/conntrack/tuple"
@@ -81,6 +82,41 @@ func (d *Destination) Apply(t tuple.Tuple, local tuple.Addr, rnd, turn uint64) (
 		t.Dst = poolAt(d.Addrs, pick(clientHash(&t, d.Flags), poolSize(d.Addrs)))
 	}
 	return t, why
+}
+
+// Allows reports whether d may have given this destination to a flow that came with
+// tuple t; see Apply.
+func (d *Destination) Allows(t *tuple.Tuple, a tuple.Addr, port uint16, local tuple.Addr) bool {
+	if d.Balance != nil {
+		return slices.ContainsFunc(d.Balance.Backends, func(b Backend) bool {
+			return a == b.Addr && (!tuple.HasPorts(t.Proto) || port == cmp.Or(b.Port, t.DstPort))
+		})
+	}
+	return d.allowsPort(t, port) && d.allowsAddr(t, a, local)
+}
+
+func (d *Destination) allowsPort(t *tuple.Tuple, port uint16) bool {
+	switch {
+	case !tuple.HasPorts(t.Proto):
+		return true
+	case d.Flags&(Random|FullyRandom) != 0 && !d.Ports.IsZero():
+		return d.Ports.Contains(port)
+	}
+	want, _ := d.port(t.DstPort, 0)
+	return port == want
+}
+
+func (d *Destination) allowsAddr(t *tuple.Tuple, a, local tuple.Addr) bool {
+	switch {
+	case d.Redirect == ToLocal:
+		return a == local
+	case d.Fit != Choose:
+		want, ok := d.Fit.netmap(t.Dst, &d.From, &d.Addrs[0])
+		return ok && a == want
+	case len(d.Addrs) > 0:
+		return slices.ContainsFunc(d.Addrs, func(r AddrRange) bool { return r.Contains(a) })
+	}
+	return a == t.Dst
 }
 
 func (d *Destination) balance(t tuple.Tuple, turn uint64) (tuple.Tuple, Choice) {

@@ -95,3 +95,28 @@ func TestChoicesHaveNames(t *testing.T) {
 		}
 	}
 }
+
+func TestDestinationAllowsWhatItGivesAndNothingElse(t *testing.T) {
+	pool := []AddrRange{{First: addr("10.0.0.16"), Last: addr("10.0.0.19")}}
+	for claim, d := range map[string]*Destination{
+		"an address and a port":    {Addrs: []AddrRange{{addr("10.0.0.6"), addr("10.0.0.6")}}, Ports: PortRange{80, 80}},
+		"a pool, port kept":        {Addrs: pool},
+		"a random port of a range": {Addrs: pool, Ports: PortRange{8000, 8009}, Flags: Random},
+		"a shifted range":          {Addrs: pool, Ports: PortRange{9000, 9100}, Flags: Shift, Base: 400},
+		"a redirect":               {Redirect: ToLocal, Ports: PortRange{3128, 3128}},
+		"nothing but a port":       {Ports: PortRange{53, 53}},
+		"balanced over hosts":      {Balance: &Balance{Backends: []Backend{{Addr: addr("10.0.0.6"), Port: 81, Weight: 1}, {Addr: addr("10.0.0.7"), Weight: 1}}}},
+	} {
+		local := addr("192.0.2.1")
+		for i := range 200 {
+			in := tuple.Tuple{Src: addr("198.51.100.7"), Dst: addr("203.0.113.1"), SrcPort: uint16(1000 + i), DstPort: uint16(400 + i%100), Proto: tuple.TCP, Family: tuple.IPv4}
+			out, _ := d.Apply(in, local, uint64(i)*0x9e3779b97f4a7c15, uint64(i))
+			if !d.Allows(&in, out.Dst, out.DstPort, local) {
+				t.Fatalf("%s: %v became %v, which it is said not to allow", claim, in, out)
+			}
+			if d.Allows(&in, addr("10.0.0.99"), out.DstPort, local) || d.Allows(&in, out.Dst, 7, local) {
+				t.Fatalf("%s: allows what it never gives", claim)
+			}
+		}
+	}
+}

@@ -314,10 +314,10 @@ type RuleSpec struct {
 type OnChange uint8
 
 const (
-	ChangeDefault    OnChange = iota // see Resolve
-	KeepFlows                        // they go on as they are until they end
-	EndFlows                         // they end with notice to inside hosts
-	ReevaluateFlows                  // they are forgotten: their next packets meet the new rules as first ones
+	ChangeDefault   OnChange = iota // see Resolve
+	KeepFlows                       // they go on as they are until they end
+	EndFlows                        // they end with notice to inside hosts
+	ReevaluateFlows                 // they are forgotten: their next packets meet the new rules as first ones
 	numOnChanges
 )
 
