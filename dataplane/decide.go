@@ -28,6 +28,7 @@ type first struct {
 	dst     *nat.Destination   // what the rules give; nil: the destination stays
 	local   tuple.Addr         // that a redirect goes to
 	dnat    nat.Choice         // why the destination has its port
+	turned  *portEntry         // the outside port whose mapping it was turned round by
 	hop     route.NextHop
 	egress  *portEntry
 	onLink  bool // it stays on the link that the box's kernel chose

@@ -4,6 +4,7 @@ import (
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/nat"
+	"example.com/culvert/nat/ports"
 	"example.com/culvert/rules"
 )
 
@@ -12,7 +13,9 @@ import (
 // turned round there and came in again, without doing so:
 //
 //   - a dnat rule for packets from outside holds for it, if none for packets from
-//     inside does (turnRound);
+//     inside does (turnRound), or else the mapping of an inside host whose external
+//     endpoint it is for, whatever that mapping's filtering: it comes from inside
+//     (turnRoundByMapping);
 //   - it gets the source that it would go out with, unless the snat list has
 //     one for its real way (turnedSource). So the target answers to the gateway
 //     even when it shares a link with the client, and under endpoint-independent
@@ -44,9 +47,29 @@ func (v *view) turnRound(f *first) *nat.Destination {
 	return dst
 }
 
-// turnedSource returns the source of a flow that a dnat rule keeps inside, and the
-// address that masquerade means; nil if it keeps its own.
+// turnRoundByMapping sends f to the inside endpoint whose external one it is for.
+func (v *view) turnRoundByMapping(f *first, flow *ports.Flow) {
+	k := &f.key
+	out, _ := v.outer(&k.Tuple.Dst)
+	if out == nil {
+		return
+	}
+	inside, ok := v.leases.Owner(flow)
+	if !ok || k.Local == rules.ToLocal && v.locallyTaken(f) {
+		return
+	}
+	to := k.Tuple
+	to.Dst, to.DstPort = inside.Addr, inside.Port
+	f.redirect(to)
+	f.dnat, f.turned = nat.Reused, out
+}
+
+// turnedSource returns the source of a flow that a dnat rule or a mapping keeps
+// inside, and the address that masquerade means; nil if it keeps its own.
 func (v *view) turnedSource(f *first) (*nat.Source, tuple.Addr, Reason) {
+	if f.turned != nil {
+		return v.sourceOutside(f, f.turned)
+	}
 	rule := f.ruling.DnatRule
 	if rule == nil || !rule.Hairpins() || f.prop.Status&conntrack.DstNAT == 0 || f.egress.outside || !v.fromInside(&f.key) {
 		return nil, tuple.Addr{}, None
@@ -55,17 +78,23 @@ func (v *view) turnedSource(f *first) (*nat.Source, tuple.Addr, Reason) {
 	out, own := v.outer(&was.Dst)
 	switch {
 	case out != nil && (own || rule.NamesDestination()):
-		k := f.key
-		k.Tuple.Dst, k.Tuple.DstPort, k.Local = was.Dst, was.DstPort, rules.Forward
-		k.Out, k.OutArea = out.id, out.area
-		if src := v.prog.Snat(&k, f.ruling); src != nil {
-			return sourceAt(src, out, was.Family)
-		}
-		return &masqueraded, was.Dst, None
+		return v.sourceOutside(f, out)
 	case f.egress.id == f.key.In: // the target would answer the client itself
 		return sourceAt(&masqueraded, f.egress, was.Family)
 	}
 	return nil, tuple.Addr{}, None
+}
+
+// sourceOutside returns the source that f would go out with by an outside port, to
+// where it was sent: the address it was sent to if no rule has one.
+func (v *view) sourceOutside(f *first, out *portEntry) (*nat.Source, tuple.Addr, Reason) {
+	k, was := f.key, &f.prop.Original
+	k.Tuple.Dst, k.Tuple.DstPort, k.Local = was.Dst, was.DstPort, rules.Forward
+	k.Out, k.OutArea = out.id, out.area
+	if src := v.prog.Snat(&k, f.ruling); src != nil {
+		return sourceAt(src, out, was.Family)
+	}
+	return &masqueraded, was.Dst, None
 }
 
 // sourceAt adds to src the address that masquerade means on a port.

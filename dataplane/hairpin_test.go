@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"example.com/culvert/conntrack/tuple"
@@ -142,4 +143,75 @@ func TestHairpinDoesNotAllocate(t *testing.T) {
 	if n != 0 {
 		t.Errorf("%v allocations for a flow", n)
 	}
+}
+
+// RFC 4787 REQ-9: without any dnat rule, the mapping of an inside host leads other
+// inside hosts to it. Its filtering is about the outside.
+func TestHairpinByAMapping(t *testing.T) {
+	for _, filtering := range behaviours {
+		l := newLab(t, labConfig{rules: translate(nat.EndpointIndependent, filtering, nil)})
+		l.send("lan", udp("10.0.0.6:4000", "198.51.100.7:53"))
+		l.want("wan", "udp 203.0.113.1:4000 > 198.51.100.7:53 ttl 63 len 0")
+		l.send("lan", udp("10.0.0.5:4000", "198.51.100.7:53"))
+		sent := l.ports["wan"].TakeFrames()
+		if len(sent) != 1 {
+			t.Fatalf("%d packets left", len(sent))
+		}
+		mapped := strings.Fields(describe(sent[0], packet.LinkEthernet))[1]
+
+		l.send("lan", udp("10.0.0.5:4000", "203.0.113.1:4000"))
+		l.want("lan", "udp "+mapped+" > 10.0.0.6:4000 ttl 63 len 0")
+		l.send("lan", udp("10.0.0.6:4000", mapped))
+		l.want("lan", "udp 203.0.113.1:4000 > 10.0.0.5:4000 ttl 63 len 0")
+		l.wantDrops()
+	}
+}
+
+func TestHairpinByAMappingKeepsAreasApart(t *testing.T) {
+	l := newLab(t, labConfig{rules: translate(nat.EndpointIndependent, nat.EndpointIndependent, nil)})
+	l.send("lan", udp("10.0.0.6:4000", "198.51.100.7:53"))
+	l.want("wan", "udp 203.0.113.1:4000 > 198.51.100.7:53 ttl 63 len 0")
+	l.send("guest", udp("10.9.0.5:4001", "203.0.113.1:4000"))
+	l.wantDrops(PolicyDenied)
+}
+
+func TestNoMappingNoHairpin(t *testing.T) {
+	l := newLab(t, labConfig{rules: translate(nat.EndpointIndependent, nat.EndpointIndependent, nil)})
+	l.send("lan", udp("10.0.0.5:4001", "203.0.113.1:4000"))
+	l.want("host", "udp 10.0.0.5:4001 > 203.0.113.1:4000 ttl 64 len 0")
+	l.wantDrops()
+}
+
+func TestHairpinByAMappingDoesNotAllocate(t *testing.T) {
+	l := newLab(t, labConfig{rules: translate(nat.EndpointIndependent, nat.AddressDependent, nil)})
+	l.send("lan", udp("10.0.0.6:4000", "198.51.100.7:53"))
+	l.want("wan", "udp 203.0.113.1:4000 > 198.51.100.7:53 ttl 63 len 0")
+	f := first{in: lanID, ruling: &l.w.decision, rnd: l.w.rnd}
+	v := l.e.view.Load()
+	n := testing.AllocsPerRun(100, func() {
+		f.key = rules.Key{
+			Tuple: tuple.Tuple{Src: addr("10.0.0.5"), Dst: addr("203.0.113.1"), SrcPort: 1, DstPort: 4000, Proto: tuple.UDP, Family: tuple.IPv4},
+			In:    lanID, InArea: rules.AreaLAN, Local: rules.ToLocal, TTL: 64,
+		}
+		*f.ruling = rules.Decision{}
+		f.turned = nil
+		if why := v.decide(&f); why != None || f.key.Tuple.Dst != addr("10.0.0.6") {
+			t.Fatalf("%v: %v", f.key.Tuple, why)
+		}
+	})
+	if n != 0 {
+		t.Errorf("%v allocations for a flow", n)
+	}
+}
+
+// A socket that sends to its own external endpoint is its own peer.
+func TestHairpinToOneself(t *testing.T) {
+	l := newLab(t, labConfig{rules: translate(nat.EndpointIndependent, nat.AddressDependent, nil)})
+	l.send("lan", udp("10.0.0.6:4000", "198.51.100.7:53"))
+	l.want("wan", "udp 203.0.113.1:4000 > 198.51.100.7:53 ttl 63 len 0")
+	for range 2 {
+		l.send("lan", udp("10.0.0.6:4000", "203.0.113.1:4000"))
+		l.want("lan", "udp 203.0.113.1:4000 > 10.0.0.6:4000 ttl 63 len 0")
+	}
+	l.wantDrops()
 }

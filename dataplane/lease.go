@@ -76,6 +76,10 @@ func (v *view) entry(f *first) {
 	flow := ports.Flow{Proto: k.Tuple.Proto,
 		External: ports.Endpoint{Addr: k.Tuple.Dst, Port: k.Tuple.DstPort, Zone: k.Tuple.Zone},
 		Remote:   ports.Endpoint{Addr: k.Tuple.Src, Port: k.Tuple.SrcPort, Zone: k.Tuple.Zone}}
+	if v.fromInside(k) {
+		v.turnRoundByMapping(f, &flow)
+		return
+	}
 	e, ok := v.leases.Inbound(&flow)
 	if !ok || k.Local == rules.ToLocal && v.locallyTaken(f) {
 		return

@@ -484,6 +484,16 @@ func (s *Set) Inbound(f *Flow) (Entry, bool) {
 	return e, true
 }
 
+// Owner returns the inside endpoint that an external one stands for, whatever the
+// filtering says: what inside hosts send each other does not come from outside. It
+// reports false when nobody has the external endpoint, or several share it.
+func (s *Set) Owner(f *Flow) (Endpoint, bool) {
+	var k key
+	f.lease(hasOwner, &k)
+	inside, _, _, ok := s.peek(&k)
+	return inside, ok && inside != Endpoint{}
+}
+
 // quota returns how much the client of an inside endpoint may have.
 func (s *Set) quota(proto uint8, inside Endpoint) uint32 {
 	var k key
