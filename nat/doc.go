@@ -74,11 +74,11 @@
 // with conntrack.profile = "rfc" and a rule that says nothing else. RFC 7857 has
 // sections in place of numbers. A test in internal/archtest reads this table.
 //
-//	4787 REQ-1    MUST    not yet             mapping depends on the inside endpoint alone
-//	4787 REQ-2    SHOULD  not yet             a host keeps its external address
-//	4787 REQ-3    MUST    not yet             no port stands for two endpoints
-//	4787 REQ-3a   SHOULD  not yet             class of ports kept
-//	4787 REQ-4    SHOULD  not yet             parity kept
+//	4787 REQ-1    MUST    met in rfc profile  mapping depends on the inside endpoint alone - selftest.TestRFCProfileMeetsTheRequirements
+//	4787 REQ-2    SHOULD  met in rfc profile  a host keeps its external address - selftest.TestPoolingIsFound
+//	4787 REQ-3    MUST    met in rfc profile  no port stands for two endpoints - selftest.TestRFCProfileMeetsTheRequirements
+//	4787 REQ-3a   SHOULD  met in rfc profile  class of ports kept - selftest.TestRFCProfileMeetsTheRequirements
+//	4787 REQ-4    SHOULD  met in rfc profile  parity kept - selftest.TestRFCProfileMeetsTheRequirements
 //	4787 REQ-5    MUST    met in rfc profile  UDP: 5 minutes - selftest.TestTimersOfTheProfiles
 //	4787 REQ-5a   MAY     met                 other timers for some ports, by rule - dataplane.TestRulesGiveFlowsTheirTimeouts
 //	4787 REQ-5b   MAY     met                 timers can be set - selftest.TestTimersOfTheConfigurationAreFound
@@ -86,13 +86,13 @@
 //	4787 REQ-6    MUST    met                 outbound packets refresh - selftest.TestTimersOfTheProfiles
 //	4787 REQ-6a   MAY     met                 inbound ones, too - selftest.TestTimersOfTheProfiles
 //	4787 REQ-7    MUST    not yet             hosts outside with addresses of the inside
-//	4787 REQ-8    SHOULD  not yet             filtering: address-dependent
-//	4787 REQ-8a   MAY     not yet             the administrator chooses
-//	4787 REQ-9    MUST    not yet             hairpinning
-//	4787 REQ-9a   MUST    not yet             the source is the external one
-//	4787 REQ-10   SHOULD  not yet             no ALG without a rule
-//	4787 REQ-10a  SHOULD  not yet             each by its own rule
-//	4787 REQ-11   MUST    not yet             the same under contention
+//	4787 REQ-8    SHOULD  met in rfc profile  filtering: address-dependent - selftest.TestRFCProfileMeetsTheRequirements
+//	4787 REQ-8a   MAY     met                 the administrator chooses - selftest.TestEveryMappingAndFilteringIsFound
+//	4787 REQ-9    MUST    met in rfc profile  hairpinning - selftest.TestRFCProfileMeetsTheRequirements
+//	4787 REQ-9a   MUST    met in rfc profile  the source is the external one - selftest.TestRFCProfileMeetsTheRequirements
+//	4787 REQ-10   SHOULD  met                 no ALG without a rule - dataplane.TestFlowsHaveNoHelperWithoutARule
+//	4787 REQ-10a  SHOULD  met                 each by its own rule - dataplane.TestFlowsHaveNoHelperWithoutARule
+//	4787 REQ-11   MUST    met in rfc profile  the same under contention - selftest.TestRFCProfileMeetsTheRequirements
 //	4787 REQ-12   MUST    met                 ICMP ends no mapping - selftest.TestErrorsFragmentsAndSizesPass
 //	4787 REQ-12a  SHOULD  met                 errors from anybody on the way - selftest.TestErrorsFragmentsAndSizesPass
 //	4787 REQ-12b  SHOULD  met                 destination unreachable - selftest.TestErrorsFragmentsAndSizesPass
@@ -101,25 +101,25 @@
 //	4787 REQ-14   MUST    met                 fragments in any order - selftest.TestErrorsFragmentsAndSizesPass
 //	4787 REQ-14a  MUST    met                 within bounds - frag.TestFloodDoesNotStarveOthers
 //
-//	5382 REQ-1    MUST    not yet             mapping as for UDP
+//	5382 REQ-1    MUST    met in rfc profile  mapping as for UDP - selftest.TestRFCProfileMeetsTheRequirements
 //	5382 REQ-2    MUST    met                 every valid sequence - conntrack.TestTCPLife
 //	5382 REQ-2a   MUST    met                 simultaneous open - selftest.TestUnsolicitedSYNsAreDroppedSilently
-//	5382 REQ-3    SHOULD  not yet             filtering: address-dependent
-//	5382 REQ-3a   MAY     not yet             the administrator chooses
-//	5382 REQ-3b   MAY     not yet             other than for UDP
+//	5382 REQ-3    SHOULD  met in rfc profile  filtering: address-dependent - selftest.TestRFCProfileMeetsTheRequirements
+//	5382 REQ-3a   MAY     met                 the administrator chooses - selftest.TestEveryMappingAndFilteringIsFound
+//	5382 REQ-3b   MAY     met                 other than for UDP - selftest.TestProtocolsBehaveApart
 //	5382 REQ-4    MUST    met                 no early answer to a SYN - selftest.TestUnsolicitedSYNsAreDroppedSilently
 //	5382 REQ-4a   MUST    met                 none at all: the outside is told nothing - selftest.TestUnsolicitedSYNsAreDroppedSilently
 //	5382 REQ-5    MUST    met in rfc profile  2 hours 4 minutes; 4 minutes - selftest.TestTimersOfTheProfiles
 //	5382 REQ-5a   MAY     met                 timers can be set - dataplane.TestTimeoutsOfARuleHoldForAllStates
-//	5382 REQ-6    SHOULD  not yet             no ALG without a rule
-//	5382 REQ-7    MUST    not yet             no port stands for two endpoints
-//	5382 REQ-8    MUST    not yet             hairpinning
-//	5382 REQ-8a   MUST    not yet             the source is the external one
+//	5382 REQ-6    SHOULD  met                 no ALG without a rule - dataplane.TestFlowsHaveNoHelperWithoutARule
+//	5382 REQ-7    MUST    met in rfc profile  no port stands for two endpoints - selftest.TestRFCProfileMeetsTheRequirements
+//	5382 REQ-8    MUST    met in rfc profile  hairpinning - selftest.TestRFCProfileMeetsTheRequirements
+//	5382 REQ-8a   MUST    met in rfc profile  the source is the external one - selftest.TestRFCProfileMeetsTheRequirements
 //	5382 REQ-9    SHOULD  met                 destination unreachable - selftest.TestErrorsFragmentsAndSizesPass
 //	5382 REQ-10   MUST    met                 ICMP ends no mapping - selftest.TestErrorsFragmentsAndSizesPass
 //
 //	5508 REQ-1    MUST    met                 queries of the inside - selftest.TestErrorsFragmentsAndSizesPass
-//	5508 REQ-1a   SHOULD  not yet             identifiers do not depend on the other end
+//	5508 REQ-1a   SHOULD  met in rfc profile  identifiers do not depend on the other end - selftest.TestRFCProfileMeetsTheRequirements
 //	5508 REQ-2    MUST    met in rfc profile  queries: 60 seconds - selftest.TestTimersOfTheProfiles
 //	5508 REQ-2a   SHOULD  met                 timer can be set - selftest.TestTimersOfTheConfigurationAreFound
 //	5508 REQ-3    SHOULD  met                 wrong checksums of errors - packet.TestParseRefusesWhatCannotBe
@@ -137,19 +137,19 @@
 //	5508 REQ-10   MUST    met                 unreachable, time exceeded, echo - selftest.TestErrorsFragmentsAndSizesPass
 //	5508 REQ-11   MAY     met                 other messages - dataplane.TestErrorsThatGoNowhere
 //
-//	6888 REQ-1    MUST    not yet             the requirements of each protocol
-//	6888 REQ-2    MUST    not yet             paired by default
+//	6888 REQ-1    MUST    met in rfc profile  the requirements of each protocol - selftest.TestRFCProfileMeetsTheRequirements
+//	6888 REQ-2    MUST    met in rfc profile  paired by default - selftest.TestPoolingIsFound
 //	6888 REQ-3    MUST    met                 any ranges of addresses - nat.TestPoolIsUsedUpAddressByAddress
-//	6888 REQ-4    MUST    not yet             a limit of ports for each client
-//	6888 REQ-4a   MUST    not yet             that can be set
-//	6888 REQ-4b   MAY     not yet             by protocol
+//	6888 REQ-4    MUST    met                 a limit of ports for each client - dataplane.TestPortsOfAClientAreLimited
+//	6888 REQ-4a   MUST    met                 that can be set - config.TestGoodFilesHaveTheirNormalForm
+//	6888 REQ-4b   MAY     met                 by protocol - dataplane.TestPortsOfAClientAreLimited
 //	6888 REQ-4c   SHOULD  met                 thresholds of rates - conntrack.TestHalfOpenFlowsAndRatesAreShared
 //	6888 REQ-5    SHOULD  met                 memory is shared fairly - conntrack.TestFloodOfOneClientTakesNothingFromOthers
 //	6888 REQ-5a   SHOULD  met                 as far as one wants - conntrack.TestOneClientMayHaveTheWholeTable
 //	6888 REQ-5b   SHOULD  met                 rates, too - conntrack.TestHalfOpenFlowsAndRatesAreShared
 //	6888 REQ-6    MUST    met                 destinations without translation - selftest.TestDestinationsCanBeExempt
 //	6888 REQ-7    SHOULD  by choice not       address-dependent is the default, the other is a rule away
-//	6888 REQ-8    SHOULD  not yet             freed ports rest for 120 seconds
+//	6888 REQ-8    SHOULD  met in rfc profile  freed ports rest for 120 seconds - selftest.TestFreedPortsAreHeldDown
 //	6888 REQ-9    MUST    not yet             mappings by request of the client (PCP)
 //	6888 REQ-10   SHOULD  by choice not       an API and metrics, no MIB
 //	6888 REQ-11   MUST    met in rfc profile  refused, and nothing ended for it - conntrack.TestFullTable
@@ -161,10 +161,10 @@
 //	7857 2        SHOULD  met                 states of TCP - conntrack.TestTCPCells
 //	7857 2.1      SHOULD  met                 opening and closing have their own timers - conntrack.TestRuleOverridesTimeoutsByState
 //	7857 2.2      MUST    met in rfc profile  a RST is translated, and waited 4 minutes for - selftest.TestTimersOfTheProfiles
-//	7857 3        MAY     not yet             ports for several destinations, by rule
+//	7857 3        MAY     met                 ports for several destinations, by rule - selftest.TestEveryMappingAndFilteringIsFound
 //	7857 4        SHOULD  met                 then another address of the pool - nat.TestPoolIsUsedUpAddressByAddress
-//	7857 5        SHOULD  not yet             mapping by protocol
-//	7857 6        SHOULD  not yet             filtering by protocol
+//	7857 5        SHOULD  met                 mapping by protocol - selftest.TestProtocolsBehaveApart
+//	7857 6        SHOULD  met                 filtering by protocol - selftest.TestProtocolsBehaveApart
 //	7857 7        MAY     by choice not       inbound packets always refresh
 //	7857 7.1      SHOULD  met                 errors do not - selftest.TestTimersOfTheProfiles
 //	7857 8        MAY     by choice not       parity is a preference, never a refusal

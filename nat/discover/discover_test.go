@@ -171,3 +171,5 @@ func TestTooFewHostsAreRefused(t *testing.T) {
 		}
 	}
 }
+
+func firstOf(list []netip.Addr) netip.AddrPort { return netip.AddrPortFrom(list[0], 4000) }

@@ -234,6 +234,9 @@ func (r *Report) Lines() []Line {
 		l.add("lifetime, stream", u.Lifetimes.Lasting, met(4787, "REQ-5", u.Lifetimes.Lasting.atLeast(udpLeast)))
 		l.add("refresh", u.Refresh.String(), met(4787, "REQ-6", u.Refresh.Outbound), met(5508, "REQ-6", !u.Refresh.Error))
 	}
+	if u := &r.UDP; r.Family == "ipv4" && u.Preservation == Always && u.Lifetimes != (Lifetimes{}) { // hosts of an IPv6 prefix are one client
+		l.add("freed ports are kept from others", u.HoldDown, met(6888, "REQ-8", u.HoldDown.atLeast(holdLeast)))
+	}
 	l.errors(&r.UDP.Errors, met(4787, "REQ-12", r.UDP.Errors.Survives), met(4787, "REQ-12a", len(r.UDP.Errors.FromRouter) > 0))
 
 	l.proto = "tcp"
@@ -312,9 +315,6 @@ func (l *lines) transport(t *Transport, rfc int) {
 	l.add("class kept when taken", t.Class, req("REQ-3a", "", t.Class == Always || t.Class == Untested))
 	l.add("parity kept when taken", t.Parity, req("REQ-4", "", t.Parity == Always || t.Parity == Untested))
 	l.add("contiguity kept when taken", t.Contiguity)
-	if t.HoldDown != 0 {
-		l.add("port for another host again after", t.HoldDown, met(6888, "REQ-8", t.HoldDown.atLeast(holdLeast)))
-	}
 }
 
 func (l *lines) errors(e *Errors, verdicts ...Verdict) {
