@@ -265,6 +265,20 @@ func (f *helped) acknowledged(p *packet.Packet, d tuple.Direction, ack uint32) {
 	}
 }
 
+// renumberError makes the segment that an ICMP error is about the one that its sender
+// knows: he may ignore what names other numbers (RFC 5927 section 4).
+func (w *Worker) renumberError(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref) {
+	seq, ok := packet.EmbeddedSeq(p)
+	f := w.e.helpers.find(ref.Slot, e.Gen())
+	if !ok || f == nil {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	seq, _ = f.s.Selected(ref.Dir, seq, seq)
+	packet.SetEmbeddedSeq(p, seq)
+}
+
 // help is step 9 of the walk: the helper of the flow reads the payload of p, and what
 // goes on is what it makes of it. It reports true when it has dealt with p.
 func (w *Worker) help(p *packet.Packet, e *conntrack.Entry, way *egress) bool {

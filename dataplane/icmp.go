@@ -76,6 +76,9 @@ func (w *Worker) icmpError(p *packet.Packet, ref conntrack.Ref, r role) {
 	case r == roleWire && out != HostPort:
 		packet.DecrementTTL(p)
 	}
+	if e.Status()&hasHelper != 0 {
+		w.renumberError(p, e, ref)
+	}
 	outer := p.Tuple
 	outer.Dst = to.Dst
 	if to.Src != from.Src {

@@ -129,6 +129,10 @@ func (s *Session) Acked(d tuple.Direction, y uint32) bool {
 		return false
 	}
 	x := h.toSender(y)
+	if before(h.end()+1, x) { // bytes went another way: there is nothing to wait for
+		h.begin(x, true)
+		h.base = y - x
+	}
 	x = earliest(x, h.sent) // behind it is a FIN
 	if !before(h.acked, x) {
 		return false

@@ -171,3 +171,24 @@ func Acknowledge(dst, p *Packet, buf []byte, ack uint32, window uint16, late []S
 	be.PutUint16(h[16:], ^checksum.Checksum(h, sum))
 	dst.own(p, buf, len(ip))
 }
+
+// EmbeddedSeq returns the sequence number of the TCP segment that an ICMP error is about,
+// if that is there.
+func EmbeddedSeq(p *Packet) (seq uint32, ok bool) {
+	if p.Flags&(ICMPError|EmbeddedNAT) != ICMPError|EmbeddedNAT || p.Embedded.Proto != tuple.TCP || p.EmbEnd < p.EmbL4+8 {
+		return 0, false
+	}
+	return be.Uint32(p.Mem[p.EmbL4+4:]), true
+}
+
+// SetEmbeddedSeq changes it, and the checksums over it.
+func SetEmbeddedSeq(p *Packet, seq uint32) {
+	b := p.Mem[p.EmbL4:p.EmbEnd]
+	delta := fold(uint64(^be.Uint32(b[4:])) + uint64(seq))
+	be.PutUint32(b[4:], seq)
+	sum := uint64(delta)
+	if len(b) >= 18 {
+		sum += changeSum(b[16:], delta)
+	}
+	addTransport(p, p.Mem[p.L4+2:p.End], fold(sum), 0)
+}

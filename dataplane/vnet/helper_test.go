@@ -183,14 +183,19 @@ func reword(w []byte) ([]byte, bool) {
 // TestRealHostsGetWhatAHelperMakesOfTheirBytes sends text both ways at once over a path
 // that loses and exchanges packets.
 func TestRealHostsGetWhatAHelperMakesOfTheirBytes(t *testing.T) {
-	for _, loss := range []int{0, 4} {
-		t.Run(fmt.Sprintf("%d percent lost", loss), func(t *testing.T) {
+	for _, tt := range []struct {
+		loss   int
+		server string
+	}{{0, "203.0.113.9:7000"}, {4, "203.0.113.9:7000"}, {0, "[2001:db8:2::9]:7000"}} {
+		t.Run(fmt.Sprintf("%d percent lost on the way to %s", tt.loss, tt.server), func(t *testing.T) {
+			loss := tt.loss
 			r := rand.New(rand.NewPCG(uint64(loss), 7))
 			n := helped(t, words{}, 7000, Options{Impair: mem.Impair(1, mem.Rates{Drop: float64(loss) / 100, Swap: float64(loss) / 50, Duplicate: float64(loss) / 200})})
-			client, server := n.Host("lan", "10.0.0.5/24"), n.Host("wan", "203.0.113.9/24")
+			client := n.Host("lan", "10.0.0.5/24", "2001:db8:1::5/64")
+			server := n.Host("wan", "203.0.113.9/24", "2001:db8:2::9/64")
 			n.Start()
-			control := listen(t, server, "203.0.113.9:7000")
-			c := dial(t, client, "203.0.113.9:7000")
+			control := listen(t, server, tt.server)
+			c := dial(t, client, tt.server)
 			s := <-control
 			done := make(chan error, 2)
 			send := func(from, to net.Conn) {

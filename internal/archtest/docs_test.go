@@ -112,6 +112,7 @@ var knownRFCs = map[int]string{
 	5722: "Handling of Overlapping IPv6 Fragments",
 	5737: "IPv4 Address Blocks Reserved for Documentation",
 	5780: "NAT Behavior Discovery Using STUN",
+	5927: "ICMP Attacks against TCP",
 	5961: "Improving TCP's Robustness to Blind In-Window Attacks",
 	6052: "IPv6 Addressing of IPv4/IPv6 Translators",
 	6056: "Recommendations for Transport-Protocol Port Randomization",

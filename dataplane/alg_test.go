@@ -1,0 +1,327 @@
+package dataplane
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/culvert/alg"
+	"example.com/culvert/conntrack"
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/dataplane/port/mem"
+	"example.com/culvert/nat"
+	"example.com/culvert/rules"
+)
+
+// talker is a helper for tests. In every payload it replaces "@address:port" by what
+// the other side has to be told of that socket, "~" by fifty dots, and "#" by nothing;
+// "&" is a pair of sockets, and of lines it is shown whole ones only.
+type talker struct{}
+
+func (talker) Spec() alg.Spec {
+	return alg.Spec{
+		Name: "talker", Protos: []uint8{tuple.TCP, tuple.UDP},
+		Classes: []alg.Class{{Name: "one", Max: 2, Timeout: time.Minute}, {Name: "pair", Max: 4, Timeout: time.Minute}},
+	}
+}
+
+func (talker) New(*alg.Flow) alg.Parser { return talker{} }
+
+func (talker) Inspect(c *alg.Context, b []byte) (e alg.Edit) {
+	if e.Done = bytes.LastIndexByte(b, '\n') + 1; e.Done < len(b) {
+		e.Rest = alg.Hold
+	}
+	for i := 0; i < e.Done; i++ {
+		switch b[i] {
+		case '~':
+			e.Replace = append(e.Replace, alg.Replacement{From: i, To: i + 1, Text: bytes.Repeat([]byte{'.'}, 50)})
+		case '#':
+			e.Replace = append(e.Replace, alg.Replacement{From: i, To: i + 1})
+		case '@', '&':
+			end := i + 1
+			for end < e.Done && b[end] > ' ' {
+				end++
+			}
+			to := netip.MustParseAddrPort(string(b[i+1 : end]))
+			group := []alg.Expectation{{Proto: tuple.UDP, To: to}}
+			if b[i] == '&' {
+				next := netip.AddrPortFrom(to.Addr(), to.Port()+1)
+				group = []alg.Expectation{{Class: 1, Proto: tuple.UDP, To: to}, {Class: 1, Proto: tuple.UDP, To: next, Child: "talker"}}
+			}
+			text := ""
+			if seen, err := c.Announce(group...); err != nil {
+				text = "!" + err.Error()
+			} else {
+				text = seen.String()
+			}
+			e.Replace = append(e.Replace, alg.Replacement{From: i, To: end, Text: []byte(text)})
+		}
+	}
+	return e
+}
+
+// talkerLab is a lab in which flows to port 5000 have the helper talker.
+func talkerLab(t *testing.T, cfg labConfig, o alg.Options) *lab {
+	t.Helper()
+	set, err := alg.NewSet(talker{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	number, err := set.Number("talker", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.table = func(c *conntrack.Config) { c.HelperName = set.Name }
+	cfg.engine = func(c *Config) {
+		c.Helpers = set
+		c.Helper = func(t tuple.Tuple) uint32 {
+			if t.DstPort == 5000 {
+				return number
+			}
+			return 0
+		}
+	}
+	return newLab(t, cfg)
+}
+
+// payloadOf returns the payload of the one UDP packet that left by a port.
+func (l *lab) payloadOf(name string) string {
+	l.Helper()
+	f := l.take(name)
+	if d := describe(f, l.ports[name].Info().Link); strings.Contains(d, "BAD") || !strings.HasPrefix(d, "udp") {
+		l.Fatalf("%s sent %s", name, d)
+	}
+	ip := ipOf(f, l.ports[name].Info().Link)
+	return string(ip[headerLen(ip)+8:])
+}
+
+// say has the client send a datagram of the usual flow, and returns what the server got.
+func (l *lab) say(text string) string {
+	l.Helper()
+	l.send("lan", udp("10.0.0.5:40000", "198.51.100.7:5000", body(text)))
+	return l.payloadOf("wan")
+}
+
+func TestHelperReplacesPayloadOfDatagrams(t *testing.T) {
+	l := talkerLab(t, labConfig{}, alg.Options{})
+	for in, want := range map[string]string{
+		"plain\n":     "plain\n",
+		"a#b\n":       "ab\n",
+		"###\n":       "\n",
+		"<~~>\n":      "<" + strings.Repeat(".", 100) + ">\n",
+		"odd # and ~": "odd # and ~",
+	} {
+		if got := l.say(in); got != want {
+			t.Errorf("%q arrived as %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestUDPWithoutChecksumStaysWithout(t *testing.T) {
+	l := talkerLab(t, labConfig{}, alg.Options{})
+	ip := udp("10.0.0.5:40000", "198.51.100.7:5000", body("<~>\n"))
+	ip[26], ip[27] = 0, 0
+	l.send("lan", ip)
+	f := l.take("wan")
+	out := ipOf(f, l.ports["wan"].Info().Link)
+	if out[26]|out[27] != 0 || !strings.Contains(string(out), strings.Repeat(".", 50)) {
+		t.Errorf("it left as %q", out)
+	}
+}
+
+func TestAnnouncedFlowsReachWhoAnnouncedThem(t *testing.T) {
+	l := talkerLab(t, labConfig{}, alg.Options{})
+	if got, want := l.say("@10.0.0.5:6000\n"), "203.0.113.1:6000\n"; got != want {
+		t.Fatalf("the server was told %q, want %q", got, want)
+	}
+	l.send("wan", udp("198.51.100.9:7000", "203.0.113.1:6000")) // somebody else
+	l.wantDrops(LocalDenied)
+	l.send("wan", udp("198.51.100.7:7000", "203.0.113.1:6000"))
+	l.want("lan", "udp 198.51.100.7:7000 > 10.0.0.5:6000 ttl 63 len 0")
+	l.send("lan", udp("10.0.0.5:6000", "198.51.100.7:7000"))
+	l.want("wan", "udp 203.0.113.1:6000 > 198.51.100.7:7000 ttl 63 len 0")
+	if f, ok := flowTo(l, 6000); !ok || f.Status&conntrack.Expected == 0 || f.Status&conntrack.DstNAT == 0 {
+		t.Errorf("the flow is %v, %v", f.Tuple, f.Status)
+	}
+}
+
+func TestPairsKeepTheirDistanceAndParity(t *testing.T) {
+	l := talkerLab(t, labConfig{}, alg.Options{})
+	if got, want := l.say("&10.0.0.5:6000\n"), "203.0.113.1:6000\n"; got != want {
+		t.Fatalf("the first client's pair is at %q, want %q", got, want)
+	}
+	// The same sockets of another host go elsewhere: 6000 and 6001 are promised.
+	l.send("lan", udp("10.0.0.6:40001", "198.51.100.7:5000", body("&10.0.0.6:6000\n")))
+	if got, want := l.payloadOf("wan"), "203.0.113.1:6002\n"; got != want {
+		t.Fatalf("the second client's pair is at %q, want %q", got, want)
+	}
+	// Announced again, it stays where it was.
+	l.send("lan", udp("10.0.0.6:40001", "198.51.100.7:5000", body("&10.0.0.6:6000\n")))
+	if got, want := l.payloadOf("wan"), "203.0.113.1:6002\n"; got != want {
+		t.Errorf("the second time it is at %q, want %q", got, want)
+	}
+	for port, host := range map[int]string{6000: "10.0.0.5:6000", 6001: "10.0.0.5:6001", 6002: "10.0.0.6:6000", 6003: "10.0.0.6:6001"} {
+		l.send("wan", udp("198.51.100.7:9000", fmt.Sprintf("203.0.113.1:%d", port)))
+		l.want("lan", "udp 198.51.100.7:9000 > "+host+" ttl 63 len 0")
+	}
+	if f, _ := flowTo(l, 6003); f.Status&conntrack.Helper == 0 || f.Helper != "talker" {
+		t.Errorf("the second flow of the pair has helper %q", f.Helper)
+	}
+	if f, _ := flowTo(l, 6002); f.Status&conntrack.Helper != 0 {
+		t.Errorf("the first flow of the pair has helper %q", f.Helper)
+	}
+}
+
+// TestPromisedPortsAreKept: what a server was told is for one host does not become the
+// source of another one's flow to it, but that of the host's own.
+func TestPromisedPortsAreKept(t *testing.T) {
+	l := talkerLab(t, labConfig{}, alg.Options{})
+	l.say("@10.0.0.5:6000\n")
+	l.send("lan", udp("10.0.0.6:6000", "198.51.100.7:7000"))
+	if got := describe(l.take("wan"), l.ports["wan"].Info().Link); strings.HasPrefix(got, "udp 203.0.113.1:6000 ") {
+		t.Errorf("another host's flow left as %s", got)
+	}
+	l.send("lan", udp("10.0.0.5:6000", "198.51.100.7:7000"))
+	l.want("wan", "udp 203.0.113.1:6000 > 198.51.100.7:7000 ttl 63 len 0")
+}
+
+func TestNobodyAnnouncesForOthers(t *testing.T) {
+	for _, tt := range []struct{ claim, in, want string }{
+		{"another inside host", "@10.0.0.6:6000\n", alg.ErrForeign.Error()},
+		{"an outside host", "@198.51.100.9:6000\n", alg.ErrForeign.Error()},
+		{"another family", "@[2001:db8:1::5]:6000\n", alg.ErrForeign.Error()},
+		{"a privileged port", "@10.0.0.5:22\n", alg.ErrPort.Error()},
+		{"no port", "@10.0.0.5:0\n", alg.ErrPort.Error()},
+		{"a pair beyond the last port", "&10.0.0.5:65535\n", alg.ErrPort.Error()},
+	} {
+		t.Run(tt.claim, func(t *testing.T) {
+			l := talkerLab(t, labConfig{}, alg.Options{})
+			if got := l.say(tt.in); got != "!"+tt.want+"\n" {
+				t.Errorf("%q arrived as %q, want %q", tt.in, got, tt.want)
+			}
+			if n := l.table.ExpectLen(); n != 0 {
+				t.Errorf("%d flows are expected, want none", n)
+			}
+			if s := l.e.HelperStats(); s.Refused != 1 || s.Announced != 0 {
+				t.Errorf("%d refused and %d announced, want 1 and 0", s.Refused, s.Announced)
+			}
+		})
+	}
+}
+
+func TestRuleMayAllowForeignAddresses(t *testing.T) {
+	l := talkerLab(t, labConfig{}, alg.Options{Foreign: true})
+	if got, want := l.say("@10.0.0.6:6000\n"), "203.0.113.1:6000\n"; got != want {
+		t.Fatalf("the server was told %q, want %q", got, want)
+	}
+	l.send("wan", udp("198.51.100.7:7000", "203.0.113.1:6000"))
+	l.want("lan", "udp 198.51.100.7:7000 > 10.0.0.6:6000 ttl 63 len 0")
+}
+
+func TestAnnouncementsOfAFlowAreBounded(t *testing.T) {
+	l := talkerLab(t, labConfig{}, alg.Options{})
+	for i := range announcesPerSec + 10 {
+		l.say(fmt.Sprintf("@10.0.0.5:%d\n", 6000+i))
+	}
+	if n := l.table.ExpectLen(); n != 2 {
+		t.Errorf("%d flows are expected, want the 2 that the class allows", n)
+	}
+	if s := l.e.HelperStats(); s.Refused != 10 {
+		t.Errorf("%d were refused, want 10 in one second", s.Refused)
+	}
+	l.now += int64(time.Second)
+	if got := l.say("@10.0.0.5:6500\n"); got != "203.0.113.1:6500\n" {
+		t.Errorf("a second later the server was told %q", got)
+	}
+}
+
+func TestDatagramThatGrowsBeyondTheLinkIsToldToItsSender(t *testing.T) {
+	l := talkerLab(t, labConfig{}, alg.Options{})
+	text := strings.Repeat("x", 1400) + "~~\n"
+	l.send("lan", udp("10.0.0.5:40000", "198.51.100.7:5000", body(text), dontFragment()))
+	if got := describe(l.take("lan"), l.ports["lan"].Info().Link); !strings.Contains(got, "3/4") || !strings.Contains(got, "mtu 1402") {
+		t.Errorf("its sender was told %s", got)
+	}
+	l.wantDrops(TooBigForEgress)
+	l.send("lan", udp("10.0.0.5:40000", "198.51.100.7:5000", body(text))) // may be fragmented
+	frames := l.ports["wan"].TakeFrames()
+	if len(frames) != 2 {
+		t.Fatalf("it left in %d frames, want 2 fragments", len(frames))
+	}
+}
+
+// TestFragmentsOfANewFlowWithHelperAreJoined: the helper sees a datagram that came in
+// pieces, also the first one of its flow.
+func TestFragmentsOfANewFlowWithHelperAreJoined(t *testing.T) {
+	l := talkerLab(t, labConfig{}, alg.Options{})
+	whole := udp("10.0.0.5:40000", "198.51.100.7:5000", body(strings.Repeat("x", 900)+"@10.0.0.5:6000\n"))
+	for _, f := range fragmentsOf(whole, 512) {
+		l.inject("lan", mem.Frame{Data: l.frame("lan", f)})
+	}
+	l.step()
+	if n := l.table.ExpectLen(); n != 1 {
+		t.Errorf("%d flows are expected, want 1", n)
+	}
+	if n := len(l.ports["wan"].TakeFrames()); n != 2 {
+		t.Errorf("%d frames left, want 2 fragments", n)
+	}
+}
+
+func TestRulesAttachHelpers(t *testing.T) {
+	l := talkerLab(t, labConfig{rules: func(s *rules.Spec) {
+		masquerade(s)
+		s.Lists[rules.Filter] = []rules.RuleSpec{
+			{If: rules.Conditions{DstPort: oneOf(nat.PortRange{First: 5060, Last: 5060})}, Then: rules.ActHelper, Helper: "talker"},
+			{Then: rules.ActAccept},
+		}
+	}}, alg.Options{})
+	l.send("lan", udp("10.0.0.5:40000", "198.51.100.7:5060", body("a#b\n")))
+	if got := l.payloadOf("wan"); got != "ab\n" {
+		t.Errorf("it arrived as %q", got)
+	}
+	if f, _ := flowTo(l, 5060); f.Helper != "talker" {
+		t.Errorf("the flow's helper is %q", f.Helper)
+	}
+}
+
+func TestUnknownHelperIsRefused(t *testing.T) {
+	l := talkerLab(t, labConfig{}, alg.Options{})
+	st := l.stateNow()
+	st.Program = l.program(&st, func(s *rules.Spec) {
+		s.Lists[rules.Filter] = []rules.RuleSpec{{Then: rules.ActHelper, Helper: "nobody"}}
+	})
+	if err := l.e.Apply(st); err == nil || !strings.Contains(err.Error(), `no helper "nobody": there are talker`) {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func TestMemoryOfHelpersIsGivenBack(t *testing.T) {
+	l := talkerLab(t, labConfig{}, alg.Options{})
+	l.say("hello\n")
+	if s := l.e.HelperStats(); s.Flows != 1 || s.Memory == 0 {
+		t.Errorf("%d flows keep %d bytes", s.Flows, s.Memory)
+	}
+	l.advance(10 * time.Minute)
+	l.e.helpers.expire(l.table)
+	if s := l.e.HelperStats(); s.Flows != 0 || s.Memory != 0 {
+		t.Errorf("at the end %d flows keep %d bytes", s.Flows, s.Memory)
+	}
+}
+
+func TestFlowsWithoutMemoryGoOnWithoutHelper(t *testing.T) {
+	l := talkerLab(t, labConfig{}, alg.Options{})
+	l.e.helpers.limit = helpedSize + 1
+	if got := l.say("a#b\n"); got != "ab\n" {
+		t.Errorf("the first flow's text arrived as %q", got)
+	}
+	l.send("lan", udp("10.0.0.6:40000", "198.51.100.7:5000", body("a#b\n")))
+	if got := l.payloadOf("wan"); got != "a#b\n" {
+		t.Errorf("the second flow's text arrived as %q", got)
+	}
+	if s := l.e.HelperStats(); s.Starved == 0 {
+		t.Error("nothing was counted")
+	}
+}
