@@ -69,7 +69,8 @@ type extension struct {
 	policy      uint32    // of timeouts; see Table.Policy
 	helper      uint32    // number of the helper, 0 if none
 	master      Master    // of an expected flow
-	_           [5]uint64
+	seq         [tuple.NumDirections]Correction
+	_           [2]uint64
 }
 
 // Tuple returns the tuple of packets in direction d.
@@ -188,4 +189,7 @@ func (x *extension) copyTo(c *extension) {
 	c.labels[0], c.labels[1] = word.Load64(&x.labels[0]), word.Load64(&x.labels[1])
 	c.master = x.master // does not change
 	c.policy, c.helper = word.Load32(&x.policy), word.Load32(&x.helper)
+	for d := range x.seq {
+		c.seq[d] = x.seq[d].load()
+	}
 }

@@ -320,6 +320,7 @@ func (t *Table) describe(f *Flow, slot uint32, e *Entry, x *extension, now Tick)
 		User:   e.Status() & userBits,
 	}
 	f.Master = x.master.Original
+	f.Seq = x.seq
 	if x.helper != 0 && t.cfg.HelperName != nil {
 		f.Helper = t.cfg.HelperName(x.helper)
 	}

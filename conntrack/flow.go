@@ -22,7 +22,8 @@ type Flow struct {
 	Choice  uint8                       // why nat chose this port; nat.Reason
 	Hint    [tuple.NumDirections]uint32 // the engine's
 	Labels  [2]uint64
-	Helper  string // name of the helper, "" if none
+	Seq     [tuple.NumDirections]Correction // with SeqAdjust
+	Helper  string                          // name of the helper, "" if none
 
 	Master tuple.Tuple // original tuple of the flow that announced it; zero: none
 

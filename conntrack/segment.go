@@ -26,7 +26,7 @@ type Segment struct {
 	Bytes   uint32 // length of the IP packet, for accounting
 	Payload uint32 // length of the TCP payload
 
-	Seq, Ack    uint32
+	Seq, Ack    uint32 // Ack and SACK in the numbers of the host that they are for, see Correction
 	SACK        uint32 // right edge of the highest SACK block; with OptSACK
 	Window      uint16 // as sent, unscaled
 	Flags       uint8  // FIN, SYN, ...

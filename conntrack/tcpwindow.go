@@ -11,6 +11,9 @@ import "example.com/culvert/conntrack/tuple"
 //	it acknowledges nothing that was not sent, and
 //	it acknowledges nothing that is older than the largest plausible window.
 //
+// All numbers of a side are those that its host sees: where a helper changes lengths,
+// acknowledgements come here as the host that they are for gets them (Correction).
+//
 // The method is that of G. van Rooij, "Real Stateful TCP Packet Filtering in IP
 // Filter" (2001), with selective acknowledgements and window scaling.
 

@@ -282,6 +282,7 @@ func (r *walker) walk(verdicts *[numVerdicts]int) error {
 	var c tcpConn
 	var history []string
 	d, s := tuple.Original, first
+	fixes := [2]correctionTwin{r.correction(first.Seq), r.correction(first.Ack)}
 	for range 40 {
 		class := classify(s.Flags)
 		cell := tcpNext[d][class][c.state]
@@ -292,7 +293,16 @@ func (r *walker) walk(verdicts *[numVerdicts]int) error {
 				r.w.begin(&s)
 			}
 			history = append(history, fmt.Sprintf("%v %+v in %v", d, s, c.state))
-			got, want := c.window(d, &s, class, &tcpLimits{}), r.w.judge(c.state, d, &s)
+			other := d.Other()
+			fix, near := fixes[other], r.w.side[other].near
+			if !fix.covers(near(s.Ack)) || !fix.covers(near(s.SACK)) {
+				fix = correctionTwin{pos: near(s.Ack)}
+			}
+			there := [2]int64{fix.toReceiver(near(s.Ack)), fix.toReceiver(near(s.SACK))} // what the other host's receiver writes
+			s.Ack, s.SACK = uint32(fix.toSender(there[0])), uint32(fix.toSender(there[1]))
+			seen, a := s, fix.correction()
+			seen.Ack, seen.SACK = a.ToSender(uint32(there[0])), a.ToSender(uint32(there[1]))
+			got, want := c.window(d, &seen, class, &tcpLimits{}), r.w.judge(c.state, d, &s)
 			verdicts[want]++
 			if got != want {
 				return fmt.Errorf("%v, the twin says %v\n%s", got, want, lines(history))

@@ -76,10 +76,11 @@ type helped struct {
 	s       *stream.Session
 	memory  int64
 	events  [stream.NumEvents]uint32
-	window  [tuple.NumDirections]uint16 // last seen from each side
-	sack    [tuple.NumDirections]bool   // whether each side understands selective acknowledgements
-	credit  int                         // announcements it may still make in this second
-	charged int64                       // the second, of the boot clock
+	seq     [tuple.NumDirections]conntrack.Correction // as the entry has it
+	window  [tuple.NumDirections]uint16               // last seen from each side
+	sack    [tuple.NumDirections]bool                 // whether each side understands selective acknowledgements
+	credit  int                                       // announcements it may still make in this second
+	charged int64                                     // the second, of the boot clock
 }
 
 func (h *helpers) init(c *Config) {
@@ -224,8 +225,14 @@ func (w *Worker) helpedFlow(p *packet.Packet, e *conntrack.Entry, ref conntrack.
 	f := &helped{gen: e.Gen(), number: number, s: stream.New(at, flow), memory: helpedSize}
 	if flow.Stream() {
 		for d, side := range w.ct.TCPSides(ref) {
-			if side.Known {
-				f.s.Begin(tuple.Direction(d), side.End, stream.FromStart)
+			dir := tuple.Direction(d)
+			f.seq[d] = w.ct.Correction(ref, dir)
+			switch {
+			case f.seq[d] != (conntrack.Correction{}): // this is not its first session
+				f.s.Begin(dir, side.End, stream.InMiddle)
+				f.s.Resume(dir, f.seq[d].After)
+			case side.Known:
+				f.s.Begin(dir, side.End, stream.FromStart)
 			}
 			f.window[d], f.sack[d] = side.Window, side.SACK
 		}
@@ -250,6 +257,21 @@ func (f *helped) renumber(p *packet.Packet, d tuple.Direction) uint32 {
 	}
 	packet.SetAck(p, f.s.Ack(d, ack))
 	return ack
+}
+
+// renumberPlain is renumber for a flow that has no helper any more, but what an earlier
+// one did to its numbers.
+func (w *Worker) renumberPlain(p *packet.Packet, ref conntrack.Ref) {
+	c := w.ct.Correction(ref, ref.Dir.Other())
+	if p.TCPFlags&packet.ACK == 0 || c == (conntrack.Correction{}) {
+		return
+	}
+	var o packet.TCPOpts
+	packet.TCPOptions(p, &o)
+	for i, b := range o.SACK[:o.NumSACK] {
+		packet.SetSACK(p, &o, i, packet.SACKBlock{Left: c.ToSender(b.Left), Right: c.ToSender(b.Right)})
+	}
+	packet.SetAck(p, c.ToSender(packet.Ack(p)))
 }
 
 // acknowledged says that the tracker took a segment whose acknowledgement was ack.
@@ -287,6 +309,10 @@ func (w *Worker) help(p *packet.Packet, e *conntrack.Entry, way *egress) bool {
 	}
 	f := w.helpedFlow(p, e, way.ref)
 	if f == nil {
+		if e.Status()&conntrack.SeqAdjust != 0 && p.Tuple.Proto == tuple.TCP {
+			c := w.ct.Correction(way.ref, way.ref.Dir)
+			packet.SetSeq(p, c.ToReceiver(packet.Seq(p)))
+		}
 		return false
 	}
 	f.mu.Lock()
@@ -317,8 +343,9 @@ func (w *Worker) helpSegment(f *helped, p *packet.Packet, e *conntrack.Entry, wa
 	}
 	out := f.s.Segment(d, seq+syn, body, last, &w.herald)
 	w.e.helpers.settleLocked(f)
-	if _, before, after := f.s.Shift(d); before|after != 0 {
-		e.SetStatus(conntrack.SeqAdjust)
+	if pos, before, after := f.s.Shift(d); f.seq[d] != (conntrack.Correction{Pos: pos, Before: before, After: after}) {
+		f.seq[d] = conntrack.Correction{Pos: pos, Before: before, After: after}
+		w.ct.SetCorrection(way.ref, d, f.seq[d]) // a flow with helper has room for it
 	}
 	if out.Tell {
 		w.acknowledge(f, p, d, way.role)

@@ -16,21 +16,21 @@ import (
 	"example.com/culvert/rules"
 )
 
-// talker is a helper for tests. In every payload it replaces "@address:port" by what
+// parrot is a helper for tests. In every payload it replaces "@address:port" by what
 // the other side has to be told of that socket, "~" by fifty dots, and "#" by nothing;
 // "&" is a pair of sockets, and of lines it is shown whole ones only.
-type talker struct{}
+type parrot struct{}
 
-func (talker) Spec() alg.Spec {
+func (parrot) Spec() alg.Spec {
 	return alg.Spec{
-		Name: "talker", Protos: []uint8{tuple.TCP, tuple.UDP},
+		Name: "parrot", Protos: []uint8{tuple.TCP, tuple.UDP},
 		Classes: []alg.Class{{Name: "one", Max: 2, Timeout: time.Minute}, {Name: "pair", Max: 4, Timeout: time.Minute}},
 	}
 }
 
-func (talker) New(*alg.Flow) alg.Parser { return talker{} }
+func (parrot) New(*alg.Flow) alg.Parser { return parrot{} }
 
-func (talker) Inspect(c *alg.Context, b []byte) (e alg.Edit) {
+func (parrot) Inspect(c *alg.Context, b []byte) (e alg.Edit) {
 	if e.Done = bytes.LastIndexByte(b, '\n') + 1; e.Done < len(b) {
 		e.Rest = alg.Hold
 	}
@@ -49,7 +49,7 @@ func (talker) Inspect(c *alg.Context, b []byte) (e alg.Edit) {
 			group := []alg.Expectation{{Proto: tuple.UDP, To: to}}
 			if b[i] == '&' {
 				next := netip.AddrPortFrom(to.Addr(), to.Port()+1)
-				group = []alg.Expectation{{Class: 1, Proto: tuple.UDP, To: to}, {Class: 1, Proto: tuple.UDP, To: next, Child: "talker"}}
+				group = []alg.Expectation{{Class: 1, Proto: tuple.UDP, To: to}, {Class: 1, Proto: tuple.UDP, To: next, Child: "parrot"}}
 			}
 			text := ""
 			if seen, err := c.Announce(group...); err != nil {
@@ -63,14 +63,14 @@ func (talker) Inspect(c *alg.Context, b []byte) (e alg.Edit) {
 	return e
 }
 
-// talkerLab is a lab in which flows to port 5000 have the helper talker.
-func talkerLab(t *testing.T, cfg labConfig, o alg.Options) *lab {
+// parrotLab is a lab in which flows to port 5000 have the helper parrot.
+func parrotLab(t *testing.T, cfg labConfig, o alg.Options) *lab {
 	t.Helper()
-	set, err := alg.NewSet(talker{})
+	set, err := alg.NewSet(parrot{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	number, err := set.Number("talker", o)
+	number, err := set.Number("parrot", o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func (l *lab) say(text string) string {
 }
 
 func TestHelperReplacesPayloadOfDatagrams(t *testing.T) {
-	l := talkerLab(t, labConfig{}, alg.Options{})
+	l := parrotLab(t, labConfig{}, alg.Options{})
 	for in, want := range map[string]string{
 		"plain\n":     "plain\n",
 		"a#b\n":       "ab\n",
@@ -121,7 +121,7 @@ func TestHelperReplacesPayloadOfDatagrams(t *testing.T) {
 }
 
 func TestUDPWithoutChecksumStaysWithout(t *testing.T) {
-	l := talkerLab(t, labConfig{}, alg.Options{})
+	l := parrotLab(t, labConfig{}, alg.Options{})
 	ip := udp("10.0.0.5:40000", "198.51.100.7:5000", body("<~>\n"))
 	ip[26], ip[27] = 0, 0
 	l.send("lan", ip)
@@ -133,7 +133,7 @@ func TestUDPWithoutChecksumStaysWithout(t *testing.T) {
 }
 
 func TestAnnouncedFlowsReachWhoAnnouncedThem(t *testing.T) {
-	l := talkerLab(t, labConfig{}, alg.Options{})
+	l := parrotLab(t, labConfig{}, alg.Options{})
 	if got, want := l.say("@10.0.0.5:6000\n"), "203.0.113.1:6000\n"; got != want {
 		t.Fatalf("the server was told %q, want %q", got, want)
 	}
@@ -149,7 +149,7 @@ func TestAnnouncedFlowsReachWhoAnnouncedThem(t *testing.T) {
 }
 
 func TestPairsKeepTheirDistanceAndParity(t *testing.T) {
-	l := talkerLab(t, labConfig{}, alg.Options{})
+	l := parrotLab(t, labConfig{}, alg.Options{})
 	if got, want := l.say("&10.0.0.5:6000\n"), "203.0.113.1:6000\n"; got != want {
 		t.Fatalf("the first client's pair is at %q, want %q", got, want)
 	}
@@ -167,7 +167,7 @@ func TestPairsKeepTheirDistanceAndParity(t *testing.T) {
 		l.send("wan", udp("198.51.100.7:9000", fmt.Sprintf("203.0.113.1:%d", port)))
 		l.want("lan", "udp 198.51.100.7:9000 > "+host+" ttl 63 len 0")
 	}
-	if f, _ := flowTo(l, 6003); f.Status&conntrack.Helper == 0 || f.Helper != "talker" {
+	if f, _ := flowTo(l, 6003); f.Status&conntrack.Helper == 0 || f.Helper != "parrot" {
 		t.Errorf("the second flow of the pair has helper %q", f.Helper)
 	}
 	if f, _ := flowTo(l, 6002); f.Status&conntrack.Helper != 0 {
@@ -178,7 +178,7 @@ func TestPairsKeepTheirDistanceAndParity(t *testing.T) {
 // TestPromisedPortsAreKept: what a server was told is for one host does not become the
 // source of another one's flow to it, but that of the host's own.
 func TestPromisedPortsAreKept(t *testing.T) {
-	l := talkerLab(t, labConfig{}, alg.Options{})
+	l := parrotLab(t, labConfig{}, alg.Options{})
 	l.say("@10.0.0.5:6000\n")
 	l.send("lan", udp("10.0.0.6:6000", "198.51.100.7:7000"))
 	if got := describe(l.take("wan"), l.ports["wan"].Info().Link); strings.HasPrefix(got, "udp 203.0.113.1:6000 ") {
@@ -198,7 +198,7 @@ func TestNobodyAnnouncesForOthers(t *testing.T) {
 		{"a pair beyond the last port", "&10.0.0.5:65535\n", alg.ErrPort.Error()},
 	} {
 		t.Run(tt.claim, func(t *testing.T) {
-			l := talkerLab(t, labConfig{}, alg.Options{})
+			l := parrotLab(t, labConfig{}, alg.Options{})
 			if got := l.say(tt.in); got != "!"+tt.want+"\n" {
 				t.Errorf("%q arrived as %q, want %q", tt.in, got, tt.want)
 			}
@@ -213,7 +213,7 @@ func TestNobodyAnnouncesForOthers(t *testing.T) {
 }
 
 func TestRuleMayAllowForeignAddresses(t *testing.T) {
-	l := talkerLab(t, labConfig{}, alg.Options{Foreign: true})
+	l := parrotLab(t, labConfig{}, alg.Options{Foreign: true})
 	if got, want := l.say("@10.0.0.6:6000\n"), "203.0.113.1:6000\n"; got != want {
 		t.Fatalf("the server was told %q, want %q", got, want)
 	}
@@ -222,7 +222,7 @@ func TestRuleMayAllowForeignAddresses(t *testing.T) {
 }
 
 func TestAnnouncementsOfAFlowAreBounded(t *testing.T) {
-	l := talkerLab(t, labConfig{}, alg.Options{})
+	l := parrotLab(t, labConfig{}, alg.Options{})
 	for i := range announcesPerSec + 10 {
 		l.say(fmt.Sprintf("@10.0.0.5:%d\n", 6000+i))
 	}
@@ -239,7 +239,7 @@ func TestAnnouncementsOfAFlowAreBounded(t *testing.T) {
 }
 
 func TestDatagramThatGrowsBeyondTheLinkIsToldToItsSender(t *testing.T) {
-	l := talkerLab(t, labConfig{}, alg.Options{})
+	l := parrotLab(t, labConfig{}, alg.Options{})
 	text := strings.Repeat("x", 1400) + "~~\n"
 	l.send("lan", udp("10.0.0.5:40000", "198.51.100.7:5000", body(text), dontFragment()))
 	if got := describe(l.take("lan"), l.ports["lan"].Info().Link); !strings.Contains(got, "3/4") || !strings.Contains(got, "mtu 1402") {
@@ -256,7 +256,7 @@ func TestDatagramThatGrowsBeyondTheLinkIsToldToItsSender(t *testing.T) {
 // TestFragmentsOfANewFlowWithHelperAreJoined: the helper sees a datagram that came in
 // pieces, also the first one of its flow.
 func TestFragmentsOfANewFlowWithHelperAreJoined(t *testing.T) {
-	l := talkerLab(t, labConfig{}, alg.Options{})
+	l := parrotLab(t, labConfig{}, alg.Options{})
 	whole := udp("10.0.0.5:40000", "198.51.100.7:5000", body(strings.Repeat("x", 900)+"@10.0.0.5:6000\n"))
 	for _, f := range fragmentsOf(whole, 512) {
 		l.inject("lan", mem.Frame{Data: l.frame("lan", f)})
@@ -271,10 +271,10 @@ func TestFragmentsOfANewFlowWithHelperAreJoined(t *testing.T) {
 }
 
 func TestRulesAttachHelpers(t *testing.T) {
-	l := talkerLab(t, labConfig{rules: func(s *rules.Spec) {
+	l := parrotLab(t, labConfig{rules: func(s *rules.Spec) {
 		masquerade(s)
 		s.Lists[rules.Filter] = []rules.RuleSpec{
-			{If: rules.Conditions{DstPort: oneOf(nat.PortRange{First: 5060, Last: 5060})}, Then: rules.ActHelper, Helper: "talker"},
+			{If: rules.Conditions{DstPort: oneOf(nat.PortRange{First: 5060, Last: 5060})}, Then: rules.ActHelper, Helper: "parrot"},
 			{Then: rules.ActAccept},
 		}
 	}}, alg.Options{})
@@ -282,24 +282,24 @@ func TestRulesAttachHelpers(t *testing.T) {
 	if got := l.payloadOf("wan"); got != "ab\n" {
 		t.Errorf("it arrived as %q", got)
 	}
-	if f, _ := flowTo(l, 5060); f.Helper != "talker" {
+	if f, _ := flowTo(l, 5060); f.Helper != "parrot" {
 		t.Errorf("the flow's helper is %q", f.Helper)
 	}
 }
 
 func TestUnknownHelperIsRefused(t *testing.T) {
-	l := talkerLab(t, labConfig{}, alg.Options{})
+	l := parrotLab(t, labConfig{}, alg.Options{})
 	st := l.stateNow()
 	st.Program = l.program(&st, func(s *rules.Spec) {
 		s.Lists[rules.Filter] = []rules.RuleSpec{{Then: rules.ActHelper, Helper: "nobody"}}
 	})
-	if err := l.e.Apply(st); err == nil || !strings.Contains(err.Error(), `no helper "nobody": there are talker`) {
+	if err := l.e.Apply(st); err == nil || !strings.Contains(err.Error(), `no helper "nobody": there are parrot`) {
 		t.Errorf("error is %v", err)
 	}
 }
 
 func TestMemoryOfHelpersIsGivenBack(t *testing.T) {
-	l := talkerLab(t, labConfig{}, alg.Options{})
+	l := parrotLab(t, labConfig{}, alg.Options{})
 	l.say("hello\n")
 	if s := l.e.HelperStats(); s.Flows != 1 || s.Memory == 0 {
 		t.Errorf("%d flows keep %d bytes", s.Flows, s.Memory)
@@ -312,7 +312,7 @@ func TestMemoryOfHelpersIsGivenBack(t *testing.T) {
 }
 
 func TestFlowsWithoutMemoryGoOnWithoutHelper(t *testing.T) {
-	l := talkerLab(t, labConfig{}, alg.Options{})
+	l := parrotLab(t, labConfig{}, alg.Options{})
 	l.e.helpers.limit = helpedSize + 1
 	if got := l.say("a#b\n"); got != "ab\n" {
 		t.Errorf("the first flow's text arrived as %q", got)

@@ -147,6 +147,8 @@ func (w *Worker) known(p *packet.Packet, ref conntrack.Ref, r role) bool {
 	if e.Status()&hasHelper != 0 && p.Tuple.Proto == tuple.TCP && !p.Flags.Fragment() {
 		if f = w.helpedFlow(p, e, ref); f != nil {
 			ack = f.renumber(p, ref.Dir)
+		} else if e.Status()&conntrack.SeqAdjust != 0 {
+			w.renumberPlain(p, ref)
 		}
 	}
 	segmentOf(p, &seg)

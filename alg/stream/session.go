@@ -68,6 +68,10 @@ func (s *Session) Begin(d tuple.Direction, seq uint32, h History) {
 	s.half[d].begin(seq, h == InMiddle)
 }
 
+// Resume says that the receiver's numbers of direction d, which has begun, are ahead of
+// the sender's by shift: edits of an earlier session made it so.
+func (s *Session) Resume(d tuple.Direction, shift uint32) { s.half[d].base = shift }
+
 // Begun reports whether direction d has its first number.
 func (s *Session) Begun(d tuple.Direction) bool { return s.half[d].begun }
 
