@@ -210,3 +210,73 @@ func TestEveryProtocolIsTranslatedAndBack(t *testing.T) {
 		}
 	}
 }
+
+// unreachable builds an ICMP error that quotes n bytes of a packet, every checksum
+// computed anew.
+func unreachable(src, dst string, hops uint8, quoted []byte, n int) []byte {
+	quoted = quoted[:min(n, len(quoted))]
+	w := wireProto{number: always(tuple.ICMP), sumAt: 2, header: func(_ flight, v6 bool) []byte {
+		typ := byte(3)
+		if v6 {
+			typ = 1
+		}
+		return append([]byte{0: typ, 1: 1, 7: 0}, quoted...)
+	}}
+	if netip.MustParseAddr(src).Is6() {
+		w.number = always(tuple.ICMPv6)
+	}
+	return w.build(flight{src: src, dst: dst, ttl: hops})
+}
+
+// An error that quotes a packet as it was on one side of the gateway quotes it as
+// it was on the other side when it comes out there, however little it quotes: RFC
+// 5508 REQ-4 and REQ-5.
+func TestErrorsAboutEveryProtocolAreTranslated(t *testing.T) {
+	router := map[string][2]string{ // by port: who speaks up, by family
+		"wan": {"192.0.2.33", "2001:db8:66::1"},
+		"lan": {"10.0.0.7", "2001:db8:1::7"},
+	}
+	for _, c := range translations() {
+		v6 := netip.MustParseAddr(c.ends[0]).Is6()
+		header, family := 20, 0
+		if v6 {
+			header, family = 40, 1
+		}
+		for i := range wireProtos {
+			w := &wireProtos[i]
+			for _, n := range [...]int{header + 8, 1 << 16} {
+				if w.name == "sctp" && n > header+8 {
+					continue // its CRC32c covers the ports and is left alone
+				}
+				l := newLab(t, labConfig{rules: func(s *rules.Spec) { s.Lists[c.list] = []rules.RuleSpec{c.rule} }})
+				l.send(c.from, w.build(flight{c.ends[0], c.ends[1], 40000, 4711, false, 64}))
+				l.take(c.to)
+
+				// About the first packet, as it came out.
+				speaker := router[c.to][family]
+				quoted := w.build(flight{c.want[0], c.want[1], 40000, 4711, false, 63})
+				l.send(c.to, unreachable(speaker, c.want[0], 64, quoted, n))
+				if c.want[1] != c.ends[1] {
+					speaker = c.ends[1] // what is inside is not shown
+				}
+				quoted = w.build(flight{c.ends[0], c.ends[1], 40000, 4711, false, 63})
+				got := ipOf(l.take(c.from), packet.LinkEthernet)
+				if want := unreachable(speaker, c.ends[0], 63, quoted, n); !bytes.Equal(got, want) {
+					t.Errorf("%s, IPv6 %v, %s: %s sent\n% x, want\n% x", c.name, v6, w.name, c.from, got, want)
+				}
+
+				// About the answer, as its receiver got it.
+				l.send(c.to, w.build(flight{c.want[1], c.want[0], 4711, 40000, true, 64}))
+				l.take(c.from)
+				quoted = w.build(flight{c.ends[1], c.ends[0], 4711, 40000, true, 63})
+				l.send(c.from, unreachable(c.ends[0], c.ends[1], 64, quoted, n))
+				quoted = w.build(flight{c.want[1], c.want[0], 4711, 40000, true, 63})
+				got = ipOf(l.take(c.to), packet.LinkEthernet)
+				if want := unreachable(c.want[0], c.want[1], 63, quoted, n); !bytes.Equal(got, want) {
+					t.Errorf("%s, IPv6 %v, %s: %s sent\n% x, want\n% x", c.name, v6, w.name, c.to, got, want)
+				}
+				l.wantDrops()
+			}
+		}
+	}
+}
