@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -114,10 +115,13 @@ func capture(t *testing.T, host *netns.Host, ifname string) *netns.Capture {
 	return c
 }
 
+// noClamp has TCP find out by itself how much the path takes.
+const noClamp = `mss_clamp = "off"`
+
 // narrowing gets narrower on the way out, widening on the way in.
 var (
-	narrowing = setup{transitMTU: 1440, serverMTU: 1300}
-	widening  = setup{insideMTU: 1350, config: forwarding.config, prerouting: forwarding.prerouting}
+	narrowing = setup{transitMTU: 1440, serverMTU: 1300, wan: noClamp}
+	widening  = setup{insideMTU: 1350, wan: noClamp, config: forwarding.config, prerouting: forwarding.prerouting}
 )
 
 // headers of a UDP datagram.
@@ -191,7 +195,7 @@ func TestPathMTUFromOutside(t *testing.T) {
 // the link in the middle takes 1400: frames of 64 KB that offloads have made must
 // be refused with the right size, and what follows must fit.
 func TestLargeFramesThroughANarrowWaist(t *testing.T) {
-	eachGateway(t, setup{transitMTU: 1400}, func(t *testing.T, h *house) {
+	eachGateway(t, setup{transitMTU: 1400, wan: noClamp}, func(t *testing.T, h *house) {
 		eachFamily(t, func(t *testing.T, f *family) {
 			service := at(f.server, 7008)
 			serveTCP(t, h.server, service, bulkService)
@@ -200,6 +204,82 @@ func TestLargeFramesThroughANarrowWaist(t *testing.T) {
 			must(t, transfer(c, download, 8<<20, patience))
 		})
 	})
+}
+
+// TestConnectionsFitTheNarrowOutside has a link of 1492 bytes outside, as PPPoE has,
+// and both ends believe in 1500. The size that a connection announces is lowered
+// on the way out, and by Culvert on the way back, too: then nobody needs to be told
+// that a packet was too long. The kernel needs a rule for the one direction.
+func TestConnectionsFitTheNarrowOutside(t *testing.T) {
+	eachGateway(t, setup{transitMTU: 1492, forward: "oifname wan0 tcp flags syn tcp option maxseg size set rt mtu"}, clamped)
+	t.Run("mtu in the configuration", func(t *testing.T) {
+		onlyCulvert(t, setup{wan: "mtu = 1492"}, clamped)
+	})
+}
+
+func clamped(t *testing.T, h *house) {
+	eachFamily(t, func(t *testing.T, f *family) {
+		service := at(f.server, 7010)
+		serveTCP(t, h.server, service, bulkService)
+		outside, inside := capture(t, h.server, "eth0"), capture(t, h.first, "eth0")
+		c := dial(t, h.first, at(f.first, 0), service)
+		want := uint16(1492 - 40)
+		if !f.is4() {
+			want -= 20
+		}
+		announced(t, outside, service.Port(), firstSYN, want)
+		if h.gw.Kind() == netns.Culvert {
+			announced(t, inside, service.Port(), answeringSYN, want)
+		}
+		must(t, transfer(c, upload, 1<<20, patience))
+		if h.gw.Kind() == netns.Culvert {
+			must(t, transfer(c, download, 1<<20, patience))
+			for _, g := range append(inside.Frames(), outside.Frames()...) {
+				if size, ok := tellsMTU(g); ok && !g.Outgoing {
+					t.Errorf("somebody is told that %d bytes fit", size)
+				}
+			}
+		}
+	})
+}
+
+// handshake is the direction of the first two segments of a connection.
+type handshake uint8
+
+const (
+	firstSYN handshake = iota
+	answeringSYN
+)
+
+// announced expects the first segment of a connection to or from a port to carry an
+// MSS.
+func announced(t *testing.T, c *netns.Capture, port uint16, which handshake, want uint16) {
+	t.Helper()
+	g, err := c.Wait(t.Context(), func(g netns.Frame) bool {
+		h := g.TCP()
+		return h != nil && !g.Outgoing && h.SYN && h.ACK == (which == answeringSYN) && (uint16(h.DstPort) == port || uint16(h.SrcPort) == port)
+	})
+	must(t, err)
+	for _, o := range g.TCP().Options {
+		if o.OptionType == layers.TCPOptionKindMSS {
+			if got := binary.BigEndian.Uint16(o.OptionData); got != want {
+				t.Errorf("the MSS that arrives is %d, want %d", got, want)
+			}
+			return
+		}
+	}
+	t.Error("no MSS is announced")
+}
+
+// tellsMTU returns what an ICMP error says fits.
+func tellsMTU(g netns.Frame) (uint32, bool) {
+	if m, ok := g.Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4); ok && m.TypeCode == layers.CreateICMPv4TypeCode(3, 4) {
+		return uint32(m.Seq), true
+	}
+	if m, ok := g.Layer(layers.LayerTypeICMPv6).(*layers.ICMPv6); ok && m.TypeCode.Type() == layers.ICMPv6TypePacketTooBig && len(m.Payload) >= 4 {
+		return binary.BigEndian.Uint32(m.Payload), true
+	}
+	return 0, false
 }
 
 // TestDatagramsThatMayBeFragmentedAre sends an IPv4 packet without DF into a
