@@ -27,6 +27,10 @@ var normal = map[string]string{
 3 dnat in-area lan proto tcp,udp dport 7 redirect ports 7007
 1 snat out-area wan masquerade
 `,
+	"two-uplinks.toml": `
+1 dnat in-area wan proto tcp dst gateway dport 443 dnat to 192.168.1.10:8443
+1 snat out-area wan masquerade
+`,
 	"port-forwarding.toml": `
 1 dnat in-area wan proto tcp dst gateway dport 443 dnat to 192.168.1.10:8443
 2 dnat in-area wan proto udp dst 203.0.113.2 dport 27000-27015 dnat to 192.168.1.20 ports 28000-28015 shift
