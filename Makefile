@@ -19,7 +19,7 @@ BENCHTIME ?= 1s
 netns_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:build netns' . )))
 bench_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^func Benchmark' . )))
 
-.PHONY: help build test tools lint unit race netns bench bench-quick fuzz clean
+.PHONY: help build test tools lint unit race netns bench bench-quick fuzz corpus clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -60,6 +60,9 @@ bench-quick: ## every benchmark for a moment, to see that it works
 
 fuzz: ## every fuzz target for FUZZTIME
 	@scripts/fuzz $(FUZZTIME)
+
+corpus: ## keep the best of what fuzzing has found as seeds
+	@scripts/keep-corpus
 
 clean: ## remove what build made
 	rm -rf bin dist
