@@ -39,7 +39,8 @@ type boundInterface struct {
 
 // publish makes what reconcile did visible. g.mu must be held.
 func (g *Gateway) publish(p *plan, program *rules.Program, leftOut []string) {
-	a := &active{generation: program.Generation, cfg: p.cfg, rules: len(program.Rules()), waiting: leftOut}
+	a := &active{generation: program.Generation, cfg: p.cfg, rules: len(program.Rules()), waiting: leftOut,
+		changes: g.current.Load().changes}
 	for i := range p.links {
 		b := bound(&p.links[i], g.ports[p.links[i].key])
 		b.uplink = g.uplinks[p.links[i].key]
@@ -121,6 +122,7 @@ func (g *Gateway) statusOf(a *active) api.Status {
 		Rules:      a.rules,
 		FlowLimit:  a.cfg.Conntrack.Limit(),
 		Interfaces: []api.Interface{},
+		Changes:    a.changes,
 	}
 	traffic := make(map[int]port.Stats)
 	if a.generation > 0 {
@@ -246,28 +248,6 @@ func (g *Gateway) Engine() *dataplane.Engine { return g.engine }
 
 // Accounting reports whether flows are printed with packet and byte counters.
 func (g *Gateway) Accounting() bool { return g.current.Load().cfg.Conntrack.Accounting }
-
-// ReloadFile reads the configuration file at path, or the one in force when path
-// is empty, and reloads.
-func (g *Gateway) ReloadFile(_ context.Context, path string) (api.ReloadResult, error) {
-	a := g.current.Load()
-	if path == "" {
-		path = a.cfg.File
-	}
-	if path == "" {
-		return api.ReloadResult{}, fmt.Errorf("reload %w, generation %d stays active: the gateway was started without a file; name one with -c",
-			ErrRefused, a.generation)
-	}
-	cfg, err := config.Load(path)
-	if err != nil {
-		return api.ReloadResult{}, fmt.Errorf("reload %w, generation %d stays active: %w", ErrRefused, a.generation, err)
-	}
-	if err := g.Reload(cfg); err != nil {
-		return api.ReloadResult{}, err
-	}
-	a = g.current.Load()
-	return api.ReloadResult{Generation: a.generation, Rules: a.rules, Interfaces: len(a.interfaces)}, nil
-}
 
 // AddInterface serves one more interface, or all that a name with a trailing *
 // fits, until RemoveInterface. When it returns the interface is in force.

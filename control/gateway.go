@@ -66,7 +66,8 @@ type active struct {
 	cfg        *config.Config
 	rules      int
 	interfaces []boundInterface
-	waiting    []string // what keeps the gateway from being ready
+	waiting    []string     // what keeps the gateway from being ready
+	changes    *api.Changes // that the last reload made for live flows; nil: none
 }
 
 // New makes a gateway for cfg in the network namespace of the calling thread. It
@@ -167,44 +168,6 @@ func (g *Gateway) build() (err error) {
 	}
 	g.engine, err = dataplane.New(g.engineConfig(workers, helpers))
 	return err
-}
-
-// Reload puts cfg in force in place of the present configuration: rules,
-// interfaces, addresses, next hops and routes. When it returns nil, every new
-// packet meets it. Otherwise nothing has changed; the error wraps ErrRefused.
-func (g *Gateway) Reload(cfg *config.Config) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.phase != running {
-		return ErrNotRunning
-	}
-	g.tell(g.opts.Notify.Reloading())
-	err := g.reload(cfg)
-	st := g.statusOf(g.current.Load())
-	g.tell(g.opts.Notify.Ready(statusLine(st)))
-	if err != nil {
-		g.log.Warn("reload refused", "generation", st.Generation, "error", err)
-		return fmt.Errorf("reload %w, generation %d stays active: %w", ErrRefused, st.Generation, err)
-	}
-	g.log.Info("reloaded", "generation", st.Generation, "interfaces", len(st.Interfaces), "rules", st.Rules)
-	return nil
-}
-
-func (g *Gateway) reload(cfg *config.Config) error {
-	if err := needsRestart(g.cfg, cfg); err != nil {
-		return err
-	}
-	if err := g.openSpaces(cfg); err != nil {
-		return err
-	}
-	p, err := g.plan(cfg)
-	if err != nil {
-		return err
-	}
-	if missing := g.newlyAbsent(p); len(missing) > 0 {
-		return absentError(missing)
-	}
-	return g.reconcile(p, refuse)
 }
 
 // Close ends the gateway in order: it stops accepting requests and packets, sends

@@ -204,7 +204,7 @@ func TestReloadOfABrokenFileIsRefusedWithItsPosition(t *testing.T) {
 	if err := os.WriteFile(file, []byte("[gateway]\nworkrs = 1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := b.ReloadFile(t.Context(), file)
+	_, err := b.ReloadFile(t.Context(), api.ReloadRequest{Config: file})
 	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "broken.toml:2:1: ") {
 		t.Errorf("reload of a broken file: %v, want a refusal with its position", err)
 	}

@@ -143,15 +143,30 @@ func letTagsIn(parent *openPort) error {
 
 // apply hands the engine its new state.
 func (g *Gateway) apply(p *plan, ids map[key]uint16, ports map[key]*openPort, lost *losses) (*rules.Program, error) {
-	program, err := rules.Compile(&p.cfg.Rules, p.binding(ids), g.current.Load().generation+1)
+	st, err := g.state(p, ids, ports, lost)
 	if err != nil {
 		return nil, err
 	}
-	routes, err := p.table(ids)
-	if err != nil {
+	// Ports with fewer queues than workers get more senders, in the namespace of
+	// the calling thread.
+	if err := g.own.Do(func() error { return g.engine.Apply(st) }); err != nil {
 		return nil, err
 	}
-	st := dataplane.State{Program: program, Routes: routes, Gone: slices.Collect(maps.Keys(lost.addresses))}
+	g.rerouted = !slices.Equal(g.routes, st.Routes.Routes())
+	g.routes = st.Routes.Routes()
+	return st.Program, nil
+}
+
+// state returns what the engine needs to know of p.
+func (g *Gateway) state(p *plan, ids map[key]uint16, ports map[key]*openPort, lost *losses) (st dataplane.State, err error) {
+	st.Program, err = rules.Compile(&p.cfg.Rules, p.binding(ids), g.current.Load().generation+1)
+	if err != nil {
+		return st, err
+	}
+	if st.Routes, err = p.table(ids); err != nil {
+		return st, err
+	}
+	st.Gone = slices.Collect(maps.Keys(lost.addresses))
 	local := p.local()
 	for i := range p.links {
 		l := &p.links[i]
@@ -163,14 +178,7 @@ func (g *Gateway) apply(p *plan, ids map[key]uint16, ports map[key]*openPort, lo
 		}
 		st.Ports = append(st.Ports, c)
 	}
-	// Ports with fewer queues than workers get more senders, in the namespace of
-	// the calling thread.
-	if err := g.own.Do(func() error { return g.engine.Apply(st) }); err != nil {
-		return nil, err
-	}
-	g.rerouted = !slices.Equal(g.routes, routes.Routes())
-	g.routes = routes.Routes()
-	return program, nil
+	return st, nil
 }
 
 func portConfig(l *link, o *openPort) dataplane.PortConfig {

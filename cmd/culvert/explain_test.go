@@ -39,3 +39,25 @@ func TestExplainRefusesWhatIsNoPacket(t *testing.T) {
 		t.Errorf("status %d, stderr %q", code, stderr)
 	}
 }
+
+func TestChangesOfAReloadArePrintedByRule(t *testing.T) {
+	refused := api.Change{What: "refused", Reason: "rule-denied", New: &api.RuleRef{Text: "1 filter dport 80 drop", Position: "culvert.toml:9"}, Fate: "keep"}
+	moved := api.Change{What: "other-destination", Old: &api.RuleRef{Text: "1 dnat dport 53 dnat to 10.0.0.6", Position: "culvert.toml:4"}, Fate: "reevaluate"}
+	c := api.Changes{Flows: 20, Kept: 3, Reevaluated: 1, Groups: []api.ChangedFlows{{Change: refused, Flows: 3}, {Change: moved, Flows: 1}},
+		Sample: []api.ChangedFlow{{Change: moved, ID: 7, Flow: "udp 198.51.100.7:5000 > 203.0.113.1:53"}}}
+	var b strings.Builder
+	if err := changesText(&b, &c); err != nil {
+		t.Fatal(err)
+	}
+	want := `4 of 20 live flows differ: 3 kept, 0 ended, 1 reevaluated
+FLOWS  FATE        RULES
+3      keep        refused (rule-denied) by 1 filter dport 80 drop (culvert.toml:9)
+1      reevaluate  other-destination, was 1 dnat dport 53 dnat to 10.0.0.6 (culvert.toml:4)
+
+FLOW                                    FATE        RULES
+udp 198.51.100.7:5000 > 203.0.113.1:53  reevaluate  other-destination, was 1 dnat dport 53 dnat to 10.0.0.6 (culvert.toml:4)
+`
+	if b.String() != want {
+		t.Errorf("printed\n%s, want\n%s", b.String(), want)
+	}
+}

@@ -2,44 +2,12 @@ package main
 
 import (
 	"fmt"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"example.com/culvert/control"
 	"example.com/culvert/control/api"
 )
-
-func reloadCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:     "reload [flags]",
-		Short:   "Have a running gateway read its configuration again; when it returns, new packets meet it",
-		Example: "  culvert reload -c /etc/culvert/culvert.toml",
-		Args:    noArguments,
-	}
-	socket := socketFlag(cmd)
-	path := cmd.Flags().StringP("config", "c", "", "another configuration `FILE` than the present one")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		request := api.ReloadRequest{}
-		if *path != "" {
-			abs, err := filepath.Abs(*path) // the gateway has another working directory
-			if err != nil {
-				return err
-			}
-			request.Config = abs
-		}
-		client := connect(*socket)
-		defer client.Close()
-		result, err := client.Reload(cmd.Context(), request)
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "generation %d: %s, %s\n",
-			result.Generation, count(result.Rules, "rule"), count(result.Interfaces, "interface"))
-		return err
-	}
-	return cmd
-}
 
 func releaseCommand() *cobra.Command {
 	return &cobra.Command{

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"example.com/culvert/control"
+	"example.com/culvert/control/api"
 	"example.com/culvert/control/notify"
 	"example.com/culvert/control/privilege"
 	"example.com/culvert/rules/config"
@@ -109,7 +110,7 @@ func run(ctx context.Context, o runOptions, stderr io.Writer) error {
 		select {
 		case <-hangup:
 			// What went wrong is in the log: nobody waits for an answer here.
-			if _, err := g.ReloadFile(ctx, ""); err != nil {
+			if _, err := g.ReloadFile(ctx, api.ReloadRequest{}); err != nil {
 				log.Error("SIGHUP", "error", err)
 			}
 		case <-ctx.Done():

@@ -59,6 +59,10 @@ func printStatus(w io.Writer, st api.Status) error {
 	if len(st.Holders) > 0 {
 		fmt.Fprintf(w, "nearly full; most flows: %s\n", holders(st.Holders))
 	}
+	if c := st.Changes; c != nil {
+		fmt.Fprintf(w, "last reload: %d of %s differed: %d kept, %d ended, %d reevaluated\n",
+			c.Changed(), count(c.Flows, "live flow"), c.Kept, c.Ended, c.Reevaluated)
+	}
 	fmt.Fprintf(w, "packets: %d forwarded, %d dropped\n\n", st.Forwarded, st.Dropped)
 	return table(w, func(row func(...any)) {
 		row("INTERFACE", "AREA", "STATE", "UPLINK", "DRIVER", "MTU", "ADDRESSES", "NEXT HOPS")

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -51,8 +52,8 @@ func (g *gateway) Explain(p Probe) (Explanation, error) {
 	return Explanation{Packet: p.Tuple.String(), Verdict: "dropped", Reason: "no-route", Steps: []Explained{}}, nil
 }
 
-func (g *gateway) ReloadFile(_ context.Context, path string) (ReloadResult, error) {
-	return g.reload(path)
+func (g *gateway) ReloadFile(_ context.Context, r ReloadRequest) (ReloadResult, error) {
+	return g.reload(r.Config)
 }
 
 func (g *gateway) AddInterface(_ context.Context, spec InterfaceSpec) error {
@@ -327,7 +328,7 @@ func TestReloadPassesTheFile(t *testing.T) {
 		return ReloadResult{Generation: 4, Rules: 2, Interfaces: 3}, nil
 	}
 	got, err := client.Reload(t.Context(), ReloadRequest{Config: "/etc/culvert/new.toml"})
-	if want := (ReloadResult{Generation: 4, Rules: 2, Interfaces: 3}); got != want || err != nil {
+	if want := (ReloadResult{Generation: 4, Rules: 2, Interfaces: 3}); !reflect.DeepEqual(got, want) || err != nil {
 		t.Errorf("reload: %+v, %v; want %+v", got, err, want)
 	}
 }

@@ -27,7 +27,7 @@ type Backend interface {
 	Table() *conntrack.Table
 	Accounting() bool // packet and byte counters are printed
 	Explain(p Probe) (Explanation, error)
-	ReloadFile(ctx context.Context, path string) (ReloadResult, error)
+	ReloadFile(ctx context.Context, r ReloadRequest) (ReloadResult, error)
 	AddInterface(ctx context.Context, spec InterfaceSpec) error
 	RemoveInterface(ctx context.Context, name string) error
 }
@@ -273,7 +273,7 @@ func (s *Server) reload(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(r, &request); err != nil {
 		return err
 	}
-	result, err := s.backend.ReloadFile(r.Context(), request.Config)
+	result, err := s.backend.ReloadFile(r.Context(), request)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ type Status struct {
 	Forwarded  uint64      `json:"forwarded_packets"`
 	Dropped    uint64      `json:"dropped_packets"`
 	Interfaces []Interface `json:"interfaces"`
+	Changes    *Changes    `json:"changes,omitempty"` // of the last reload, if any flow differed
 }
 
 // Holder is a client and how many flows it has.
@@ -133,13 +134,16 @@ type InterfaceSpec struct {
 // was started with.
 type ReloadRequest struct {
 	Config string `json:"config,omitempty"`
+	DryRun bool   `json:"dry_run,omitempty"` // nothing changes: only say what would
+	Flows  int    `json:"flows,omitempty"`   // most flows in Changes.Sample
 }
 
-// ReloadResult says what is in force after a reload.
+// ReloadResult says what is in force after a reload, or would be.
 type ReloadResult struct {
-	Generation uint32 `json:"generation"`
-	Rules      int    `json:"rules"`
-	Interfaces int    `json:"interfaces"`
+	Generation uint32  `json:"generation"`
+	Rules      int     `json:"rules"`
+	Interfaces int     `json:"interfaces"`
+	Changes    Changes `json:"changes"`
 }
 
 // Count is the answer of /v1/flows/count.
