@@ -114,6 +114,7 @@ func (w *Worker) claim(b *binding) claiming {
 		switch claim {
 		case conntrack.Claimed:
 			w.claimed, ended = ref.Slot, claimedOurs
+			b.f.ruling.Begun(rules.Flow{Slot: ref.Slot, Gen: w.e.table.Entry(ref.Slot).Gen()})
 			b.crowd.Add(&prop.Reply, ports.Tick(w.tick))
 			w.remember(p, b.f, w.e.table.Entry(ref.Slot))
 		case conntrack.OriginalTaken:
@@ -239,7 +240,7 @@ func (w *Worker) mustFilter(e *conntrack.Entry, ref conntrack.Ref) bool {
 func (w *Worker) refilter(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref, r role) bool {
 	d := w.reconsider()
 	k := w.v.key(p, r, ruleState(e.Status(), ref.Dir))
-	k.Mark, k.Dir, k.Helper = e.Mark(), ref.Dir, w.e.table.MasterHelper(e)
+	k.Mark, k.Dir, k.Flow, k.Helper = e.Mark(), ref.Dir, ref.Slot, w.e.table.MasterHelper(e)
 	other := e.Tuple(ref.Dir.Other())
 	to, _ := other.Inverse()
 	if _, _, why := w.v.routeAgain(&k, d, &to, w.e.lastWay(route.Hint(e.Hint(ref.Dir)))); why != None {

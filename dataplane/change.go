@@ -104,7 +104,7 @@ func (e *Engine) Foresee(st State, sample int) (Survey, error) {
 		return Survey{}, err
 	}
 	v.policies = make([]uint32, len(v.prog.Rules()))
-	v.ledger = rules.NewLedger(v.prog, 0, nil)
+	v.ledger = rules.NewLedger(v.prog, 0, nil, nil)
 	j := e.newJury(e.view.Load(), v, sample)
 	e.table.Dump(func(f *conntrack.Flow) bool {
 		j.judge(f)

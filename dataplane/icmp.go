@@ -97,7 +97,7 @@ func (w *Worker) errorAllowed(p *packet.Packet, to *tuple.Tuple, ref conntrack.R
 	}
 	e, d := w.e.table.Entry(ref.Slot), w.reconsider()
 	k := w.v.key(p, r, rules.Related)
-	k.Mark, k.Dir, k.Helper = e.Mark(), ref.Dir, w.e.table.MasterHelper(e)
+	k.Mark, k.Dir, k.Flow, k.Helper = e.Mark(), ref.Dir, ref.Slot, w.e.table.MasterHelper(e)
 	k.Tuple.Src, k.Tuple.Dst = p.Tuple.Src, to.Dst
 	if _, _, why := w.v.route(&k, d.ApplyMark(k.Mark), was); why != None {
 		w.drop(why)

@@ -186,6 +186,32 @@ func TestLimitIsOnPacketsOrOnNewFlows(t *testing.T) {
 	l.wantDrops(RuleDenied, RuleDenied, RuleDenied) // the first flow of .5 was talk's
 }
 
+func TestFlowsPerSource(t *testing.T) {
+	tooMany := rules.RuleSpec{If: rules.Conditions{Flows: &rules.FlowLimit{Sense: rules.IsNot, Most: 2}}, Then: rules.ActReject}
+	ttlRule := rules.RuleSpec{If: rules.Conditions{TTL: oneOf(rules.ByteRange{First: 1, Last: 1})}, Then: rules.ActDrop} // every packet meets the filter
+	l := newLab(t, labConfig{rules: filterOf(tooMany, ttlRule)})
+	open := func(from string) {
+		l.send("lan", udp(from, "198.51.100.7:53"))
+		l.ports["wan"].TakeFrames()
+		l.ports["lan"].TakeFrames()
+	}
+	for range 3 {
+		open("10.0.0.5:1000") // one flow that is not answered
+	}
+	open("10.0.0.5:1001")
+	l.wantDrops()
+	open("10.0.0.5:1002")
+	l.wantDrops(RuleRejected)
+	open("10.0.0.6:1000")
+	l.wantDrops()
+	l.reload(filterOf(tooMany))
+	open("10.0.0.5:1003")
+	l.wantDrops(RuleRejected)
+	l.advance(31 * time.Second) // flows without an answer live 30 s
+	open("10.0.0.5:1004")
+	l.wantDrops()
+}
+
 func TestMarksOfPacketAndFlow(t *testing.T) {
 	l := newLab(t, labConfig{rules: func(s *rules.Spec) {
 		masquerade(s)

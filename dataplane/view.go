@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"net/netip"
 
+	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
@@ -169,7 +170,7 @@ func noRules() *rules.Program {
 
 func emptyView(workers int) *view {
 	v := &view{prog: noRules(), routes: &route.Table{}, sources: nil}
-	v.ledger = rules.NewLedger(v.prog, workers, nil)
+	v.ledger = rules.NewLedger(v.prog, workers, nil, nil)
 	return v
 }
 
@@ -203,7 +204,7 @@ func (e *Engine) newView(st State, gen uint32) (*view, error) {
 	if err := v.addHelpers(e.helpers.set); err != nil {
 		return nil, err
 	}
-	v.ledger = rules.NewLedger(v.prog, e.cfg.Workers, e.view.Load().ledger)
+	v.ledger = rules.NewLedger(v.prog, e.cfg.Workers, e.alive, e.view.Load().ledger)
 	return v, e.openQueues(v)
 }
 
@@ -261,6 +262,12 @@ func (e *Engine) describe(st State, gen uint32) (*view, error) {
 	v.host = e.host
 	v.addTerms(e.leases)
 	return v, nil
+}
+
+// alive reports whether a flow still exists. A worker asks, in its epoch.
+func (e *Engine) alive(f rules.Flow) bool {
+	entry := e.table.Entry(f.Slot)
+	return entry.Gen() == f.Gen && entry.Status()&conntrack.Dying == 0
 }
 
 // maxVLAN is the highest VLAN identifier (IEEE 802.1Q; 4095 is reserved).

@@ -177,7 +177,7 @@ func TestIndexFindsEveryRuleThatHolds(t *testing.T) {
 func TestIndexChangesNoDecision(t *testing.T) {
 	r := rand.New(rand.NewPCG(13, 14))
 	walk := func(p *Program, k Key) (d Decision, said string) {
-		l := NewLedger(p, 1, nil)
+		l := NewLedger(p, 1, nil, nil)
 		d.Page = l.Page(0)
 		p.Pre(&k, &d)
 		dst := p.Dnat(&k, &d)

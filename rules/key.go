@@ -69,6 +69,7 @@ type Key struct {
 	Mark    uint32
 	Length  uint32 // of the IP packet in bytes, as it came: a super-packet counts whole
 	Dir     tuple.Direction
+	Flow    uint32 // slot of the flow that the packet belongs to, 0 for the first packet of one
 	Helper  string // name of the helper that announced the flow, "" if none did
 }
 
@@ -145,6 +146,8 @@ type Decision struct {
 
 	Page    *Page // where rules count, log and keep their limits; nil: nowhere
 	Purpose Purpose
+
+	counting counting
 
 	Applied *[]*Rule // if not nil, every rule that applies is added
 }

@@ -11,10 +11,11 @@ import (
 type Ledger struct {
 	prog     *Program
 	pages    []Page
-	carried  []Hit      // of the same rules under earlier programs
-	counted  []Hit      // of the same counters
-	limits   []*limiter // by Rule.Index; nil: the rule has none
-	logRates []*bucket  // by Rule.Index; nil: the rule does not log
+	carried  []Hit        // of the same rules under earlier programs
+	counted  []Hit        // of the same counters
+	limits   []*limiter   // by Rule.Index; nil: the rule has none
+	flows    []*flowCount // by Rule.Index; nil: the rule has no limit of flows
+	logRates []*bucket    // by Rule.Index; nil: the rule does not log
 }
 
 // Hit is a number of packets and of their bytes. One goroutine writes it, any may
@@ -52,13 +53,14 @@ type Page struct {
 	lines    *lines
 }
 
-// NewLedger returns an empty ledger of p for a number of workers. It goes on with
-// the limits and logs of before, which may be nil; see Carry for the counts.
-func NewLedger(p *Program, workers int, before *Ledger) *Ledger {
+// NewLedger returns an empty ledger of p for a number of workers; alive tells
+// whether a flow still exists. It goes on with the limits and logs of before, which
+// may be nil; see Carry for the counts.
+func NewLedger(p *Program, workers int, alive func(Flow) bool, before *Ledger) *Ledger {
 	l := &Ledger{
 		prog: p, pages: make([]Page, workers),
 		carried: make([]Hit, len(p.all)), counted: make([]Hit, len(p.counters)),
-		limits: make([]*limiter, len(p.all)), logRates: make([]*bucket, len(p.all)),
+		limits: make([]*limiter, len(p.all)), flows: make([]*flowCount, len(p.all)), logRates: make([]*bucket, len(p.all)),
 	}
 	for _, r := range p.all {
 		var same *Rule
@@ -70,6 +72,13 @@ func NewLedger(p *Program, workers int, before *Ledger) *Ledger {
 				l.limits[r.Index] = before.limits[same.Index]
 			} else {
 				l.limits[r.Index] = newLimiter(r.spec.If.Limit)
+			}
+		}
+		if r.spec.If.Flows != nil {
+			if same != nil {
+				l.flows[r.Index] = before.flows[same.Index]
+			} else {
+				l.flows[r.Index] = newFlowCount(alive)
 			}
 		}
 		if r.spec.Log != nil {
@@ -167,9 +176,16 @@ func (g *Page) look(t time.Time) {
 // isOpen reports whether a window is open.
 func (g *Page) isOpen(window int32) bool { return g != nil && g.open[window] }
 
-// grants asks r's limit, if it has one. It comes after all other conditions, since
+// grants asks r's limits, if it has some. It comes after all other conditions, since
 // it takes from the limit.
 func (d *Decision) grants(r *Rule, k *Key) bool {
+	if !r.match.looksAt(fLimit | fFlows) {
+		return true
+	}
+	return d.inRate(r, k) && (r.spec.If.Flows == nil || d.fewFlows(r, k) == (r.spec.If.Flows.Sense == Is))
+}
+
+func (d *Decision) inRate(r *Rule, k *Key) bool {
 	limit := r.spec.If.Limit
 	switch {
 	case limit == nil:

@@ -15,7 +15,7 @@ func TestCountersOutliveTheRulesThatNameThem(t *testing.T) {
 		Pre:    {count(Conditions{}, "all")},
 		Filter: {count(Conditions{}, "all"), count(Conditions{In: is("eth0")}, "none"), {Then: ActAccept, Count: "passed"}},
 	})
-	l := NewLedger(p, 2, nil)
+	l := NewLedger(p, 2, nil, nil)
 	walk := func(p *Program, l *Ledger, worker int) {
 		k := key(p, 1, 2, New)
 		k.Length = 100
@@ -31,7 +31,7 @@ func TestCountersOutliveTheRulesThatNameThem(t *testing.T) {
 	q := compile(t, map[List][]RuleSpec{Filter: {
 		count(Conditions{TTL: is(ByteRange{64, 64})}, "all"), {Then: ActDrop, Count: "new"},
 	}})
-	next := NewLedger(q, 2, l)
+	next := NewLedger(q, 2, nil, l)
 	next.Carry(l)
 	walk(p, l, 0) // the last batch under the old rules
 	next.Carry(l)
@@ -55,7 +55,7 @@ func logging(t testing.TB, n uint32) *Program {
 
 func TestLogLinesTellThePacketAndWhatIsMissing(t *testing.T) {
 	p := logging(t, 3)
-	l := NewLedger(p, 1, nil)
+	l := NewLedger(p, 1, nil, nil)
 	walk := func(n int, at int64) {
 		l.Page(0).now = at
 		for range n {
@@ -65,7 +65,7 @@ func TestLogLinesTellThePacketAndWhatIsMissing(t *testing.T) {
 		}
 	}
 	walk(5, 1)
-	next := NewLedger(p, 1, l) // a reload loses no line
+	next := NewLedger(p, 1, nil, l) // a reload loses no line
 	var got []Line
 	next.Lines(0).Read(func(line *Line) { got = append(got, *line) })
 	if len(got) != 3 || got[0].Rule.LogPrefix() != "seen: " || got[0].Key.Tuple.DstPort != 443 || got[0].Mark != 0 || got[0].At != 1 {
@@ -87,7 +87,7 @@ func TestLogLinesTellThePacketAndWhatIsMissing(t *testing.T) {
 // A worker that logs never waits for the reader; what is lost is counted exactly.
 func TestFullLogLosesLinesAndCountsThem(t *testing.T) {
 	p := logging(t, 1<<30)
-	l := NewLedger(p, 1, nil)
+	l := NewLedger(p, 1, nil, nil)
 	const n = 20 * lineRing
 	read, missed := uint64(0), uint64(0)
 	var wg sync.WaitGroup
@@ -121,7 +121,7 @@ func TestWindowsAreLookedAtOnceASecond(t *testing.T) {
 	p := compile(t, map[List][]RuleSpec{Filter: {
 		{If: Conditions{Window: Window{Hours: is(HourRange{12 * 3600, 13 * 3600}), Zone: time.UTC}}, Then: ActDrop},
 	}})
-	l := NewLedger(p, 1, nil)
+	l := NewLedger(p, 1, nil, nil)
 	k, reads, wall := key(p, 1, 2, New), 0, noon.Add(-time.Second)
 	clock := func() time.Time { reads++; return wall }
 	at := func(now time.Duration) Verdict {
@@ -139,7 +139,7 @@ func TestWindowsAreLookedAtOnceASecond(t *testing.T) {
 	if v := at(time.Hour + time.Second); v != Drop || reads != 2 {
 		t.Errorf("%v after %d reads of the clock, want drop after two", v, reads)
 	}
-	none := NewLedger(compile(t, nil), 1, nil)
+	none := NewLedger(compile(t, nil), 1, nil, nil)
 	none.Page(0).Begin(1, func() time.Time { t.Error("the clock is read for nobody"); return wall })
 }
 

@@ -15,7 +15,7 @@ import (
 // limited compiles one filter rule with a limit and returns a ledger's page.
 func limited(t testing.TB, l Limit, workers int) (*Program, *Ledger) {
 	p := compile(t, map[List][]RuleSpec{Filter: {{If: Conditions{Limit: &l}, Then: ActDrop}}})
-	return p, NewLedger(p, workers, nil)
+	return p, NewLedger(p, workers, nil, nil)
 }
 
 // meets takes n packets from a source at a time to the rule and returns how many it
@@ -141,7 +141,7 @@ func TestLimitsGoOnOverReloads(t *testing.T) {
 		t.Fatalf("%d packets, want 5", got)
 	}
 	q := compile(t, map[List][]RuleSpec{Filter: {{If: Conditions{InArea: is("wan")}, Then: ActDrop}, {If: Conditions{Limit: &limit}, Then: ActDrop}}})
-	next := NewLedger(q, 1, l)
+	next := NewLedger(q, 1, nil, l)
 	if got := meets(q, next.Page(0), "10.0.0.5", time.Second, 9); got != 0 {
 		t.Errorf("after a reload %d more packets, want 0", got)
 	}
@@ -158,6 +158,90 @@ func TestAskingTakesNothing(t *testing.T) {
 	}
 	if got := meets(p, l.Page(0), "10.0.0.5", time.Second, 9); got != 5 || l.Hits(p.Rules()[0]).Packets != 5 {
 		t.Errorf("%d packets, %d hits; want 5 and 5", got, l.Hits(p.Rules()[0]).Packets)
+	}
+}
+
+// flowsOf has n new flows from a source meet the rule, and returns which it took.
+func flowsOf(p *Program, l *Ledger, src string, first, n uint32) (taken int) {
+	k := key(p, 1, 2, New)
+	k.Tuple.Src = *addr(src)
+	for i := range n {
+		d := Decision{Page: l.Page(0)}
+		if p.Filter(&k, &d) == Accept {
+			d.Begun(Flow{Slot: first + i, Gen: 1})
+			taken++
+		}
+	}
+	return taken
+}
+
+func TestFlowLimitCountsLivingFlowsOfASource(t *testing.T) {
+	for _, sense := range []Sense{Is, IsNot} {
+		within := RuleSpec{If: Conditions{Flows: &FlowLimit{Sense: sense, Most: 3}}, Then: ActAccept}
+		if sense == IsNot {
+			within.Then = ActDrop
+		}
+		p := compile(t, map[List][]RuleSpec{Filter: {within, {Then: map[Sense]Action{Is: ActDrop, IsNot: ActAccept}[sense]}}})
+		ended := map[Flow]bool{}
+		l := NewLedger(p, 1, func(f Flow) bool { return !ended[f] }, nil)
+		if got := flowsOf(p, l, "10.0.0.5", 1, 9); got != 3 {
+			t.Errorf("sense %d: %d flows, want 3", sense, got)
+		}
+		if got := flowsOf(p, l, "10.0.0.6", 101, 9); got != 3 {
+			t.Errorf("sense %d: %d flows of another source, want 3", sense, got)
+		}
+		ended[Flow{2, 1}], ended[Flow{3, 1}] = true, true
+		if got := flowsOf(p, l, "10.0.0.5", 201, 9); got != 2 {
+			t.Errorf("sense %d: %d more flows after two ended, want 2", sense, got)
+		}
+		k := key(p, 1, 2, New)
+		k.Flow = 1
+		d := Decision{Page: l.Page(0)}
+		if v := p.Filter(&k, &d); v != Accept {
+			t.Errorf("sense %d: %v for a packet of a flow that exists, want accept", sense, v)
+		}
+		again := NewLedger(p, 1, nil, l)
+		if got := flowsOf(p, again, "10.0.0.5", 301, 9); got != 0 {
+			t.Errorf("sense %d: %d more flows after a reload, want 0", sense, got)
+		}
+	}
+}
+
+// However many sources there are, memory is bounded, and what finds no place is
+// beyond the limit until flows end.
+func TestFlowLimitIsBounded(t *testing.T) {
+	p := compile(t, map[List][]RuleSpec{Filter: {{If: Conditions{Flows: &FlowLimit{Most: 1}}, Then: ActAccept}, {Then: ActDrop}}})
+	over := false
+	l := NewLedger(p, 1, func(Flow) bool { return !over }, nil)
+	taken := 0
+	const n = 3 * flowParts * flowsOfPart
+	for i := range uint32(n) {
+		taken += flowsOf(p, l, netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}).String(), i+1, 1)
+	}
+	if taken != flowParts*flowsOfPart {
+		t.Errorf("%d sources have a flow, want the %d that there is room for", taken, flowParts*flowsOfPart)
+	}
+	over = true
+	if got := flowsOf(p, l, "192.0.2.1", n+1, 1); got != 1 {
+		t.Error("there is no room when all flows have ended")
+	}
+}
+
+func TestFlowLimitDoesNotAllocate(t *testing.T) {
+	p := compile(t, map[List][]RuleSpec{Filter: {{If: Conditions{Flows: &FlowLimit{Most: 100}}, Then: ActAccept}, {Then: ActDrop}}})
+	slot := uint32(0)
+	l := NewLedger(p, 1, func(f Flow) bool { return f.Slot+50 > slot }, nil)
+	k, page := key(p, 1, 2, New), l.Page(0)
+	flow := func() {
+		slot++
+		d := Decision{Page: page}
+		if p.Filter(&k, &d) == Accept {
+			d.Begun(Flow{Slot: slot, Gen: 1})
+		}
+	}
+	flow()
+	if n := testing.AllocsPerRun(500, flow); n > 0 {
+		t.Errorf("%v allocations a flow, want 0", n)
 	}
 }
 

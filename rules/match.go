@@ -30,6 +30,7 @@ const (
 	fZone
 	fHelper
 	fDirection
+	fFlows // asked by Decision.grants
 	fState
 	fMark
 	fTTL
@@ -323,6 +324,9 @@ func compileMatch(spec *Spec, b *Binding, rs *RuleSpec) (matcher, error) {
 	}
 	if c.Limit != nil {
 		m.fields |= fLimit
+	}
+	if c.Flows != nil {
+		m.fields |= fFlows
 	}
 
 	note(&m, fIn, &c.In)

@@ -230,7 +230,7 @@ func TestMatcherAgreesWithTheWrittenConditions(t *testing.T) {
 		for range 40 {
 			k := randomKey(r, p)
 			now := noon.Add(time.Duration(r.IntN(7*24)) * time.Hour)
-			d := Decision{Page: NewLedger(p, 1, nil).Reader(0, now), Purpose: Ask}
+			d := Decision{Page: NewLedger(p, 1, nil, nil).Reader(0, now), Purpose: Ask}
 			want := naive(&rule.If, fam, spec.Areas, &k, k.Mark, now)
 			got := p.Snat(&k, &d) != nil
 			if got != want {
@@ -275,7 +275,7 @@ func TestPerFlowVerdictsHoldForLaterPackets(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l := NewLedger(p, 1, nil)
+		l := NewLedger(p, 1, nil, nil)
 		for range 10 {
 			first := randomKey(r, p)
 			first.State = []State{New, Established}[r.IntN(2)]
@@ -348,7 +348,7 @@ func TestFilterAgreesWithTheWrittenList(t *testing.T) {
 		for range 20 {
 			k := randomKey(r, p)
 			now := noon.Add(time.Duration(r.IntN(24)) * time.Hour)
-			l := NewLedger(p, 1, nil)
+			l := NewLedger(p, 1, nil, nil)
 			d := Decision{Page: l.Page(0)}
 			d.Page.look(now)
 			got := p.Filter(&k, &d)

@@ -105,7 +105,7 @@ func TestFirstTerminalRuleEndsAList(t *testing.T) {
 		},
 	})
 	k := key(p, 1, 2, New)
-	l := NewLedger(p, 1, nil)
+	l := NewLedger(p, 1, nil, nil)
 	d := Decision{Page: l.Page(0)}
 	p.Pre(&k, &d)
 	if d.Zone != 7 || d.Tracking != Track || d.PreRule != p.Rules()[1] {
@@ -256,7 +256,7 @@ func TestNormalForm(t *testing.T) {
 func TestWalksDoNotAllocate(t *testing.T) {
 	p := manyRules(t, 100)
 	k := key(p, 1, 2, New)
-	page := NewLedger(p, 1, nil).Page(0)
+	page := NewLedger(p, 1, nil, nil).Page(0)
 	if n := testing.AllocsPerRun(100, func() {
 		d := Decision{Page: page}
 		p.Pre(&k, &d)

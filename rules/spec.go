@@ -162,7 +162,8 @@ type Conditions struct {
 	Direction        Match[tuple.Direction] // of the packet in its flow
 	Helper           Match[string]          // that announced the flow: as netfilter's ct helper, its master's
 	Window           Window
-	Limit            *Limit // looked at last; nil: none
+	Limit            *Limit     // looked at last; nil: none
+	Flows            *FlowLimit // of new flows; nil: none
 }
 
 // Action is what a rule does.

@@ -48,6 +48,13 @@ func (rs *RuleSpec) Text() string {
 	if c.Limit != nil {
 		w.add("limit " + c.Limit.String())
 	}
+	if c.Flows != nil {
+		not := ""
+		if c.Flows.Sense == IsNot {
+			not = "!"
+		}
+		w.add(fmt.Sprintf("flows-per-source %s%d", not, c.Flows.Most))
+	}
 	if rs.Then.Terminal() {
 		w.add(rs.Then.String())
 	}

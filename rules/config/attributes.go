@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"example.com/culvert/rules"
@@ -64,6 +65,24 @@ func (r *draft) readLimit(d *decoder, n *node) {
 	}
 }
 
+// readFlowLimit reads a number of flows.
+func (r *draft) readFlowLimit(d *decoder, n *node) {
+	s, ok := d.scalarText(n)
+	if !ok {
+		return
+	}
+	text, not := strings.CutPrefix(s, "!")
+	most, err := strconv.ParseUint(text, 10, 32)
+	if err != nil || most == 0 || most > rules.MaxFlowLimit {
+		d.errorf(n.at, "%q is not a number of flows, 1 to %d", s, rules.MaxFlowLimit)
+		return
+	}
+	r.If.Flows = &rules.FlowLimit{Most: uint32(most)}
+	if not {
+		r.If.Flows.Sense = rules.IsNot
+	}
+}
+
 // maxLogText bounds the text of a log line, bytes. netfilter takes 127.
 const maxLogText = 127
 
@@ -98,6 +117,7 @@ func (d *decoder) finishAttributes(r *draft) {
 	}
 	d.checkFirstPacket(r, "timeout", "timeouts", r.Timeouts != nil)
 	d.checkFirstPacket(r, "helper", "helper", r.Helper != "")
+	d.checkFirstPacket(r, "flows_per_source", "place", r.If.Flows != nil)
 	if proto := &r.If.Proto; r.Reject == rules.WithReset && !(proto.Sense == rules.Is && slices.Equal(proto.Values, []uint8{6})) {
 		d.errorf(r.at("reject_with"), "reject_with: only TCP has resets: add proto = \"tcp\", or leave the key out, which resets TCP and answers others by ICMP")
 	}

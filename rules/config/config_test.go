@@ -277,9 +277,9 @@ deep = { x.y = 1979-05-27T07:32:00Z }
 }
 
 // accepts parses text and checks what must hold for any text.
-func accepts(t *testing.T, text []byte) bool {
+func accepts(t *testing.T, name string, text []byte) bool {
 	t.Helper()
-	c, err := Parse("m.toml", text)
+	c, err := Parse(name, text)
 	if (err == nil) == (c == nil) {
 		t.Fatalf("config %v with error %v", c, err)
 	}
@@ -339,7 +339,7 @@ func TestMutatedFilesGiveAnErrorOrAConfig(t *testing.T) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%s: %d mutations took 20 s", path, i)
 			}
-			if accepts(t, mutate(r, text)) {
+			if accepts(t, path, mutate(r, text)) {
 				accepted++
 			}
 		}
@@ -362,7 +362,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("[[filter]]\nproto=\"icmp\"\nicmp_type=[]\naction=\"drop\"")) // the message showed no example
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if bytes.Count(text, []byte("[")) < 1000 { // the decoder's own recursion is not ours to test
-			accepts(t, text)
+			accepts(t, "m.toml", text)
 		}
 	})
 }

@@ -361,7 +361,7 @@ func covers(a, b *rules.Conditions) bool {
 		within(&a.Window.Hours, &b.Window.Hours, equal[rules.HourRange]) &&
 		within(&a.Window.Weekdays, &b.Window.Weekdays, equal[time.Weekday]) &&
 		(a.Window.IsAny() || a.Window.Zone == b.Window.Zone || a.Window.Zone != nil && b.Window.Zone != nil && a.Window.Zone.String() == b.Window.Zone.String()) &&
-		a.Limit == nil
+		a.Limit == nil && a.Flows == nil
 }
 
 // within reports whether what meets b meets a, for one field.

@@ -148,6 +148,8 @@ var allRuleKeys = append([]ruleKey{
 		func(d *decoder, n *node, v *draft) { d.integer(n, &v.burst, 1, 1000000) }}, anyList, ""},
 	{key[draft]{"per", `"rule" or "source"`, `"rule"`, `"source"`, "For limit: who has it for himself, the rule or each IPv4 address and IPv6 /64 that sends.",
 		func(d *decoder, n *node, v *draft) { word(d, n, &v.share, "rule", "source") }}, anyList, ""},
+	{key[draft]{"flows_per_source", "number or \"!number\", 1-1000", "", `"!20"`, "The rule applies to a new flow while its IPv4 address or IPv6 /64 has fewer flows that met the rule; with a leading ! when it has so many.",
+		func(d *decoder, n *node, v *draft) { v.readFlowLimit(d, n) }}, flowLists, noFlow},
 	{key[draft]{"action", "word", required, `"accept"`, "What the rule does.",
 		func(d *decoder, n *node, v *draft) { v.readAction(d, n) }}, anyList, ""},
 	{key[draft]{"reject_with", quoted(rejectWords()), "tcp-reset for TCP, else admin-prohibited", `"port-unreachable"`, "For action reject: what the sender is told.",

@@ -78,7 +78,7 @@ func (e *earlier) add(r *draft) {
 		e.goOn[r.Text()] = i
 		return
 	}
-	if r.If.Limit != nil {
+	if r.If.Limit != nil || r.If.Flows != nil {
 		return // what is beyond the limit goes on
 	}
 	if r.picky() {
