@@ -82,7 +82,7 @@ func (c *Context) Withdraw(class uint8, to netip.AddrPort) int {
 }
 
 // SeenAs returns what the receiver has to be told instead of socket ep of the
-// sender's side: of this flow's ends, of what was announced, or of a flow that ep has.
+// sender's side, if that is this flow's own end or one that the flow has announced.
 func (c *Context) SeenAs(proto uint8, ep netip.AddrPort) (netip.AddrPort, bool) {
 	if ep == c.Self() {
 		return c.SelfSeen(), true

@@ -90,8 +90,7 @@
 // Context.Self, SelfSeen, Peer and PeerSelf are the ends of the flow as each side
 // sees them: a SIP helper replaces Self by SelfSeen in what a phone says about itself,
 // and SelfSeen of the other direction, which is PeerSelf's other name, in what is
-// said to it. Context.SeenAs answers for sockets of other hosts, by the flows there
-// are.
+// said to it. Context.SeenAs answers for sockets that the flow has announced.
 //
 // # Harm
 //

@@ -73,6 +73,12 @@
 // anything to find. An expectation ends when it is met, with its master, after
 // its timeout, or when a newer one of its class takes its place.
 //
+// # Helpers that change lengths
+//
+// The numbers of the two hosts differ then. Each side of the tracker has those of its
+// own host, and acknowledgements come in as their reader gets them; the entry keeps
+// the latest Correction.
+//
 // # Pressure
 //
 // Every flow counts for its client: the source address, for IPv6 the /64. While

@@ -148,6 +148,7 @@ func (g *Gateway) start(ctx context.Context) error {
 		return err
 	}
 	g.tasks.Go(g.followAlarms)
+	g.tasks.Go(g.followAnnouncements)
 	g.serve()
 	g.followAll()
 	return nil

@@ -77,6 +77,7 @@ func (g *Gateway) Tracking() (t metrics.Tracking) {
 	}
 	t.Stats, t.Expect, t.Expectations = g.table.Stats(), g.table.ExpectStats(), g.table.ExpectLen()
 	t.Ended = g.engine.Stats().Ended
+	t.Helpers = g.engine.HelperStats()
 	for i := range t.Alarms {
 		t.Alarms[i] = g.pressure.alarms[i].Load()
 	}

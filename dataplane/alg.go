@@ -1,7 +1,9 @@
 package dataplane
 
 import (
+	"bytes"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -27,6 +29,46 @@ type helpers struct {
 	told     atomic.Uint64 // announcements
 	untold   atomic.Uint64 // announcements that were refused
 	starving atomic.Uint64 // flows that got no helper, for want of memory
+	log      chan Announcement
+	unlogged atomic.Uint64 // announcements that found no place in log
+	shut     sync.Once     // of log
+}
+
+// Announcement is what a helper asked for, granted or not, and why.
+type Announcement struct {
+	Helper  string
+	Flow    tuple.Tuple      // original one of the master
+	From    tuple.Direction  // who sent the payload
+	To      []netip.AddrPort // the sockets it names
+	Seen    netip.AddrPort   // what the other side is told instead of the first one
+	Err     error            // why it was refused; nil: it was not
+	Payload []byte           // the bytes that the helper was shown, or the first of them
+}
+
+const (
+	announcementsKept = 256 // that nobody has read yet
+	payloadKept       = 128 // bytes
+)
+
+// Announcements returns what helpers ask for, until the engine is closed. When nobody
+// reads, they are counted and lost.
+func (e *Engine) Announcements() <-chan Announcement { return e.helpers.log }
+
+// note logs an announcement, without waiting.
+func (h *helpers) note(c *alg.Context, f *helped, group []alg.Expectation, seen netip.AddrPort, err error) {
+	to := make([]netip.AddrPort, len(group))
+	for i := range group {
+		to[i] = group[i].To
+	}
+	a := Announcement{
+		Helper: h.set.Name(f.number), Flow: c.Tuple[tuple.Original], From: c.Dir, To: to, Seen: seen, Err: err,
+		Payload: bytes.Clone(c.Payload[:min(len(c.Payload), payloadKept)]),
+	}
+	select {
+	case h.log <- a:
+	default:
+		h.unlogged.Add(1)
+	}
 }
 
 const (
@@ -48,6 +90,7 @@ type HelperStats struct {
 	Starved   uint64 // flows without helper because of memory
 	Announced uint64 // groups of expectations
 	Refused   uint64 // announcements refused
+	Unlogged  uint64 // announcements that nobody read in time
 }
 
 // HelperStats returns the counters of helpers. Any goroutine may call it.
@@ -63,7 +106,7 @@ func (e *Engine) HelperStats() (s HelperStats) {
 	s.Edited, s.Late, s.Overflows = event(stream.Edited), event(stream.Refused), event(stream.Overflow)
 	s.Left, s.Panicked, s.Broken = event(stream.Left), event(stream.Panicked), event(stream.Broken)
 	s.Starved = event(stream.Starved) + h.starving.Load()
-	s.Announced, s.Refused = h.told.Load(), h.untold.Load()
+	s.Announced, s.Refused, s.Unlogged = h.told.Load(), h.untold.Load(), h.unlogged.Load()
 	return s
 }
 
@@ -85,6 +128,7 @@ type helped struct {
 
 func (h *helpers) init(c *Config) {
 	h.set, h.limit = c.Helpers, c.HelperMemory
+	h.log = make(chan Announcement, announcementsKept)
 	if h.limit <= 0 {
 		h.limit = defaultHelperMemory
 	}

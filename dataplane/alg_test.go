@@ -212,6 +212,20 @@ func TestNobodyAnnouncesForOthers(t *testing.T) {
 	}
 }
 
+func TestAnnouncementsAreLoggedWithTheirBytes(t *testing.T) {
+	l := parrotLab(t, labConfig{}, alg.Options{})
+	l.say("x @10.0.0.5:6000\n")
+	l.say("@10.0.0.6:6000\n")
+	granted, refused := <-l.e.Announcements(), <-l.e.Announcements()
+	if granted.Err != nil || granted.Helper != "parrot" || granted.Seen.String() != "203.0.113.1:6000" ||
+		granted.To[0].String() != "10.0.0.5:6000" || string(granted.Payload) != "x @10.0.0.5:6000\n" {
+		t.Errorf("logged %+v", granted)
+	}
+	if refused.Err != alg.ErrForeign || string(refused.Payload) != "@10.0.0.6:6000\n" {
+		t.Errorf("logged %+v", refused)
+	}
+}
+
 func TestRuleMayAllowForeignAddresses(t *testing.T) {
 	l := parrotLab(t, labConfig{}, alg.Options{Foreign: true})
 	if got, want := l.say("@10.0.0.6:6000\n"), "203.0.113.1:6000\n"; got != want {

@@ -10,7 +10,8 @@
 //	                       multicast; martians; fragments follow their first one,
 //	                       or go on as one packet (fragment.go)
 //	lookup    pipeline.go  the whole batch at once, so that cache misses overlap
-//	known     pipeline.go  a packet of a flow: track, next hop, size, translate
+//	known     pipeline.go  a packet of a flow: track, next hop, size, helper
+//	                       (alg.go), translate
 //	admit     admit.go     a first packet: expectation; destination NAT, route,
 //	          decide.go    filter, source NAT; bind; then as known
 //	errors    icmp.go      an ICMP error: the flow of its embedded packet
@@ -73,6 +74,20 @@
 // ICMP error, the DESTROY event names the cause, and nothing more leaves with the
 // old address. netfilter deletes such flows silently, and their hosts wait for
 // timers of their own. Engine.End selects, workers tell and end.
+//
+// # Helpers
+//
+// A flow gets a helper from the rule or the expectation that admits it (alg.go). Its
+// first payload makes a session (package alg/stream), which reads every later one just
+// before it leaves: a packet that is refused or waits was not seen by it. What a
+// segment becomes is built anew, as a super-packet where one no longer fits, and then
+// translated and sent like any other. Its acknowledgements are brought to the numbers
+// of who gets them before it is tracked.
+//
+// What a parser announces becomes expectations (herald.go) that carry where the flow
+// goes. The external port that was told is not given to other flows with that peer.
+// Sessions are in maps with a lock each, and their memory is bounded in all; flows
+// without helper pay a test of their status.
 //
 // # Local traffic
 //

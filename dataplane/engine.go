@@ -215,6 +215,7 @@ func (e *Engine) Close() {
 	e.Stop()
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.helpers.shut.Do(func() { close(e.helpers.log) })
 	e.closeSenders(emptyView(0))
 	for _, w := range e.workers {
 		w.close()

@@ -57,6 +57,7 @@ func (h *herald) Announce(c *alg.Context, group []alg.Expectation) (netip.AddrPo
 	} else {
 		h.w.e.helpers.told.Add(1)
 	}
+	h.w.e.helpers.note(c, h.f, group, ep, err)
 	return ep, err
 }
 

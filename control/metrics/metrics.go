@@ -12,6 +12,7 @@ import (
 
 	"example.com/culvert/conntrack"
 	"example.com/culvert/control/api"
+	"example.com/culvert/dataplane"
 )
 
 // Source is where the numbers come from. Its methods are safe for concurrent use.
@@ -35,6 +36,7 @@ type Tracking struct {
 	Expectations int
 	Ended        [conntrack.NumCauses]uint64 // with notice, by cause
 	Alarms       [len(AlarmPercents)]uint64  // by position in AlarmPercents
+	Helpers      dataplane.HelperStats
 }
 
 // Collector implements prometheus.Collector. It is safe for concurrent use.
@@ -58,6 +60,10 @@ var (
 	alarms     = describe("culvert_flows_alarms_total", "How often the table filled up to a percentage of its limit; the log names the largest holders.", "percent")
 	expects    = describe("culvert_expectations", "Flows that were announced and have not begun.")
 	expectEv   = describe("culvert_expectation_events_total", "Expectations created, met by a flow, and ended, met or not.", "event")
+	helped     = describe("culvert_helper_flows", "Flows that a helper reads or has changed.")
+	helpedMem  = describe("culvert_helper_memory_bytes", "Memory that helpers keep for flows.")
+	helperEv   = describe("culvert_helper_events_total", "What helpers did: edited a payload, left their flow, found an edit too late or a message too long (overflow); and panicked, broken, starved: flows that lost their helper by a defect or for want of memory. The last three should stay zero.", "event")
+	announces  = describe("culvert_helper_announcements_total", "Flows that payloads announced, by event: granted, refused, because they may not (an attack, or a rule must allow it), or unlogged.", "event")
 	forwarded  = describe("culvert_forwarded_packets_total", "Packets sent out of an interface.")
 	dropped    = describe("culvert_dropped_packets_total", "Packets that did not leave, by reason; culvert counters says what to do about each.", "reason")
 	ruleHits   = describe("culvert_rule_hits_total", "Packets that a rule matched.", "list", "rule")
@@ -76,6 +82,7 @@ var (
 	refused    = describe("culvert_interface_transmit_refused_total", "Frames the kernel refused to send.", "interface")
 
 	all = []*prometheus.Desc{info, ready, generation, flows, flowLimit, begun, ended, refusedNew, clashes, alarms, expects, expectEv,
+		helped, helpedMem, helperEv, announces,
 		forwarded, dropped, ruleHits, ruleBytes, counted, countedB, linesLost,
 		uplinkUp, uplinkMove,
 		received, receivedB, sent, sentB, ringDrops, truncated, refused}
@@ -164,6 +171,19 @@ func (t Tracking) collect(gauge func(*prometheus.Desc, float64, ...string), coun
 	count(expectEv, t.Expect.Create, "created")
 	count(expectEv, t.Expect.New, "met")
 	count(expectEv, t.Expect.Delete, "ended")
+	h := &t.Helpers
+	gauge(helped, float64(h.Flows))
+	gauge(helpedMem, float64(h.Memory))
+	count(helperEv, h.Edited, "edited")
+	count(helperEv, h.Left, "left")
+	count(helperEv, h.Late, "late")
+	count(helperEv, h.Overflows, "overflow")
+	count(helperEv, h.Panicked, "panicked")
+	count(helperEv, h.Broken, "broken")
+	count(helperEv, h.Starved, "starved")
+	count(announces, h.Announced, "granted")
+	count(announces, h.Refused, "refused")
+	count(announces, h.Unlogged, "unlogged")
 }
 
 // ruleName is the rule's own name, or the id it keeps across reloads.

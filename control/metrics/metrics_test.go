@@ -9,6 +9,7 @@ import (
 
 	"example.com/culvert/conntrack"
 	"example.com/culvert/control/api"
+	"example.com/culvert/dataplane"
 )
 
 // source is a gateway with one of everything.
@@ -36,6 +37,7 @@ func (source) Tracking() Tracking {
 		Stats:        conntrack.Stats{Insert: 10, Expired: 11, EarlyDrop: 12, ClientFull: 13, InsertFailed: 20, ClashResolve: 14},
 		Expect:       conntrack.ExpectStats{Create: 16, New: 17, Delete: 18},
 		Expectations: 19,
+		Helpers:      dataplane.HelperStats{Flows: 23, Memory: 24, Edited: 25, Panicked: 26, Announced: 27, Refused: 28},
 		Alarms:       [...]uint64{3, 2, 1},
 		Ended:        [...]uint64{conntrack.AddressLost: 21, conntrack.RulesChanged: 22},
 	}
@@ -99,6 +101,12 @@ func TestValues(t *testing.T) {
 		{"culvert_expectation_events_total", "created", 16},
 		{"culvert_expectation_events_total", "met", 17},
 		{"culvert_expectation_events_total", "ended", 18},
+		{"culvert_helper_flows", "", 23},
+		{"culvert_helper_memory_bytes", "", 24},
+		{"culvert_helper_events_total", "edited", 25},
+		{"culvert_helper_events_total", "panicked", 26},
+		{"culvert_helper_announcements_total", "granted", 27},
+		{"culvert_helper_announcements_total", "refused", 28},
 		{"culvert_forwarded_packets_total", "", 7},
 		{"culvert_dropped_packets_total", "no-route", 6},
 		{"culvert_rule_hits_total", "home", 4},

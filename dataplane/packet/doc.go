@@ -9,11 +9,13 @@
 //  3. Translate (or the Delta of a flow, worked out once, or TranslateError for
 //     ICMP errors), DecrementTTL and ClampMSS change headers. Each changes the
 //     checksums in the same step.
+//     WithBody puts another payload behind the headers of a TCP or UDP packet; SetSeq,
+//     SetAck and SetSACK follow it in the other segments of the flow.
 //  4. SetLink makes the frame fit its egress. There, CompleteChecksum and
 //     Segmenter do what an egress without offloads does not, and Fragmenter cuts
 //     what is too long, or came in fragments and was put together by Join.
 //
-// TimeExceeded, DestUnreachable, TooBig and Reset answer a packet; they
+// TimeExceeded, DestUnreachable, TooBig, Reset and Acknowledge answer a packet; they
 // build into a buffer of the caller.
 //
 // # Checksums
