@@ -28,7 +28,8 @@ import (
 var masqueraded nat.Source
 
 // turnRound returns what the dnat list has for a packet from inside that would
-// come in again from outside, nil if nothing. Then f's ruling is the one for it.
+// come in again from outside, nil if nothing. It asks first, so that the rules
+// count only what they decide about.
 func (v *view) turnRound(f *first) *nat.Destination {
 	if !v.fromInside(&f.key) || !v.prog.TurnsRound(f.key.Local) {
 		return nil
@@ -37,13 +38,20 @@ func (v *view) turnRound(f *first) *nat.Destination {
 	if out == nil {
 		return nil
 	}
-	k, d := f.key, *f.ruling
+	k, asked := f.key, *f.ruling
 	k.In, k.InArea = out.id, out.area
-	dst := v.prog.Dnat(&k, &d)
-	if dst == nil || !d.DnatRule.Hairpins() || !own && !d.DnatRule.NamesDestination() {
+	asked.Purpose = rules.Ask
+	if v.prog.Dnat(&k, &asked) == nil {
 		return nil
 	}
-	*f.ruling = d
+	if r := asked.DnatRule; !r.Hairpins() || !own && !r.NamesDestination() {
+		return nil
+	}
+	dst := v.prog.Dnat(&k, f.ruling)
+	if f.ruling.DnatRule != asked.DnatRule {
+		f.ruling.DnatRule = nil // a limit was reached between asking and deciding
+		return nil
+	}
 	return dst
 }
 

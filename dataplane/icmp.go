@@ -119,7 +119,7 @@ func (w *Worker) answer(p *packet.Packet, ref conntrack.Ref, why Reason, r role)
 	case TTLExceeded:
 	case NoRoute:
 		code = packet.NoRoute
-	case NeighbourFailed, FlowEnded, TableFull, ChainFull, ClientFull,
+	case NeighbourFailed, NoMapping, FlowEnded, TableFull, ChainFull, ClientFull,
 		PortsExhausted, PortQuota, PortBlocks, MappingClash, LeasesFull:
 		code = packet.HostUnreachable
 	default:
