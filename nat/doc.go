@@ -58,6 +58,23 @@
 // one, as netfilter does; with Shift the distance to the first port of the
 // matched range is kept.
 //
+// A [Balance] spreads flows over hosts with ports and weights of their own. By
+// client and by flow the host is found by rendezvous hashing, so that one that is
+// taken out moves its own clients only; who takes turns is told which one it is.
+//
+// # Prefixes and maps
+//
+// Netmap puts one prefix in place of another and keeps the bits behind it
+// ([KeepBits]); a source translated so has one address and the ports as above.
+// [Neutral] is the prefix translation of RFC 6296: the bits behind the prefix take
+// up the difference, so that no transport checksum changes, and ports never move.
+// An address of all ones has no other form there: its flow has no destination, or
+// no candidate.
+//
+// A [Map] has a translation for each of many addresses, ports or both: For returns
+// the one for a flow. Each entry is a whole Source or Destination, so nothing else
+// needs to know of maps.
+//
 // # Flows that belong to another one
 //
 // A flow that was announced (FTP's data connection) is translated as the flow

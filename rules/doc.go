@@ -13,7 +13,13 @@
 //	Pre      before the flow is looked up: mark, zone, notrack
 //	Dnat     first packets: new destination, or redirect to the gateway itself
 //	Filter   what may pass; when no rule decides, the default policy (policy.go)
-//	Snat     first packets: new source
+//	Snat     first packets: new source, unless the dnat rule gave one, too (Twice)
+//
+// A rule with a map applies to what its map has something for, so the walk goes on
+// when it has nothing. A dnat rule for packets from outside may hold for inside
+// hosts that use the outside address (Hairpin): the engine walks the list again
+// for these as if they came in from there; Program.TurnsRound says whether any
+// rule cares.
 //
 // The caller fills a [Key] as it learns more about the packet, and keeps one
 // [Decision] for all four walks. Walks do not allocate, lock or fail.
