@@ -26,7 +26,7 @@ func selftestCommand() *cobra.Command {
 	}
 	socket, output := socketFlag(cmd), outputFlag(cmd)
 	path := cmd.Flags().StringP("config", "c", "", "configuration `FILE` in place of the running one")
-	var opts selftest.Options
+	opts := selftest.Options{Scope: discover.Everything}
 	cmd.Flags().StringVar(&opts.Inside, "inside", "", "inside `INTERFACE` (default the first one of an inside area)")
 	cmd.Flags().StringVar(&opts.Outside, "outside", "", "outside `INTERFACE` (default the first one of an outside area)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -53,7 +53,7 @@ func TestEveryMappingAndFilteringIsFound(t *testing.T) {
 		for _, filtering := range behaviours {
 			for _, profile := range []string{"linux", "rfc"} {
 				t.Run(fmt.Sprintf("%s %s %s", mapping, filtering, profile), func(t *testing.T) {
-					for family, r := range reportsOf(t, translated(t, profile, behaving(mapping, filtering)), discover.WithoutTimes) {
+					for family, r := range reportsOf(t, translated(t, profile, behaving(mapping, filtering)), discover.Basic) {
 						for proto, got := range each(r) {
 							if got.Mapping != mapping || got.Filtering != filtering {
 								t.Errorf("%s %s: mapping %s, filtering %s", family, proto, got.Mapping, got.Filtering)
@@ -71,7 +71,7 @@ func TestEveryMappingAndFilteringIsFound(t *testing.T) {
 
 func TestMappingOfNetfilterIsFound(t *testing.T) {
 	for _, c := range []*config.Config{translated(t, "linux", ""), translated(t, "rfc", "mapping = \"linux\"\n")} {
-		for family, r := range reportsOf(t, c, discover.WithoutTimes) {
+		for family, r := range reportsOf(t, c, discover.Basic) {
 			for proto, got := range each(r) {
 				if got.Mapping != discover.Linux || got.Filtering != discover.AddressAndPort || !got.Overload || got.Hairpin != discover.NoHairpin {
 					t.Errorf("%s %s: mapping %s, filtering %s, overload %v, hairpin %s", family, proto, got.Mapping, got.Filtering, got.Overload, got.Hairpin)
@@ -84,7 +84,7 @@ func TestMappingOfNetfilterIsFound(t *testing.T) {
 func TestProtocolsBehaveApart(t *testing.T) {
 	other := "[[snat]]\nproto = \"udp\"\nout_area = \"wan\"\naction = \"masquerade\"\n" + behaving(discover.Endpoint, discover.Endpoint) +
 		"[[snat]]\nout_area = \"wan\"\naction = \"masquerade\"\n" + behaving(discover.Address, discover.AddressAndPort)
-	for family, r := range reportsOf(t, parse(t, network+other), discover.WithoutTimes) {
+	for family, r := range reportsOf(t, parse(t, network+other), discover.Basic) {
 		if r.UDP.Mapping != discover.Endpoint || r.UDP.Filtering != discover.Endpoint {
 			t.Errorf("%s udp: mapping %s, filtering %s", family, r.UDP.Mapping, r.UDP.Filtering)
 		}
@@ -97,7 +97,7 @@ func TestProtocolsBehaveApart(t *testing.T) {
 // TestSwappedAttributeIsTheOnlyDifference swaps one attribute at a time and wants that
 // one, and what follows from it, to be all that reports differ in.
 func TestSwappedAttributeIsTheOnlyDifference(t *testing.T) {
-	before := reportsOf(t, translated(t, "rfc", ""), discover.Everything)
+	before := reportsOf(t, translated(t, "rfc", ""), discover.Times)
 	for _, tt := range []struct {
 		swap string
 		want []string // what may differ, as JSON names, of UDP and TCP; the first one must
@@ -109,7 +109,7 @@ func TestSwappedAttributeIsTheOnlyDifference(t *testing.T) {
 		{"random = true", []string{"port_preservation", "class_kept", "parity_kept", "contiguity_kept", "hold_down_seconds"}},
 	} {
 		t.Run(tt.swap, func(t *testing.T) {
-			for family, r := range reportsOf(t, translated(t, "rfc", tt.swap+"\n"), discover.Everything) {
+			for family, r := range reportsOf(t, translated(t, "rfc", tt.swap+"\n"), discover.Times) {
 				for proto, got := range each(r) {
 					changed := differences(t, each(before[family])[proto], got)
 					unseen := tt.want[0] == "hold_down_seconds" && (proto == "tcp" || family == "ipv6") // not measured; one client
@@ -154,7 +154,7 @@ func TestPoolingIsFound(t *testing.T) {
 		"": discover.Paired, "pooling = \"paired\"\n": discover.Paired, "pooling = \"arbitrary\"\n": discover.Arbitrary,
 	} {
 		c := parse(t, "conntrack.profile = \"rfc\"\n"+network+"[[snat]]\nout_area = \"wan\"\nfamily = \"ipv4\"\naction = \"snat\"\nto = \"203.0.113.16-203.0.113.19\"\n"+keys)
-		for proto, got := range each(reportsOf(t, c, discover.WithoutTimes)["ipv4"]) {
+		for proto, got := range each(reportsOf(t, c, discover.Basic)["ipv4"]) {
 			if got.Pooling != want || got.Mapping != discover.Endpoint {
 				t.Errorf("%q: %s: pooling %s, want %s; mapping %s", keys, proto, got.Pooling, want, got.Mapping)
 			}
@@ -166,7 +166,7 @@ func TestFreedPortsAreHeldDown(t *testing.T) {
 	for keys, want := range map[string]discover.Lifetime{
 		"": seconds(119), "hold_down = \"0s\"\n": 0, "hold_down = \"61s\"\n": seconds(60),
 	} {
-		if got := reportsOf(t, translated(t, "rfc", keys), discover.Everything)["ipv4"].UDP.HoldDown; got != want {
+		if got := reportsOf(t, translated(t, "rfc", keys), discover.Times)["ipv4"].UDP.HoldDown; got != want {
 			t.Errorf("%q: ports are held for %v, want %v", keys, got, want)
 		}
 	}
@@ -174,7 +174,7 @@ func TestFreedPortsAreHeldDown(t *testing.T) {
 
 // TestRFCProfileMeetsTheRequirements: no verdict is against it.
 func TestRFCProfileMeetsTheRequirements(t *testing.T) {
-	for family, r := range reportsOf(t, translated(t, "rfc", ""), discover.Everything) {
+	for family, r := range reportsOf(t, translated(t, "rfc", ""), discover.Times) {
 		judged := make(map[int]int)
 		for _, l := range r.Lines() {
 			for _, v := range l.Verdicts {

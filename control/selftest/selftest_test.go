@@ -3,6 +3,7 @@ package selftest
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -76,7 +77,7 @@ func TestTimersOfTheProfiles(t *testing.T) {
 			icmp: seconds(60),
 		},
 	} {
-		for family, r := range find(t, "conntrack.profile = \""+profile+"\"\n"+network+masquerade, Options{}) {
+		for family, r := range find(t, "conntrack.profile = \""+profile+"\"\n"+network+masquerade, Options{Scope: discover.Times}) {
 			if r.UDP.Lifetimes != want.udp || r.TCP.Lifetimes != want.tcp || r.ICMP.Lifetimes.Opened != want.icmp {
 				t.Errorf("%s %s: udp %v, tcp %v, icmp %v; want %v, %v, %v", profile, family,
 					r.UDP.Lifetimes, r.TCP.Lifetimes, r.ICMP.Lifetimes.Opened, want.udp, want.tcp, want.icmp)
@@ -89,7 +90,7 @@ func TestTimersOfTheProfiles(t *testing.T) {
 }
 
 func TestTimersOfTheConfigurationAreFound(t *testing.T) {
-	r := find(t, "conntrack.timeouts = { udp = \"77s\", icmp = \"1234s\" }\n"+network+masquerade, Options{})["ipv4"]
+	r := find(t, "conntrack.timeouts = { udp = \"77s\", icmp = \"1234s\" }\n"+network+masquerade, Options{Scope: discover.Times})["ipv4"]
 	if got := r.UDP.Lifetimes.Opened; got != seconds(77) {
 		t.Errorf("UDP lives %v, want 77 s", got)
 	}
@@ -100,7 +101,7 @@ func TestTimersOfTheConfigurationAreFound(t *testing.T) {
 
 func TestErrorsFragmentsAndSizesPass(t *testing.T) {
 	all := []string{"host unreachable", "port unreachable", "too big", "time exceeded"}
-	for family, r := range find(t, network+masquerade, Options{Scope: discover.WithoutTimes}) {
+	for family, r := range find(t, network+masquerade, Options{Scope: discover.Basic}) {
 		for proto, e := range map[string]discover.Errors{"udp": r.UDP.Errors, "tcp": r.TCP.Errors, "icmp": r.ICMP.Errors} {
 			if !slices.Equal(e.Inbound, all) || !slices.Equal(e.FromRouter, all) || !e.Outbound || !e.Survives || e.Unrelated {
 				t.Errorf("%s %s: ICMP errors %+v", family, proto, e)
@@ -120,7 +121,7 @@ func TestErrorsFragmentsAndSizesPass(t *testing.T) {
 }
 
 func TestWithoutATranslationTheFilterIsFound(t *testing.T) {
-	r := find(t, network+masquerade, Options{Scope: discover.WithoutTimes})["ipv6"]
+	r := find(t, network+masquerade, Options{Scope: discover.Basic})["ipv6"]
 	for _, got := range []discover.Transport{r.UDP, r.TCP} {
 		if got.Mapping != discover.Untranslated || got.Filtering != discover.AddressAndPort {
 			t.Errorf("mapping %s, filtering %s; want %s, %s", got.Mapping, got.Filtering, discover.Untranslated, discover.AddressAndPort)
@@ -129,7 +130,7 @@ func TestWithoutATranslationTheFilterIsFound(t *testing.T) {
 }
 
 func TestWhatARuleRefusesDoesNotPass(t *testing.T) {
-	r := find(t, network+masquerade+"[[filter]]\nproto = \"udp\"\naction = \"drop\"\n", Options{Scope: discover.WithoutTimes})["ipv4"]
+	r := find(t, network+masquerade+"[[filter]]\nproto = \"udp\"\naction = \"drop\"\n", Options{Scope: discover.Basic})["ipv4"]
 	if r.UDP.Mapping != discover.NoTraffic || r.TCP.Mapping != discover.Linux {
 		t.Errorf("mapping of udp %s, of tcp %s; want %s, %s", r.UDP.Mapping, r.TCP.Mapping, discover.NoTraffic, discover.Linux)
 	}
@@ -137,7 +138,7 @@ func TestWhatARuleRefusesDoesNotPass(t *testing.T) {
 
 func TestInterfacesAreChosen(t *testing.T) {
 	text := network + "[[interface]]\nname = \"dmz0\"\narea = \"guest\"\naddresses = [\"10.1.0.1/24\"]\n" + masquerade
-	r, err := Run(parse(t, text), Options{Inside: "dmz0", Scope: discover.WithoutTimes})
+	r, err := Run(parse(t, text), Options{Inside: "dmz0", Scope: discover.Basic})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +165,7 @@ func TestWhatCannotBeTestedIsRefused(t *testing.T) {
 }
 
 func TestUnknownAddressesAreMadeUpAndSaid(t *testing.T) {
-	r, err := Run(config.Quick([]string{"lan*"}, []string{"wan0"}), Options{Scope: discover.WithoutTimes})
+	r, err := Run(config.Quick([]string{"lan*"}, []string{"wan0"}), Options{Scope: discover.Basic})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +184,7 @@ func TestRunningInterfacesAreTakenAsTheyAre(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := Run(c, Options{Scope: discover.WithoutTimes})
+	r, err := Run(c, Options{Scope: discover.Basic})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +196,7 @@ func TestRunningInterfacesAreTakenAsTheyAre(t *testing.T) {
 
 func TestUnsolicitedSYNsAreDroppedSilently(t *testing.T) {
 	for _, profile := range []string{"linux", "rfc"} {
-		for family, r := range find(t, "conntrack.profile = \""+profile+"\"\n"+network+masquerade, Options{Scope: discover.WithoutTimes}) {
+		for family, r := range find(t, "conntrack.profile = \""+profile+"\"\n"+network+masquerade, Options{Scope: discover.Basic}) {
 			if c := r.Connections; !c.SimultaneousOpen || c.UnsolicitedSYN != discover.SYNSilent || !c.SYNForgotten {
 				t.Errorf("%s %s: %+v", profile, family, c)
 			}
@@ -203,9 +204,23 @@ func TestUnsolicitedSYNsAreDroppedSilently(t *testing.T) {
 	}
 }
 
+func TestForwardedPortsAreFoundWithTheirHairpin(t *testing.T) {
+	forward := "[[dnat]]\nin_area = \"wan\"\nproto = \"tcp\"\ndport = %s\naction = \"dnat\"\nto = %q\n%s\n"
+	text := network + masquerade + fmt.Sprintf(forward, "443", "10.0.0.9:8443", "") + fmt.Sprintf(forward, "[\"7000-7003\"]", "10.0.0.9", "hairpin = false")
+	r := find(t, text, Options{Scope: discover.Forwards})["ipv4"]
+	target := netip.MustParseAddr("10.0.0.9")
+	want := []discover.Forward{
+		{First: 443, Last: 443, To: netip.AddrPortFrom(target, 8443), Hairpin: discover.HairpinExternal},
+		{First: 7000, Last: 7003, To: netip.AddrPortFrom(target, 7000), Hairpin: discover.NoHairpin},
+	}
+	if !slices.Equal(r.TCP.Forwards, want) || len(r.UDP.Forwards) != 0 {
+		t.Errorf("forwarded %v, %v; want %v and none", r.TCP.Forwards, r.UDP.Forwards, want)
+	}
+}
+
 func TestDestinationsCanBeExempt(t *testing.T) {
 	exempt := "[[snat]]\nout_area = \"wan\"\ndst = [\"198.51.100.0/24\", \"192.0.2.0/24\"]\nproto = \"udp\"\naction = \"none\"\n"
-	r := find(t, network+exempt+masquerade, Options{Scope: discover.WithoutTimes})["ipv4"]
+	r := find(t, network+exempt+masquerade, Options{Scope: discover.Basic})["ipv4"]
 	if r.UDP.Mapping != discover.Untranslated || r.TCP.Mapping == discover.Untranslated {
 		t.Errorf("mapping of udp %s, of tcp %s; want that of udp %s", r.UDP.Mapping, r.TCP.Mapping, discover.Untranslated)
 	}

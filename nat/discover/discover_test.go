@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -59,7 +60,7 @@ func TestEveryMappingAndFilteringIsRecognised(t *testing.T) {
 					if family == "ipv6" {
 						b.pool = addrs("2001:db8:ff::1")
 					}
-					r := run(t, b, hosts, WithoutTimes)
+					r := run(t, b, hosts, Basic)
 					if r.Family != family {
 						t.Errorf("family %s, want %s", r.Family, family)
 					}
@@ -104,6 +105,13 @@ func TestEachSwappedBehaviourIsReported(t *testing.T) {
 		{"short reset", func(b *behaviour) { b.life.Reset = Lifetime(1 * time.Second) }, func(r *Report) any { return r.TCP.Lifetimes.Reset }, Lifetime(10 * time.Second)},
 		{"inbound refresh", func(b *behaviour) { b.refresh.Inbound = true }, func(r *Report) any { return r.UDP.Refresh }, Refresh{Outbound: true, Inbound: true}},
 		{"refresh by errors", func(b *behaviour) { b.refresh.Error = true }, func(r *Report) any { return r.UDP.Refresh }, Refresh{Outbound: true, Error: true}},
+		{"forwarded ports", func(b *behaviour) { b.forward = web },
+			func(r *Report) any { return r.TCP.Forwards }, []Forward{
+				{443, 443, netip.MustParseAddrPort("10.0.0.6:8443"), HairpinExternal},
+				{6000, 6001, netip.MustParseAddrPort("10.0.0.7:7000"), HairpinExternal},
+			}},
+		{"forwarded ports without hairpin", func(b *behaviour) { b.forward, b.noForwardHairpin = web, true },
+			func(r *Report) any { return len(r.TCP.Forwards) == 2 && r.TCP.Forwards[0].Hairpin == NoHairpin }, true},
 		{"no hold-down", func(b *behaviour) { b.holdDown = 0 }, func(r *Report) any { return r.UDP.HoldDown }, Lifetime(0)},
 		{"errors lost", func(b *behaviour) { b.loseErrors = true }, func(r *Report) any { return r.UDP.Errors }, Errors{Survives: true}},
 		{"errors from routers lost", func(b *behaviour) { b.onlyFromEnd = true }, func(r *Report) any { return len(r.TCP.Errors.FromRouter) }, 0},
@@ -118,20 +126,29 @@ func TestEachSwappedBehaviourIsReported(t *testing.T) {
 		{"SYN ignored", func(b *behaviour) { b.syn = SYNSilent }, func(r *Report) any { return r.Connections.UnsolicitedSYN }, SYNSilent},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := tt.seen(run(t, good(), hosts4, Everything)); reflect.DeepEqual(got, tt.want) {
+			scope := Times
+			if strings.HasPrefix(tt.name, "forwarded") {
+				scope = Forwards
+			}
+			if got := tt.seen(run(t, good(), hosts4, scope)); reflect.DeepEqual(got, tt.want) {
 				t.Errorf("reported before the swap: %v", got)
 			}
 			b := good()
 			tt.swap(&b)
-			if got := tt.seen(run(t, b, hosts4, Everything)); !reflect.DeepEqual(got, tt.want) {
+			if got := tt.seen(run(t, b, hosts4, scope)); !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("reported %v, want %v", got, tt.want)
 			}
 		})
 	}
 }
 
+// web are forwarded ports of a model.
+var web = map[uint16]netip.AddrPort{
+	443: netip.MustParseAddrPort("10.0.0.6:8443"), 6000: netip.MustParseAddrPort("10.0.0.7:7000"), 6001: netip.MustParseAddrPort("10.0.0.7:7001"),
+}
+
 func TestWhatCompliesHasNoVerdictAgainstIt(t *testing.T) {
-	for _, l := range run(t, good(), hosts4, Everything).Lines() {
+	for _, l := range run(t, good(), hosts4, Times).Lines() {
 		for _, v := range l.Verdicts {
 			if !v.Complies {
 				t.Errorf("%s %s: %s: %v", l.Protocol, l.Test, l.Result, v)
@@ -142,7 +159,7 @@ func TestWhatCompliesHasNoVerdictAgainstIt(t *testing.T) {
 
 func TestBrokenPacketsAreFaults(t *testing.T) {
 	m := newModel(good())
-	r, err := Run(spoiler{m}, hosts4, WithoutTimes)
+	r, err := Run(spoiler{m}, hosts4, Basic)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +183,7 @@ func TestTooFewHostsAreRefused(t *testing.T) {
 	few := Hosts{Inside: hosts4.Inside[:1], Outside: hosts4.Outside}
 	mixed := Hosts{Inside: hosts4.Inside, Outside: slices.Concat(hosts6.Outside)}
 	for _, h := range []Hosts{few, mixed} {
-		if _, err := Run(newModel(good()), h, WithoutTimes); err == nil {
+		if _, err := Run(newModel(good()), h, Basic); err == nil {
 			t.Errorf("%v: accepted", h)
 		}
 	}

@@ -21,6 +21,8 @@
 //	           after that one has opened its side
 //	ports      which are kept when they are free, what is kept of those that are
 //	           not: class, parity, the distance to a neighbour
+//	forwards   every port of the external address, and whether inside hosts reach
+//	           what is behind the forwarded ones
 //	pooling    external addresses that many flows of many hosts show
 //	lifetimes  of each kind of flow, by ladders: many flows made at once, one of
 //	           them probed at each rung; the gap between the last that lived and

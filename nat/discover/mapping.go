@@ -89,17 +89,18 @@ func (p *prober) hairpin(proto protocol) Hairpinning {
 	return NoHairpin
 }
 
-// around sends from the inside endpoint of one flow to the external one of another, and lets the answer go back.
+// around sends from the inside endpoint of one flow to the external one of another,
+// and lets the answer go back. A zero inside endpoint of the other stands for any.
 func (p *prober) around(from, to *flow) Hairpinning {
 	f := &flow{p: p, proto: from.proto, in: from.in, out: to.ext}
 	d := &datagram{proto: from.proto, src: from.in, dst: to.ext, flags: synFlag}
 	p.mark(d)
 	got, ok := p.pass(Inside, Inside, d)
-	if !ok || got.dst != to.in {
+	if !ok || to.in.IsValid() && got.dst != to.in {
 		return NoHairpin
 	}
 	f.next[Inside], f.ext = d.seq+1, got.src
-	back := &datagram{proto: from.proto, src: to.in, dst: got.src, flags: synAckFlags, ack: f.next[Inside]}
+	back := &datagram{proto: from.proto, src: got.dst, dst: got.src, flags: synAckFlags, ack: f.next[Inside]}
 	p.mark(back)
 	seen, ok := p.pass(Inside, Inside, back)
 	switch {

@@ -23,6 +23,8 @@ type behaviour struct {
 	pool               []netip.Addr
 	mapping, filtering Dependence
 	hairpin            Hairpinning
+	forward            map[uint16]netip.AddrPort // TCP; hairpins when noForwardHairpin does not hold
+	noForwardHairpin   bool
 	pooling            Pooling
 	randomPorts        bool // never keep a port
 	class, parity      bool
@@ -258,6 +260,12 @@ func (m *model) fromInside(d *datagram) {
 		}
 		return
 	}
+	for port, to := range m.forward {
+		if to == d.src && d.proto == tcp {
+			m.answerForwarded(d, port)
+			return
+		}
+	}
 	b := m.bind(d.proto, d.src, d.dst)
 	m.touch(b, d.dst, d, Inside)
 	if !m.unforgiving {
@@ -273,8 +281,26 @@ func (m *model) fromInside(d *datagram) {
 	m.emit(Outside, d)
 }
 
+// answerForwarded sends what stands behind a forwarded port sends.
+func (m *model) answerForwarded(d *datagram, port uint16) {
+	d.src = netip.AddrPortFrom(m.pool[0], port)
+	if b := m.owner(d); b != nil {
+		d.dst = b.in
+		m.emit(Inside, d)
+		return
+	}
+	m.emit(Outside, d)
+}
+
 // around handles a packet from the inside to an external address.
 func (m *model) around(from *binding, d *datagram) {
+	if to, ok := m.forward[d.dst.Port()]; ok && d.proto == tcp {
+		if !m.noForwardHairpin {
+			d.src, d.dst = from.ext, to
+			m.emit(Inside, d)
+		}
+		return
+	}
 	to := m.owner(d)
 	if to == nil || m.hairpin == NoHairpin || m.hairpin == HairpinOpened && !m.admits(to, from.ext) {
 		return
@@ -313,6 +339,11 @@ func (m *model) admits(b *binding, from netip.AddrPort) bool {
 func (m *model) fromOutside(d *datagram) {
 	if d.about != nil {
 		m.errorIn(d)
+		return
+	}
+	if to, ok := m.forward[d.dst.Port()]; ok && d.proto == tcp {
+		d.dst = to
+		m.emit(Inside, d)
 		return
 	}
 	b := m.owner(d)

@@ -120,6 +120,7 @@ type Transport struct {
 	HoldDown     Lifetime    `json:"hold_down_seconds"` // before a freed port goes to another inside host
 	Refresh      Refresh     `json:"refresh"`
 	Errors       Errors      `json:"icmp_errors"`
+	Forwards     []Forward   `json:"forwarded_ports,omitempty"`
 }
 
 // Errors is how ICMP errors about flows are treated.
@@ -315,6 +316,9 @@ func (l *lines) transport(t *Transport, rfc int) {
 	l.add("class kept when taken", t.Class, req("REQ-3a", "", t.Class == Always || t.Class == Untested))
 	l.add("parity kept when taken", t.Parity, req("REQ-4", "", t.Parity == Always || t.Parity == Untested))
 	l.add("contiguity kept when taken", t.Contiguity)
+	for _, f := range t.Forwards {
+		l.add("forwarded port", f, req("REQ-9", "REQ-8", f.Hairpin == HairpinExternal))
+	}
 }
 
 func (l *lines) errors(e *Errors, verdicts ...Verdict) {

@@ -7,13 +7,17 @@ import (
 	"slices"
 )
 
-// Scope says how much of a NAT is looked at.
+// Scope says what is looked at beside what few packets in little time tell. Scopes
+// can be joined.
 type Scope uint8
 
 // Scopes.
 const (
-	Everything   Scope = iota
-	WithoutTimes       // no lifetimes, and nothing that needs them: little time passes
+	Basic    Scope = 0
+	Times    Scope = 1 << 0 // lifetimes, and what needs them: weeks pass
+	Forwards Scope = 1 << 1 // forwarded ports: every port is knocked at
+
+	Everything = Times | Forwards
 )
 
 // firstInside is where the inside ports of tests begin.
@@ -36,10 +40,16 @@ func Run(net Network, hosts Hosts, scope Scope) (*Report, error) {
 	if four {
 		r.Family = "ipv4"
 	}
-	for _, t := range []struct {
+	transports := [...]struct {
 		proto protocol
 		into  *Transport
-	}{{udp, &r.UDP}, {tcp, &r.TCP}} {
+	}{{udp, &r.UDP}, {tcp, &r.TCP}}
+	if scope&Forwards != 0 {
+		for _, t := range transports {
+			t.into.Forwards = p.forwards(t.proto)
+		}
+	}
+	for _, t := range transports {
 		p.transport(t.proto, t.into, scope)
 	}
 	p.connections(&r.Connections)
@@ -63,7 +73,7 @@ func (p *prober) transport(proto protocol, r *Transport, scope Scope) {
 		p.ports(proto, r)
 	}
 	r.Errors = p.errors(proto)
-	if scope == WithoutTimes {
+	if scope&Times == 0 {
 		return
 	}
 	r.Lifetimes.Opened = p.lifetime(proto, opened)
@@ -91,7 +101,7 @@ func (p *prober) queries(r *Queries, scope Scope) {
 		r.Preservation, r.Overload = t.Preservation, t.Overload
 	}
 	r.Errors = p.errors(icmp)
-	if scope == Everything {
+	if scope&Times != 0 {
 		r.Lifetimes.Opened = p.lifetime(icmp, opened)
 	}
 }
