@@ -64,7 +64,7 @@
 // list; matchers decide about those. So the walk through a list takes a time that
 // grows with the rules that come into question and hardly with the length of the
 // list: with 10,000 rules that differ by prefixes, ports and sets a first packet
-// takes as long as with 10 (BenchmarkManyRules: 130 ns; compiling them 70 ms, half
-// a megabyte of index at most). Rules that only a negated condition or a field of
+// takes as long as with 10 (BenchmarkManyRules: 140 ns; compiling them 0.1 s, four
+// megabytes of index at most). Sets count by their ranges, large ones roughly. Rules that only a negated condition or a field of
 // the single packet sets apart are looked at one by one.
 package rules

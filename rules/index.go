@@ -70,10 +70,12 @@ const (
 	dimProto
 	dimDstPort // or ICMP type and code
 	dimSrcPort
-	dimDstLow // lower half of an address, with all of an IPv4 address
-	dimDstHigh
-	dimSrcLow
+	dimDst4    // IPv4 address, notIPv4 for others
+	dimDstHigh // upper half of an IPv6 address, 0 for others
+	dimDstLow  // lower half
+	dimSrc4
 	dimSrcHigh
+	dimSrcLow
 	numDims
 )
 
@@ -98,15 +100,25 @@ func (d dimension) of(k *Key) uint64 {
 		return uint64(k.Tuple.SrcPort)
 	}
 	a := &k.Tuple.Src
-	if d == dimDstLow || d == dimDstHigh {
+	if d < dimSrc4 {
 		a = &k.Tuple.Dst
 	}
 	hi, lo := halves(a)
-	if d == dimDstHigh || d == dimSrcHigh {
+	switch is4 := k.Tuple.Family == tuple.IPv4; {
+	case d == dimDst4 || d == dimSrc4:
+		if is4 {
+			return lo & math.MaxUint32
+		}
+		return notIPv4
+	case is4:
+		return 0
+	case d == dimDstHigh || d == dimSrcHigh:
 		return hi
 	}
 	return lo
 }
+
+const notIPv4 = 1 << 32
 
 // candidates are the rules of a list that a packet may match, in the order of the
 // list. It is a value, so that a walk does not allocate.
@@ -202,15 +214,17 @@ type indexer struct {
 	index
 	extents [][numDims][]extent // by position, sorted and apart; none: the whole dimension
 	copies  int                 // of rules that may still be made
+
+	outlines map[*AddrSet][]addrRange
 }
 
 // newIndex makes the index of a list.
 func newIndex(rules []*Rule) index {
-	b := indexer{extents: make([][numDims][]extent, len(rules)), copies: copiesOfRule * len(rules)}
+	b := indexer{extents: make([][numDims][]extent, len(rules)), copies: copiesOfRule * len(rules), outlines: make(map[*AddrSet][]addrRange)}
 	b.runs = []uint32{0} // the empty run
 	all := make([]uint32, len(rules))
 	for i, r := range rules {
-		r.match.extents(&b.extents[i])
+		b.needs(&r.match, &b.extents[i])
 		all[i] = uint32(i)
 	}
 	var space region
@@ -396,8 +410,8 @@ func interval(bounds []uint64, v uint64) int {
 // never is an extent of no packet.
 var never = extent{math.MaxUint64, math.MaxUint64}
 
-// extents finds the values that m needs, in the dimensions where it needs some.
-func (m *matcher) extents(out *[numDims][]extent) {
+// needs finds the values that m needs, in the dimensions where it needs some.
+func (b *indexer) needs(m *matcher, out *[numDims][]extent) {
 	if m.looksAt(fInArea) {
 		out[dimInArea] = bitExtents(m.inAreas)
 	}
@@ -424,8 +438,8 @@ func (m *matcher) extents(out *[numDims][]extent) {
 	if m.names(fSrcPort) {
 		out[dimSrcPort] = portExtents(m.srcPort)
 	}
-	out[dimDstHigh], out[dimDstLow] = m.addrExtents(fDst, m.dst, m.dstSets)
-	out[dimSrcHigh], out[dimSrcLow] = m.addrExtents(fSrc, m.src, m.srcSets)
+	out[dimDst4], out[dimDstHigh], out[dimDstLow] = b.addrExtents(m, fDst, m.dst, m.dstSets)
+	out[dimSrc4], out[dimSrcHigh], out[dimSrcLow] = b.addrExtents(m, fSrc, m.src, m.srcSets)
 }
 
 // names reports whether m needs one of the values that it has for f.
@@ -461,29 +475,60 @@ func icmpExtents(types []ICMPType) []extent {
 	return apart(out)
 }
 
-// addrExtents returns what the halves of an address may be. The lower half of a
-// range says nothing unless all of the range has one upper half. Sets are not
-// looked into: they may be large, and are found quickly.
-func (m *matcher) addrExtents(f field, ranges []addrRange, sets []*AddrSet) (high, low []extent) {
-	if !m.names(f) || len(sets) > 0 {
+// addrExtents returns what an address may be: an IPv4 address, and the halves of an
+// IPv6 address. The lower half of a range says nothing unless all of the range has
+// one upper half.
+func (b *indexer) addrExtents(m *matcher, f field, ranges []addrRange, sets []*AddrSet) (v4, high, low []extent) {
+	if !m.names(f) {
 		if m.looksAt(fFamily) && m.family == tuple.IPv4 {
-			high = []extent{{0, 0}}
+			v4 = []extent{{0, math.MaxUint32}}
+		} else if m.looksAt(fFamily) {
+			v4 = []extent{{notIPv4, notIPv4}}
 		}
-		return high, nil
+		return v4, nil, nil
 	}
-	for _, r := range ranges {
-		high = append(high, extent{r.firstHi, r.lastHi})
-		if r.firstHi != r.lastHi {
-			low = append(low, extent{0, math.MaxUint64})
-		} else {
-			low = append(low, extent{r.firstLo, r.lastLo})
+	all := slices.Clip(ranges)
+	for _, set := range sets {
+		all = append(all, b.outline(set)...)
+	}
+	for _, r := range all {
+		switch {
+		case r.family == tuple.IPv4:
+			v4 = append(v4, extent{r.firstLo & math.MaxUint32, r.lastLo & math.MaxUint32})
+			high, low = append(high, extent{0, 0}), append(low, extent{0, 0})
+		case r.firstHi != r.lastHi:
+			v4, high, low = append(v4, extent{notIPv4, notIPv4}), append(high, extent{r.firstHi, r.lastHi}), append(low, extent{0, math.MaxUint64})
+		default:
+			v4, high, low = append(v4, extent{notIPv4, notIPv4}), append(high, extent{r.firstHi, r.lastHi}), append(low, extent{r.firstLo, r.lastLo})
 		}
 	}
-	return apart(high), apart(low)
+	return apart(v4), apart(high), apart(low)
 }
 
-// apart sorts extents and joins those that touch. No extent at all becomes never;
-// too many become the whole dimension.
+// outline returns about maxExtents ranges at most that hold a set: of a large one,
+// neighbours in one.
+func (b *indexer) outline(set *AddrSet) []addrRange {
+	if known, ok := b.outlines[set]; ok {
+		return known
+	}
+	each := (set.Len() + maxExtents - 1) / maxExtents
+	var joined []nat.AddrRange
+	n := 0
+	set.Ranges(func(r nat.AddrRange) bool { // IPv4 first
+		if last := len(joined) - 1; n%each != 0 && joined[last].First.Is4() == r.First.Is4() {
+			joined[last].Last = r.Last
+		} else {
+			joined = append(joined, r)
+		}
+		n++
+		return true
+	})
+	b.outlines[set] = addrRanges(joined)
+	return b.outlines[set]
+}
+
+// apart sorts extents and joins those that touch. No extent at all becomes never; of
+// too many, neighbours become one.
 func apart(all []extent) []extent {
 	if len(all) == 0 {
 		return []extent{never}
@@ -497,8 +542,18 @@ func apart(all []extent) []extent {
 			out = append(out, e)
 		}
 	}
-	if len(out) > maxExtents {
-		return nil
+	return fewer(out)
+}
+
+// fewer joins neighbours until there are at most maxExtents.
+func fewer(sorted []extent) []extent {
+	each := (len(sorted) + maxExtents - 1) / maxExtents
+	if each == 1 {
+		return sorted
+	}
+	out := sorted[:0]
+	for i := 0; i < len(sorted); i += each {
+		out = append(out, extent{sorted[i].first, sorted[min(i+each, len(sorted))-1].last})
 	}
 	return out
 }

@@ -133,7 +133,7 @@ func (c crowd) key(p *Program) Key {
 func TestIndexFindsEveryRuleThatHolds(t *testing.T) {
 	r := rand.New(rand.NewPCG(11, 12))
 	held, shown, listed := 0, 0, 0
-	for round := range 60 {
+	for round := range 36 {
 		c := crowd{r, 1 + r.IntN(200), 1 + r.IntN(60000)}
 		p, err := Compile(c.spec(1+round*round/4), &Binding{testPorts}, 1)
 		if err != nil {
@@ -191,7 +191,7 @@ func TestIndexChangesNoDecision(t *testing.T) {
 		}
 		return d, fmt.Sprint(dst, v, src, d.Scope, d.Zone, d.Tracking, d.ApplyMark(k.Mark), d.PreRule, d.DnatRule, d.FilterRule, d.SnatRule, hits)
 	}
-	for round := range 60 {
+	for round := range 36 {
 		c := crowd{r, 1 + r.IntN(200), 1 + r.IntN(60000)}
 		p, err := Compile(c.spec(1+round*round/4), &Binding{testPorts}, 1)
 		if err != nil {
@@ -372,6 +372,52 @@ func TestIndexOfTenThousandRulesIsSharpAndSmall(t *testing.T) {
 		t.Logf("%-18s %5.2f rules in vain, at most %2d; %4d KB, %d nodes", name, average, most, size>>10, len(x.nodes))
 		if average > cutSaves || most > 64 || size > 4<<20 {
 			t.Errorf("%s: %.1f rules in vain, at most %d, %d bytes; want few", name, average, most, size)
+		}
+	}
+}
+
+// Rules that differ by sets of addresses alone are told apart, too, and a large set
+// costs no more than a small one.
+func TestIndexLooksIntoSets(t *testing.T) {
+	spec := &Spec{Areas: testAreas()}
+	for i := range 1000 {
+		set := &Set{Name: fmt.Sprint("set", i), Kind: SetAddrs, Addrs: NewAddrSet([]nat.AddrRange{nth4(3*i, 24), nth4(3*i+2, 25), nth6(i)})}
+		spec.Sets = append(spec.Sets, set)
+		spec.Lists[Filter] = append(spec.Lists[Filter], RuleSpec{If: Conditions{Dst: Match[nat.AddrRange]{Sets: []string{set.Name}}}, Then: ActDrop})
+	}
+	var many []nat.AddrRange
+	for i := range 20000 {
+		many = append(many, nth4(4000+2*i, 24))
+	}
+	spec.Sets = append(spec.Sets, &Set{Name: "many", Kind: SetAddrs, Addrs: NewAddrSet(many)})
+	spec.Lists[Filter] = append(spec.Lists[Filter], RuleSpec{If: Conditions{Dst: Match[nat.AddrRange]{Sets: []string{"many"}}}, Then: ActReject})
+	p, err := Compile(spec, &Binding{testPorts}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		dst  tuple.Addr
+		want Verdict
+	}{
+		{nth4(3*500, 24).First, Drop}, {nth4(3*999+2, 25).Last, Drop}, {nth6(777).First, Drop},
+		{nth4(4000, 24).First, RejectReset}, {nth4(4000+2*19999, 24).Last, RejectReset}, {nth4(4001, 24).First, Accept},
+	} {
+		k := key(p, 1, 2, New)
+		k.Tuple.Dst = tt.dst
+		if !k.Tuple.Dst.Is4() {
+			k.Tuple.Family = tuple.IPv6
+		}
+		var d Decision
+		if got := p.Filter(&k, &d); got != tt.want {
+			t.Errorf("to %v: %v, want %v", tt.dst, got, tt.want)
+		}
+		c := p.candidates(Filter, &k)
+		n := 0
+		for c.next() != nil {
+			n++
+		}
+		if n > cutSaves {
+			t.Errorf("to %v: the index shows %d rules of 1,001", tt.dst, n)
 		}
 	}
 }
