@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"example.com/culvert/alg/registry"
 	"example.com/culvert/rules"
 )
 
@@ -19,7 +20,7 @@ func rejectWords() []string {
 }
 
 // helpers are the names that rules may use.
-var helpers = []string{"ftp", "irc", "netbios-ns", "pptp", "sip", "snmp", "tftp"}
+var helpers = registry.New().Names()
 
 func parseHelper(s string) (string, error) {
 	if !slices.Contains(helpers, s) {

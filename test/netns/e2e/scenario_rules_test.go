@@ -35,6 +35,7 @@ type probe struct {
 	name string
 	from func(f *family) netip.Addr
 	size int
+	port uint16 // added to the source port
 }
 
 func fromFirst(f *family) netip.Addr  { return f.first }
@@ -53,8 +54,18 @@ func repeated(n int, from map[string]func(*family) netip.Addr) (all []probe) {
 var (
 	anyOf    = map[string]func(*family) netip.Addr{"a": fromFirst, "b": fromSecond}
 	oneHost  = map[string]func(*family) netip.Addr{"a": fromFirst}
+	sizes    = []probe{{name: "small", from: fromFirst, size: 50}, {name: "medium", from: fromFirst, size: 200}, {name: "large", from: fromFirst, size: 1200}}
 	twoHosts = []probe{{name: "a", from: fromFirst}, {name: "b", from: fromSecond}}
 )
+
+// flowsOf is the same with a flow for each.
+func flowsOf(n int, from map[string]func(*family) netip.Addr) []probe {
+	all := repeated(n, from)
+	for i := range all {
+		all[i].port = uint16(i)
+	}
+	return all
+}
 
 const ruleSets = `
 [[set]]
@@ -78,7 +89,7 @@ const nftSets = `
 	set few { type inet_service; flags interval; elements = { 7303, 7304-7305 } }
 	set slow4 { type ipv4_addr; flags dynamic; }
 	set slow6 { type ipv6_addr; flags dynamic; }
-	counter seen {}
+	set many4 { type ipv4_addr; flags dynamic; }
 `
 
 // judgements are the rules of one house.
@@ -102,10 +113,13 @@ func judgements(now time.Time) []judged {
 		{claim: "a limit for each source", toml: "limit = \"!1/h\"\nburst = 2\nper = \"source\"" + drop + only("ipv4"),
 			nft:   "udp dport PORT add @slow4 { ip saddr limit rate over 1/hour burst 2 packets } drop",
 			probe: repeated(4, anyOf)},
+		{claim: "flows of each source", toml: `flows_per_source = "!2"` + drop + only("ipv4"),
+			nft:   "udp dport PORT add @many4 { ip saddr ct count over 2 } drop",
+			probe: flowsOf(4, anyOf)},
 		{claim: "length", toml: `length = "129-1000"` + drop, nft: "udp dport PORT meta length 129-1000 drop",
-			probe: []probe{{"small", fromFirst, 50}, {"medium", fromFirst, 200}, {"large", fromFirst, 1200}}, want: []string{"large", "small"}},
+			probe: sizes, want: []string{"large", "small"}},
 		{claim: "all but a length", toml: `length = "!129-1000"` + drop, nft: "udp dport PORT meta length != 129-1000 drop",
-			probe: []probe{{"small", fromFirst, 50}, {"medium", fromFirst, 200}, {"large", fromFirst, 1200}}, want: []string{"medium"}},
+			probe: sizes, want: []string{"medium"}},
 		{claim: "the hours around now", toml: fmt.Sprintf("hours = \"%s-%s\"\ntimezone = \"UTC\"", from, until) + drop, nft: fmt.Sprintf("udp dport PORT meta hour \"%s\"-\"%s\" drop", from, until), probe: twoHosts, want: []string{}},
 		{claim: "all hours but these", toml: fmt.Sprintf("hours = \"!%s-%s\"\ntimezone = \"UTC\"", from, until) + drop, nft: fmt.Sprintf("udp dport PORT meta hour != \"%s\"-\"%s\" drop", from, until), probe: twoHosts, want: []string{"a", "b"}},
 		{claim: "today", toml: fmt.Sprintf("weekdays = %q\ntimezone = \"UTC\"", today) + drop, nft: fmt.Sprintf("udp dport PORT meta day %q drop", long[today]), probe: twoHosts, want: []string{}},
@@ -151,7 +165,7 @@ func TestRulesJudgeAsTheKernelsDo(t *testing.T) {
 		for _, f := range families {
 			for i, j := range all {
 				for _, p := range j.probe {
-					from, to := at(p.from(f), 30000), at(f.server, judgedPort(i))
+					from, to := at(p.from(f), 30000+p.port), at(f.server, judgedPort(i))
 					payload := []byte(p.name + strings.Repeat(" ", max(p.size-len(p.name), 0)))
 					sendRaw(t, h.first, f.server, fragment{data: udpDatagram(t, from, to, payload)}.packet(from.Addr(), f.server, 1))
 				}
