@@ -8,6 +8,7 @@ import (
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
 	"example.com/culvert/dataplane/port/mem"
+	"example.com/culvert/rules"
 )
 
 // bulk is a port that gives the same frames again and again and forgets what is
@@ -71,8 +72,14 @@ func (b *bulk) Recv(pkts []packet.Packet) int {
 	return len(b.fresh)
 }
 
-// bulkLab is an engine between two bulk ports.
+// bulkLab is an engine between two bulk ports that masquerades.
 func bulkLab(t testing.TB, max int) (e *Engine, lan, wan *bulk) {
+	t.Helper()
+	return bulkLabWith(t, max, nil)
+}
+
+// bulkLabWith is bulkLab with other rules.
+func bulkLabWith(t testing.TB, max int, edit func(*rules.Spec)) (e *Engine, lan, wan *bulk) {
 	t.Helper()
 	table, err := conntrack.New(conntrack.Config{Max: max})
 	if err != nil {
@@ -88,7 +95,7 @@ func bulkLab(t testing.TB, max int) (e *Engine, lan, wan *bulk) {
 		{ID: wanID, Name: "wan", Port: wan, Addresses: prefixes("203.0.113.1/24")},
 	}}
 	st.Routes = l.routes(&st)
-	st.Program = l.program(&st, nil)
+	st.Program = l.program(&st, edit)
 	if err := e.Apply(st); err != nil {
 		t.Fatal(err)
 	}
@@ -106,6 +113,11 @@ func bulkLab(t testing.TB, max int) (e *Engine, lan, wan *bulk) {
 // retarget makes frame i of a batch the packet of flow n: source address, port and
 // checksums follow. Frames are IPv4 with a transport checksum of zero (UDP) or none checked.
 func retarget(frame []byte, n uint32) {
+	aim(frame, n, 0xc6336400|n%251) // many destinations: ports are kept
+}
+
+// aim is retarget to one destination.
+func aim(frame []byte, n, dst uint32) {
 	ip := frame[14:]
 	port := uint16(1024 + n%60000)
 	client := 5 + n/60000
@@ -113,7 +125,7 @@ func retarget(frame []byte, n uint32) {
 	ip[10], ip[11] = 0, 0
 	binary.BigEndian.PutUint16(ip[10:], ^sum(0, ip[:20]))
 	binary.BigEndian.PutUint16(ip[20:], port)
-	binary.BigEndian.PutUint32(ip[16:], 0xc6336400|n%251) // many destinations: ports are kept
+	binary.BigEndian.PutUint32(ip[16:], dst)
 	ip[10], ip[11] = 0, 0
 	binary.BigEndian.PutUint16(ip[10:], ^sum(0, ip[:20]))
 }

@@ -134,7 +134,7 @@ func (w *Worker) bindAny(b *binding) bool {
 	if f.use.Inbound() {
 		return w.bindInbound(b)
 	}
-	if f.fits.Source != nil && leasable(f.prop.Original.Proto) && (w.bindMapped(b) || b.over) {
+	if w.mayBeMapped(f) && (w.bindMapped(b) || b.over) {
 		return !b.over
 	}
 	if f.terms.BlockSize != 0 {
@@ -170,6 +170,15 @@ func (w *Worker) bindInbound(b *binding) bool {
 	}
 	b.why = PortsExhausted
 	return false
+}
+
+// mayBeMapped reports whether the inside endpoint of f may have a port already
+// that counts. Without moved ports none does under mapping linux.
+func (w *Worker) mayBeMapped(f *first) bool {
+	if f.terms.Mapping == nat.Linux {
+		return f.hint && w.e.leases.Hinted()
+	}
+	return f.fits.Source != nil && leasable(f.prop.Original.Proto)
 }
 
 // bindMapped tries the port that the inside endpoint is mapped to already.
@@ -241,9 +250,12 @@ func (w *Worker) bindSearch(b *binding, search *nat.Search, which among) bool {
 // the crowd that its flow is in.
 func (w *Worker) avoid(b *binding, search *nat.Search, which among) *ports.Crowd {
 	f, set := b.f, w.e.leases
+	if f.use == ports.NoUse && !set.Crowded() {
+		return nil
+	}
 	t := search.At(search.Addr(), f.prop.Original.SrcPort)
 	if which == newBlocks {
-		search.Avoid(set.BlocksOf(ports.Endpoint{Addr: t.Src, Zone: f.ruling.ZoneOf(tuple.Reply)}), nil)
+		search.Avoid(set.BlocksOf(ports.Endpoint{Addr: t.Src, Zone: f.ruling.ZoneOf(tuple.Reply)}), nil, nil)
 		return nil
 	}
 	var sp *ports.Space
@@ -252,33 +264,37 @@ func (w *Worker) avoid(b *binding, search *nat.Search, which among) *ports.Crowd
 	}
 	switch {
 	case f.use.Exclusive() && which == keptPorts:
-		search.Avoid(sp.Live(), nil)
+		search.Avoid(sp.Live(), nil, nil)
 	case f.use.Exclusive():
-		search.Avoid(sp.Taken(), nil)
+		search.Avoid(sp.Taken(), nil, nil)
 	default:
 		t.Zone = f.ruling.ZoneOf(tuple.Reply)
 		reply, _ := t.Inverse()
 		crowd := set.Crowd(&reply)
-		search.Avoid(crowd.Ports(), sp.Alone())
+		flow := ports.Of(&f.prop.Original, &reply, f.use)
+		search.Avoid(crowd.Ports(), sp.Alone(), set.Pinned(&flow, f.use))
 		return crowd
 	}
 	return nil
 }
 
-// gather makes a crowd of the flows from the address of a search that took long.
+// gather has what a search for a shared port finds taken remembered from now on: it
+// is taking long.
 func (w *Worker) gather(b *binding, search *nat.Search) *ports.Crowd {
-	t := search.At(search.Addr(), b.f.prop.Original.SrcPort)
-	t.Zone = b.f.ruling.ZoneOf(tuple.Reply)
+	f, set, now := b.f, w.e.leases, ports.Tick(w.tick)
+	t := search.At(search.Addr(), f.prop.Original.SrcPort)
+	t.Zone = f.ruling.ZoneOf(tuple.Reply)
 	reply, ok := t.Inverse()
 	if !ok {
 		return nil
 	}
-	crowd := w.e.leases.Gather(&reply, ports.Tick(w.tick))
-	sp := (*ports.Space)(nil)
-	if b.f.use != ports.NoUse {
-		sp = w.e.leases.Space(t.Proto, &ports.Endpoint{Addr: t.Src, Zone: t.Zone})
+	crowd := set.Gather(&reply, now)
+	var sp *ports.Space
+	if f.use != ports.NoUse {
+		sp = set.Space(t.Proto, &ports.Endpoint{Addr: t.Src, Zone: t.Zone})
 	}
-	search.Avoid(crowd.Ports(), sp.Alone())
+	flow := ports.Of(&f.prop.Original, &reply, f.use)
+	search.Avoid(crowd.Ports(), sp.Alone(), set.GatherPinned(&flow, f.use, now))
 	return crowd
 }
 

@@ -60,9 +60,13 @@ func (s *PortSet) Remove(port uint16) bool {
 	return true
 }
 
+// avoided is what a search passes over: ports that are in any of the sets, nil
+// ones being empty.
+type avoided [3]*PortSet
+
 // outside returns the lowest port from first to last, counted in steps of 1 or 2,
-// that is in none of the sets; nil sets are empty.
-func outside(a, b *PortSet, first, last uint16, step uint8) (port uint16, ok bool) {
+// that is in none of the sets.
+func (a *avoided) outside(first, last uint16, step uint8) (port uint16, ok bool) {
 	wanted := ^uint64(0)
 	if step == 2 {
 		wanted = parityMask[first%2]
@@ -70,21 +74,22 @@ func outside(a, b *PortSet, first, last uint16, step uint8) (port uint16, ok boo
 	at, end := int(first/64), int(last/64)
 	mask := wanted & (^uint64(0) << (first % 64))
 	for at <= end {
-		if free := ^(a.word(at) | b.word(at)) & mask; free != 0 {
+		if free := ^(a[0].word(at) | a[1].word(at) | a[2].word(at)) & mask; free != 0 {
 			port = uint16(at*64 + bits.TrailingZeros64(free))
 			return port, port <= last
 		}
 		mask = wanted
-		at = notFull(a, b, at+1, end, first%2, step)
+		at = a.notFull(at+1, end, first%2, step)
 	}
 	return 0, false
 }
 
 // notFull returns the first word from at to end that may have room, end+1 if
 // none does.
-func notFull(a, b *PortSet, at, end int, parity uint16, step uint8) int {
+func (a *avoided) notFull(at, end int, parity uint16, step uint8) int {
 	for at <= end {
-		room := ^(a.fullWords(at/64, parity, step) | b.fullWords(at/64, parity, step)) & (^uint64(0) << (at % 64))
+		full := a[0].fullWords(at/64, parity, step) | a[1].fullWords(at/64, parity, step) | a[2].fullWords(at/64, parity, step)
+		room := ^full & (^uint64(0) << (at % 64))
 		if room != 0 {
 			return at&^63 + bits.TrailingZeros64(room)
 		}

@@ -42,7 +42,7 @@ func TestPortSetAgreesWithAMap(t *testing.T) {
 				for q := int(first); q <= int(last) && !found; q += int(step) {
 					want, found = uint16(q), !twin[uint16(q)]
 				}
-				got, ok := outside(&s, nil, first, last, step)
+				got, ok := (&avoided{&s}).outside(first, last, step)
 				if ok != found || ok && got != want {
 					t.Fatalf("free in %d-%d by %d: %d %v, want %d %v", first, last, step, got, ok, want, found)
 				}
@@ -73,11 +73,11 @@ func TestPortSetSummaryHoldsUnderRaces(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if p, ok := outside(&s, nil, 0, 65535, 1); ok {
+		if p, ok := (&avoided{nil, &s}).outside(0, 65535, 1); ok {
 			t.Fatalf("%d is free of a full set", p)
 		}
 		s.Remove(6421)
-		if p, ok := outside(&s, nil, 0, 65535, 1); !ok || p != 6421 {
+		if p, ok := (&avoided{nil, &s}).outside(0, 65535, 1); !ok || p != 6421 {
 			t.Fatalf("found %d %v, want 6421", p, ok)
 		}
 		s.Add(6421)
@@ -93,7 +93,7 @@ func BenchmarkPortSetLastFree(b *testing.B) {
 	s.Remove(40001)
 	b.ResetTimer()
 	for i := range b.N {
-		if _, ok := outside(&s, nil, uint16(i%40000), 65535, 1); !ok {
+		if _, ok := (&avoided{&s}).outside(uint16(i%40000), 65535, 1); !ok {
 			b.Fatal("not found")
 		}
 	}

@@ -20,7 +20,7 @@ type Search struct {
 	done     uint32 // ports of the current span that were passed
 	start    uint32 // where the current span started
 	stage    stage
-	avoid    [2]*PortSet // ports of the current address that need not be offered
+	avoid    avoided // ports of the current address that need not be offered
 }
 
 // Addr returns the address that the next candidate has, unless that one's ports
@@ -36,7 +36,7 @@ func (c *Search) At(addr tuple.Addr, port uint16) tuple.Tuple {
 
 // Avoid has the search pass over what is in the sets, for the current address.
 // The packet's own port is offered all the same. Sets may be nil.
-func (c *Search) Avoid(a, b *PortSet) { c.avoid = [2]*PortSet{a, b} }
+func (c *Search) Avoid(a, b, also *PortSet) { c.avoid = avoided{a, b, also} }
 
 // keep says whether the packet's own port is the first candidate.
 type keep uint8
@@ -222,12 +222,12 @@ func (c *Search) Next() (t tuple.Tuple, why Choice, ok bool) {
 // pass goes on to the next port of a span that need not be avoided: to its end if
 // there is none.
 func (c *Search) pass(s *span) {
-	if c.avoid == [2]*PortSet{} {
+	if c.avoid == (avoided{}) {
 		return
 	}
 	at := func(i uint32) uint16 { return s.first + uint16(i)*uint16(s.stride) }
 	if i := c.start + c.done; i < s.n { // before it wraps around
-		if port, ok := outside(c.avoid[0], c.avoid[1], at(i), at(s.n-1), s.stride); ok {
+		if port, ok := c.avoid.outside(at(i), at(s.n-1), s.stride); ok {
 			c.done += uint32(port-at(i)) / uint32(s.stride)
 			return
 		}
@@ -238,7 +238,7 @@ func (c *Search) pass(s *span) {
 		c.done = s.n - c.start
 	}
 	first := c.start + c.done - s.n
-	if port, ok := outside(c.avoid[0], c.avoid[1], at(first), at(c.start-1), s.stride); ok {
+	if port, ok := c.avoid.outside(at(first), at(c.start-1), s.stride); ok {
 		c.done += uint32(port-at(first)) / uint32(s.stride)
 		return
 	}
@@ -254,6 +254,6 @@ func (c *Search) nextAddr() {
 		c.addr = 0
 	}
 	c.t.Src = poolAt(c.pool, c.addr)
-	c.stage, c.cur, c.avoid = stageOwn, 0, [2]*PortSet{}
+	c.stage, c.cur, c.avoid = stageOwn, 0, avoided{}
 	c.enter()
 }

@@ -354,7 +354,7 @@ func TestAvoidedPortsAreLeftOut(t *testing.T) {
 			}
 		}
 		c := src.Search(from, tuple.Addr{}, seed)
-		c.Avoid(&a, &b)
+		c.Avoid(&a, nil, &b)
 		got, _ := walk(t, from, c)
 		if !slices.Equal(got, want) {
 			t.Fatalf("%d ports of %d, want %d: %v, want %v", len(got), len(all), len(want), got[:min(9, len(got))], want[:min(9, len(want))])

@@ -11,8 +11,9 @@ import (
 )
 
 // Crowd is the ports of one external address that were seen taken towards one
-// remote endpoint: one that so many flows go to that a search for a free port is
-// long. It may lack ports that are taken. It never has one that is free for
+// remote endpoint or host: one that so many flows go to that a search for a free
+// port is long. There are crowds of tuples in the connection table, and of pins and
+// ties. A crowd may lack ports that are taken. It never has one that is free for
 // longer than it takes to say so: who adds a port that he found taken looks once
 // more afterwards, and who ends a flow removes its port after that.
 type Crowd struct {
@@ -75,6 +76,65 @@ func (s *Set) findCrowd(k *key) *Crowd {
 // there is none. Nil: all that could give way are in use.
 func (s *Set) Gather(t *tuple.Tuple, now Tick) *Crowd {
 	k, _ := crowdKey(t)
+	return s.gather(&k, now)
+}
+
+// Pinned returns the ports that are pinned or tied to where a flow goes, for uses
+// that take pins or ties, as far as they are known; nil: none are.
+func (s *Set) Pinned(f *Flow, u Use) *nat.PortSet {
+	if s.crowds.n.Load() == 0 || leasesOf[u]&(hasPin|hasTie) == 0 {
+		return nil
+	}
+	k := pinKey(f, u)
+	return s.findCrowd(&k).Ports()
+}
+
+// GatherPinned is Pinned for a search that takes long: from now on they are known.
+func (s *Set) GatherPinned(f *Flow, u Use, now Tick) *nat.PortSet {
+	if leasesOf[u]&(hasPin|hasTie) == 0 {
+		return nil
+	}
+	k := pinKey(f, u)
+	return s.gather(&k, now).Ports()
+}
+
+// pinKey returns the crowd of a flow's pin or tie: its key without the port.
+func pinKey(f *Flow, u Use) key {
+	var k key
+	f.lease(leasesOf[u]&(hasPin|hasTie), &k)
+	k.port = 0
+	return k
+}
+
+// pinCrowd returns the crowd of a pin or tie, nil if there is none.
+func (s *Set) pinCrowd(k key) *Crowd {
+	if s.crowds.n.Load() == 0 || k.kind != kindPin && k.kind != kindTie {
+		return nil
+	}
+	k.port = 0
+	return s.findCrowd(&k)
+}
+
+// pinBusy has the crowd of a pin or tie that somebody else has learn of it. The
+// port is added and then looked for once more, so that it is out again if the lease
+// has ended just before: who ends it takes it out after that.
+func (s *Set) pinBusy(k *key, now Tick) {
+	crowd := s.pinCrowd(*k)
+	if crowd == nil {
+		return
+	}
+	crowd.seen.Add(k.port)
+	crowd.used.Store(uint32(now))
+	c := s.open(k)
+	defer c.sh.mu.Unlock()
+	if l, _ := s.find(c, k, 0); l == nil {
+		crowd.seen.Remove(k.port)
+	}
+}
+
+// gather returns the crowd with a key and makes one if it can.
+func (s *Set) gather(key *key, now Tick) *Crowd {
+	k := *key
 	s.crowds.mu.Lock()
 	defer s.crowds.mu.Unlock()
 	if c := s.findCrowd(&k); c != nil {
@@ -132,6 +192,9 @@ func (c *Crowd) Add(t *tuple.Tuple, now Tick) {
 		c.used.Store(uint32(now))
 	}
 }
+
+// Hinted reports whether there are hints.
+func (s *Set) Hinted() bool { return s.hints.Load() != 0 }
 
 // Crowded reports whether there are crowds.
 func (s *Set) Crowded() bool { return s.crowds.n.Load() != 0 }

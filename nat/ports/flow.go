@@ -291,6 +291,7 @@ func (s *Set) Take(f *Flow, u Use, t *Terms, fits Fits, now Tick) (Outcome, Endp
 func (s *Set) takePort(f *Flow, l leases, k *key, v *Endpoint, set leases, t *Terms, packed terms, now Tick) Outcome {
 	switch s.take(k, v, t.Rule, packed, now) {
 	case taken:
+		s.pinBusy(k, now)
 		return Busy
 	case noRoom:
 		return Full

@@ -142,6 +142,10 @@ func (s *Set) entered(l *lease) {
 			eachPort(l, sp.taken.Add)
 		}
 		s.events.tell(BlockAllocated, l)
+	case kindPin, kindTie:
+		if c := s.pinCrowd(l.key); c != nil {
+			c.seen.Add(l.key.port)
+		}
 	}
 }
 
@@ -176,5 +180,9 @@ func (s *Set) left(l *lease, kept bool) {
 		}
 	case kindHint:
 		s.hints.Add(-1)
+	case kindPin, kindTie:
+		if c := s.pinCrowd(l.key); c != nil {
+			c.seen.Remove(l.key.port)
+		}
 	}
 }

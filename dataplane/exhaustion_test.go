@@ -1,0 +1,325 @@
+package dataplane
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"example.com/culvert/conntrack"
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/nat"
+	"example.com/culvert/rules"
+)
+
+// kinds are ways of mapping that find their ports differently.
+var kinds = []struct {
+	name               string
+	mapping, filtering nat.Behaviour
+}{
+	{"linux", nat.Linux, nat.Linux},
+	{"independent, independent", nat.EndpointIndependent, nat.EndpointIndependent},
+	{"independent, by address", nat.EndpointIndependent, nat.AddressDependent},
+	{"by address, independent", nat.AddressDependent, nat.EndpointIndependent},
+	{"by address, by address", nat.AddressDependent, nat.AddressDependent},
+	{"by port, by port", nat.AddressAndPortDependent, nat.AddressAndPortDependent},
+}
+
+// onePortEach is how many flows one address carries to one destination.
+const onePortEach = 65536 - 1024
+
+// crowd is an engine whose clients all want to one destination.
+type crowd struct {
+	testing.TB
+	e   *Engine
+	w   *Worker
+	lan *bulk
+	wan *bulk
+	now int64
+	one [][]byte
+	dst uint32
+}
+
+func newCrowd(t testing.TB, m, f nat.Behaviour, more func(*nat.Source)) *crowd {
+	c := &crowd{TB: t, now: 1e12, dst: 0xc6336407}
+	c.e, c.lan, c.wan = bulkLabWith(t, 1<<17, func(s *rules.Spec) {
+		masquerade(s)
+		src := &s.Lists[rules.Snat][0].Src
+		src.Mapping, src.Filtering = m, f
+		if more != nil {
+			more(src)
+		}
+	})
+	c.w = c.e.Worker(0)
+	c.one = batchOf(udp("10.0.0.5:1", "198.51.100.7:53", body("payload")))[:1]
+	return c
+}
+
+// begin has flow n begin and reports whether it left.
+func (c *crowd) begin(n uint32) bool {
+	aim(c.one[0], n, c.dst)
+	c.lan.load(c.one, nil)
+	sent := c.wan.sent
+	c.now += 1000
+	c.w.Step(c.now)
+	c.lan.idle = true
+	return c.wan.sent > sent
+}
+
+// beginAll has the flows from first on begin, batch by batch, and returns how many
+// left.
+func (c *crowd) beginAll(first, n uint32) int {
+	sent := c.wan.sent
+	frames := batchOf(udp("10.0.0.5:1", "198.51.100.7:53", body("payload")))
+	for end := first + n; first < end; {
+		k := min(uint32(Batch), end-first)
+		for i := range k {
+			aim(frames[i], first, c.dst)
+			first++
+		}
+		c.lan.load(frames[:k], nil)
+		c.now += 20000
+		c.w.Step(c.now)
+	}
+	c.lan.idle = true
+	return c.wan.sent - sent
+}
+
+// end ends flow n.
+func (c *crowd) end(n uint32) {
+	c.Helper()
+	k := tuple.Tuple{Src: tuple.AddrFrom4([4]byte{10, 0, 0, byte(5 + n/60000)}), SrcPort: uint16(1024 + n%60000),
+		Dst: addr("198.51.100.7"), DstPort: 53, Proto: tuple.UDP, Family: tuple.IPv4}
+	if err := c.e.Table().Delete(k); err != nil {
+		c.Fatal(err)
+	}
+	c.now += 1000
+	c.w.Step(c.now) // gives the slot back
+}
+
+// TestEveryPortIsUsedBeforeTheFirstRefusal fills one address towards one
+// destination, and finds the last free port again and again.
+func TestEveryPortIsUsedBeforeTheFirstRefusal(t *testing.T) {
+	for _, k := range kinds {
+		t.Run(k.name, func(t *testing.T) {
+			c := newCrowd(t, k.mapping, k.filtering, nil)
+			if n := c.beginAll(0, onePortEach); n != onePortEach {
+				t.Fatalf("%d flows left, want %d: %v", n, onePortEach, c.e.Stats().Dropped[PortsExhausted])
+			}
+			if c.begin(100000) {
+				t.Error("one more flow left")
+			}
+			if n := c.e.Stats().Dropped[PortsExhausted]; n != 1 {
+				t.Errorf("%d packets dropped for want of a port, want 1", n)
+			}
+			seen := map[uint16]bool{}
+			c.e.Table().Dump(func(f *conntrack.Flow) bool {
+				port := f.Tuple[tuple.Reply].DstPort
+				if port < 1024 || seen[port] {
+					t.Errorf("port %d is used twice, or not in range", port)
+				}
+				seen[port] = true
+				return true
+			})
+			rnd := rand.New(rand.NewPCG(1, 1))
+			for i := range uint32(200) { // the last one
+				c.end(uint32(rnd.IntN(150))*400 + i)
+				if !c.begin(100001 + i) {
+					t.Fatalf("round %d: the one free port is not found", i)
+				}
+				if c.begin(110000) {
+					t.Fatal("one more flow left")
+				}
+			}
+			for _, err := range c.e.leases.Check() {
+				t.Error(err)
+			}
+			c.e.Table().Flush()
+			if n := c.e.leases.Len(); n != 0 {
+				t.Errorf("%d leases without flows", n)
+			}
+		})
+	}
+}
+
+// TestHoldDownUnderChurn ends and begins flows at the brim: kept ports go to
+// nobody else, and come back when their time is over.
+func TestHoldDownUnderChurn(t *testing.T) {
+	c := newCrowd(t, nat.EndpointIndependent, nat.AddressDependent, func(s *nat.Source) {
+		s.HoldDown = 120 * time.Second
+		s.Ports = nat.PortRange{First: 2000, Last: 2999}
+	})
+	if n := c.beginAll(0, 1000); n != 1000 {
+		t.Fatalf("%d flows left, want 1000", n)
+	}
+	for n := range uint32(100) {
+		c.end(n)
+	}
+	if n := c.beginAll(60000, 100); n != 0 { // another client
+		t.Errorf("%d kept ports went to another client", n)
+	}
+	if n := c.beginAll(50000, 50); n != 50 { // the same client, other sockets
+		t.Errorf("the client got %d of its 100 ports back, want 50", n)
+	}
+	c.now += int64(121 * time.Second)
+	for range 300 {
+		c.now += int64(10 * time.Millisecond)
+		c.w.Step(c.now)
+	}
+	if n := c.beginAll(60000, 100); n != 50 {
+		t.Errorf("after the hold-down another client got %d ports, want 50", n)
+	}
+}
+
+func TestQuotaOfPorts(t *testing.T) {
+	for _, k := range kinds {
+		t.Run(k.name, func(t *testing.T) {
+			c := newCrowd(t, k.mapping, k.filtering, func(s *nat.Source) { s.PortsPerClient = 10 })
+			if n := c.beginAll(0, 50); n != 10 {
+				t.Errorf("%d flows of one client left, want 10", n)
+			}
+			if n := c.e.Stats().Dropped[PortQuota]; n != 40 {
+				t.Errorf("%d dropped for the quota, want 40", n)
+			}
+			if n := c.beginAll(60000, 5); n != 5 {
+				t.Errorf("%d flows of another client left, want 5", n)
+			}
+			c.end(3)
+			if !c.begin(20) || c.begin(21) {
+				t.Error("one port of the quota was free, not none and not two")
+			}
+			c.e.Table().Flush()
+			if n := c.e.leases.Len(); n != 0 {
+				t.Errorf("%d leases without flows", n)
+			}
+		})
+	}
+}
+
+func TestBlocksOfPorts(t *testing.T) {
+	for _, k := range kinds {
+		t.Run(k.name, func(t *testing.T) {
+			c := newCrowd(t, k.mapping, k.filtering, func(s *nat.Source) {
+				s.BlockSize, s.MaxBlocks, s.Ports = 64, 2, nat.PortRange{First: 1024, Last: 1024 + 4*64 - 1}
+			})
+			blocksOf := func() map[tuple.Addr]map[uint16]bool {
+				all := map[tuple.Addr]map[uint16]bool{}
+				c.e.Table().Dump(func(f *conntrack.Flow) bool {
+					who := f.Tuple[0].Src
+					if all[who] == nil {
+						all[who] = map[uint16]bool{}
+					}
+					all[who][f.Tuple[tuple.Reply].DstPort/64] = true
+					return true
+				})
+				return all
+			}
+			if n := c.beginAll(0, 60); n != 60 {
+				t.Fatalf("%d flows left, want 60", n)
+			}
+			if b := blocksOf()[addr("10.0.0.5")]; len(b) != 1 {
+				t.Errorf("60 ports lie in %d blocks, want 1", len(b))
+			}
+			if n := c.beginAll(60, 100); n != 68 {
+				t.Errorf("%d more flows left, want those of two blocks: 68", n)
+			}
+			if n := c.e.Stats().Dropped[PortBlocks]; n != 32 {
+				t.Errorf("%d dropped for the blocks, want 32", n)
+			}
+			if n := c.beginAll(60000, 200); n != 128 {
+				t.Errorf("%d flows of another client left, want 128", n)
+			}
+			if n := c.beginAll(120000, 10); n != 0 {
+				t.Errorf("%d flows of a third client left, no block is free", n)
+			}
+			all := blocksOf()
+			for b := range all[addr("10.0.0.5")] {
+				if all[addr("10.0.0.6")][b] {
+					t.Errorf("block %d is of two clients", b)
+				}
+			}
+			var events []string
+			for range 4 {
+				e := <-c.e.leases.Events()
+				events = append(events, fmt.Sprintf("%v %v %d", e.Kind, e.Client, e.Ports.Size()))
+			}
+			want := []string{"allocated 10.0.0.5 64", "allocated 10.0.0.5 64", "allocated 10.0.0.6 64", "allocated 10.0.0.6 64"}
+			if !slices.Equal(events, want) {
+				t.Errorf("told %q, want %q", events, want)
+			}
+			c.e.Table().Flush()
+			for range 4 {
+				if e := <-c.e.leases.Events(); e.Kind.String() != "released" {
+					t.Errorf("told %+v, want a release", e)
+				}
+			}
+			if n := c.e.leases.Len(); n != 0 {
+				t.Errorf("%d leases without flows", n)
+			}
+			if n := c.beginAll(120000, 10); n != 10 {
+				t.Errorf("%d flows of the third client left, want 10", n)
+			}
+		})
+	}
+}
+
+// TestAllocationCostIsFlat compares the time that a new flow takes while a tenth of
+// the ports is in use with that at 99 %.
+func TestAllocationCostIsFlat(t *testing.T) {
+	if testing.Short() {
+		t.Skip("measures for seconds")
+	}
+	for _, k := range kinds {
+		t.Run(k.name, func(t *testing.T) {
+			for try := range 3 {
+				low, high := allocationCost(t, k.mapping, k.filtering, 10), allocationCost(t, k.mapping, k.filtering, 99)
+				t.Logf("p99 %v at 10 %%, %v at 99 %%", low, high)
+				if high <= 3*low {
+					return
+				}
+				if try == 2 {
+					t.Errorf("p99 of a new flow: %v at 10 %% use, %v at 99 %%: more than three times as much", low, high)
+				}
+			}
+		})
+	}
+}
+
+// allocationCost returns the 99th percentile of the processor time of a first
+// packet with so many percent of the ports in use.
+func allocationCost(t testing.TB, m, f nat.Behaviour, percent int) time.Duration {
+	c := newCrowd(t, m, f, nil)
+	n := uint32(onePortEach * percent / 100)
+	if left := c.beginAll(0, n); left != int(n) {
+		t.Fatalf("%d flows left, want %d", left, n)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	const rounds = 3000
+	times := make([]time.Duration, rounds)
+	for i := range times {
+		c.end(uint32(i))
+		before := threadTime()
+		ok := c.begin(uint32(100000 + i))
+		times[i] = threadTime() - before
+		if !ok {
+			t.Fatal("a free port is not found")
+		}
+	}
+	slices.Sort(times)
+	return times[rounds*99/100]
+}
+
+// threadTime is the processor time of the calling thread: what others take of a
+// busy machine does not count.
+func threadTime() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
+		panic(err)
+	}
+	return time.Duration(ts.Nano())
+}
