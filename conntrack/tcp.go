@@ -481,7 +481,8 @@ func (c *tcpConn) reset(d tuple.Direction, s *Segment, next State, status Status
 // as far as half of its number tells; the window check is still to come.
 func (c *tcpConn) follows(d tuple.Direction, s *Segment) bool {
 	plain := c.noted(d, 0) && c.noted(d.Other(), 0)
-	return plain && c.last>>lastDirShift == uint32(d) && uint16(s.Seq) == uint16(c.last) && !before(c.side[d].end, s.Seq)
+	return plain && c.last>>lastDirShift == uint32(d) && uint16(s.Seq) == uint16(c.last) &&
+		(c.flags[d]&sideLoose != 0 || !before(c.side[d].end, s.Seq))
 }
 
 // closing reports whether one side at least has ended the connection.

@@ -38,6 +38,17 @@ func TestRSTBehindAnIgnoredSegmentIsNotExact(t *testing.T) {
 	x.expect(tuple.Original, RST, 1003, 0, 0, Accept, "ESTABLISHED")
 }
 
+// Of a connection that was joined in its middle no window is known, so that it is
+// the number alone which tells that a RST comes behind the SYN.
+func TestRSTBehindAnIgnoredSYNEndsAConnectionJoinedInItsMiddle(t *testing.T) {
+	x := newWire(t, Config{})
+	x.expect(tuple.Original, ACK, 1, 1, 0, Accept, "ESTABLISHED")
+	x.expect(tuple.Reply, ACK, 1, 1, 0, Accept, "ESTABLISHED")
+	x.expect(tuple.Original, SYN, 100001, 0, 0, Ignore, "ESTABLISHED")
+	x.expect(tuple.Original, ACK, 91810, 1, 100, Accept, "ESTABLISHED")
+	x.expect(tuple.Original, RST|ACK, 100002, 1, 0, Accept, "CLOSE")
+}
+
 func TestRSTThatAnswersAChallengeEndsAHalfOpenFlow(t *testing.T) {
 	x := newWire(t, Config{})
 	x.expect(tuple.Original, SYN, 0, 0, 0, Accept, "SYN_SENT")

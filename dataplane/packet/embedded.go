@@ -60,7 +60,7 @@ func parseEmbedded6(p *Packet, b []byte) Fault {
 			return BadEmbedded
 		}
 		h := b[off:]
-		if len(h) < 8 {
+		if len(h) < 2 || next == extFragment && len(h) < 4 {
 			return BadEmbedded
 		}
 		size := min(extensionLen(next, h), len(h)) // where it is cut short, what follows is known all the same

@@ -413,7 +413,8 @@ func TestQuoteMayEndInsideOfAnExtensionHeader(t *testing.T) {
 		{"protocol without ports", 50, 8, OK, true},
 		{"protocol whose ports are missing", 17, 8, OK, false},
 		{"another extension header", 60, 8, BadEmbedded, false},
-		{"less than eight bytes", 50, 7, BadEmbedded, false},
+		{"the first two bytes", 50, 2, OK, true},
+		{"the first byte", 50, 1, BadEmbedded, false},
 	} {
 		ip := build(t, ip6(layers.IPProtocol(51)), gopacket.Payload([]byte{tt.next, 4, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8})) // 24 bytes by its length
 		quote := append(make([]byte, 4), ip[:40+tt.bytes]...)
