@@ -19,8 +19,9 @@ var always = []string{"go", "sh", "cat", "ls", "sleep"}
 
 // indirect are tools that no Go code starts by name, with who needs them.
 var indirect = []string{
-	"gcc", // go test -race
-	"nft", // test/netns, for kernel gateways
+	"gcc",                 // go test -race
+	"nft",                 // test/netns, for kernel gateways
+	"curl", "lftp", "ftp", // test/netns/e2e, the ways of FTP
 }
 
 func TestToolsOfTheTestsAreInstalled(t *testing.T) {
