@@ -13,6 +13,7 @@ import (
 var normal = map[string]string{
 	"home-router.toml": `
 1 filter in-area guest out-area host proto udp dport 53,67 accept
+2 filter in-area guest,lan out-area wan proto tcp dport 21 helper ftp
 1 snat out-area wan family ipv4 masquerade
 `,
 	"container-egress.toml": `

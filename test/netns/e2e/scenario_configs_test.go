@@ -147,11 +147,15 @@ func TestHomeRouter(t *testing.T) {
 			{Host: "gateway", If: "eth2", Addrs: []string{"192.168.2.1/24", "2001:db8:1:2::1/64"}},
 			{Host: "guest", If: "eth0", Addrs: []string{"192.168.2.5/24", "2001:db8:1:2::5/64"}, Via: []string{"192.168.2.1", "2001:db8:1:2::1"}},
 		}},
-	}}, equivalent{ruleset: sampleRuleset("", `
+	}}, equivalent{ruleset: strings.Replace(sampleRuleset(`
+		tcp dport 21 ct helper set "ftp"`, `
 		iifname "eth1" accept
 		iifname "eth2" udp dport { 53, 67 } accept`, `
 		iifname { "eth1", "eth2" } oifname "eth0" accept`, `
-		oifname "eth0" meta nfproto ipv4 masquerade`)}, homeRouter)
+		oifname "eth0" meta nfproto ipv4 masquerade`), "chain", `ct helper ftp {
+		type "ftp" protocol tcp
+	}
+	chain`, 1)}, homeRouter)
 }
 
 func homeRouter(t *testing.T, h *house) {
@@ -164,6 +168,12 @@ func homeRouter(t *testing.T, h *house) {
 		h.sees(t, "home", "2001:db8:1:1::5", "[2001:db8:0:1::1]:80", "2001:db8:1:1::5")
 		h.sees(t, "guest", "192.168.2.5", "203.0.113.1:80", "203.0.113.2")
 		h.sees(t, "guest", "2001:db8:1:2::5", "[2001:db8:0:1::1]:80", "2001:db8:1:2::5")
+	})
+	t.Run("home uses FTP", func(t *testing.T) {
+		f := newScript(t, ftpSite{client: h.Host("home"), server: h.Host("provider"), on: parse("203.0.113.1"), to: parse("203.0.113.1")}, at(parse("192.168.1.5"), 0))
+		f.command(t, "PORT 192,168,1,5,156,65", "PORT 203,0,113,2,156,65")
+		h.greetOn(t, "home", "192.168.1.5:40001")
+		h.sees(t, "provider", "203.0.113.1", "203.0.113.2:40001", "203.0.113.1")
 	})
 	t.Run("home reaches the box, and guests its resolver only", func(t *testing.T) {
 		h.sees(t, "home", "192.168.1.5", "192.168.1.1:22", "192.168.1.5")
