@@ -59,8 +59,8 @@ func (c *causes) keep(slot uint32, why Cause) {
 	(*c)[slot] = why
 }
 
-// TCPEdge is where a TCP connection stands in one direction: what a segment must
-// carry that the receiver is to take for the sender's next.
+// TCPEdge is where a TCP connection stands in one direction, in the receiver's numbers:
+// what a segment must carry that it is to take for the sender's next.
 type TCPEdge struct {
 	Next  uint32 // the first sequence number that the sender has not used
 	Acked uint32 // the receiver has last asked for this one; Next if it never did
@@ -69,11 +69,12 @@ type TCPEdge struct {
 
 // TCPEdge returns where a TCP flow stands in direction d, and whether it goes on at
 // all: one that is over has nothing to be told.
-func (e *Entry) TCPEdge(d tuple.Direction) (at TCPEdge, ok bool) {
+func (w *Worker) TCPEdge(slot uint32, d tuple.Direction) (at TCPEdge, ok bool) {
 	var c tcpConn
-	w := e.lock()
-	c.load(e, w)
-	e.unlock(w)
+	e := &w.t.entries[slot]
+	packed := e.lock()
+	c.load(e, packed)
+	e.unlock(packed)
 	switch c.state {
 	case None, TimeWait, Closed:
 		return at, false
@@ -82,6 +83,10 @@ func (e *Entry) TCPEdge(d tuple.Direction) (at TCPEdge, ok bool) {
 	at = TCPEdge{Next: from.end, Acked: from.end, Ack: peer.end}
 	if c.flags[d.Other()]&sideAcked != 0 {
 		at.Acked = peer.maxAck
+	}
+	if e.Status()&SeqAdjust != 0 {
+		a := w.Correction(Ref{Slot: slot}, d)
+		at.Next, at.Acked = a.ToReceiver(at.Next), a.ToReceiver(at.Acked)
 	}
 	return at, true
 }

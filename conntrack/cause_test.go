@@ -48,3 +48,23 @@ func TestIDOfAWorkerIsTheFlows(t *testing.T) {
 		return true
 	})
 }
+
+func TestTCPEdgeIsInTheNumbersOfTheReceiver(t *testing.T) {
+	x := established(t, Config{})
+	at := func(d tuple.Direction, want TCPEdge) {
+		t.Helper()
+		if got, ok := x.w.TCPEdge(x.r.Slot, d); !ok || got != want {
+			t.Errorf("%v: %+v (%v), want %+v", d, got, ok, want)
+		}
+	}
+	x.expect(tuple.Reply, ACK, 1, 1, 100, Accept, "ESTABLISHED")
+	at(tuple.Reply, TCPEdge{Next: replyISN + 101, Acked: replyISN + 1, Ack: origISN + 1})
+	at(tuple.Original, TCPEdge{Next: origISN + 1, Acked: origISN + 1, Ack: replyISN + 101})
+	// A helper has made 10 bytes more of what the server sent from 50 on.
+	x.w.SetCorrection(x.r, tuple.Reply, Correction{Pos: replyISN + 50, Before: 0, After: 10})
+	at(tuple.Reply, TCPEdge{Next: replyISN + 111, Acked: replyISN + 1, Ack: origISN + 1})
+	x.expect(tuple.Original, RST|ACK, 1, 101, 0, Accept, "CLOSE")
+	if _, ok := x.w.TCPEdge(x.r.Slot, tuple.Reply); ok {
+		t.Error("a connection that is over goes on")
+	}
+}

@@ -139,8 +139,7 @@ func (w *Worker) overtaken(p *packet.Packet, ref conntrack.Ref, why conntrack.Ca
 // notify tells the host that packets in direction d of a flow go to, unless it is
 // outside or cannot be reached without a question to its link.
 func (w *Worker) notify(ref conntrack.Ref, d tuple.Direction) {
-	e := w.e.table.Entry(ref.Slot)
-	other := e.Tuple(d.Other())
+	other := w.e.table.Entry(ref.Slot).Tuple(d.Other()) // may be looked at until the batch is over
 	to, ok := other.Inverse()
 	if !ok {
 		return
@@ -154,7 +153,7 @@ func (w *Worker) notify(ref conntrack.Ref, d tuple.Direction) {
 		return
 	}
 	told := uint64(0)
-	for w.makeNotice(e, d, int(told), &to, &other, at) {
+	for w.makeNotice(ref.Slot, d, int(told), &to, &other, at) {
 		w.scratch.In = at.id // what is for the gateway itself goes to the kernel behind this port, if to any
 		if w.emit(&w.scratch, w.v.portOf(out), mac, ref, roleWire) != None {
 			break // lost, like any answer that finds no room
@@ -194,15 +193,15 @@ func (w *Worker) wayInside(dst *tuple.Addr) (route.Hint, *portEntry) {
 // makeNotice builds in w.scratch the packet number n, from 0, of those that tell the
 // host that receives packets to and sends packets from that the flow is over. It
 // reports false when all is said.
-func (w *Worker) makeNotice(e *conntrack.Entry, d tuple.Direction, n int, to, from *tuple.Tuple, at *portEntry) bool {
+func (w *Worker) makeNotice(slot uint32, d tuple.Direction, n int, to, from *tuple.Tuple, at *portEntry) bool {
 	if to.Proto == tuple.TCP {
-		return w.makeReset(e, d, n, to)
+		return w.makeReset(slot, d, n, to)
 	}
 	if n > 0 {
 		return false
 	}
 	if to.Proto == tuple.SCTP {
-		if tag := e.SCTPTag(d); tag != 0 {
+		if tag := w.e.table.Entry(slot).SCTPTag(d); tag != 0 {
 			packet.MakeAbort(&w.scratch, w.arena(packet.AnswerLen), to, tag)
 			return true
 		}
@@ -222,8 +221,8 @@ func (w *Worker) makeNotice(e *conntrack.Entry, d tuple.Direction, n int, to, fr
 // only at exactly the number that it expects next (RFC 5961 section 3.2). That is
 // the one behind all that was sent, or the one it has last asked for, if what was
 // sent since did not arrive: it gets one for each.
-func (w *Worker) makeReset(e *conntrack.Entry, d tuple.Direction, n int, to *tuple.Tuple) bool {
-	edge, ok := e.TCPEdge(d)
+func (w *Worker) makeReset(slot uint32, d tuple.Direction, n int, to *tuple.Tuple) bool {
+	edge, ok := w.ct.TCPEdge(slot, d)
 	if !ok || n > 1 || n == 1 && edge.Acked == edge.Next {
 		return false
 	}
