@@ -447,3 +447,25 @@ func TestGatewayWithoutInterfacesIsRefused(t *testing.T) {
 		t.Errorf("gateway without interfaces: %v, want %v", err, ErrRefused)
 	}
 }
+
+func TestFlowsOfARemovedPoolEnd(t *testing.T) {
+	pool := strings.Replace(masquerading, "action = \"masquerade\"", "action = \"snat\"\nto = \"203.0.113.8\"", 1)
+	b := newBench(t, pool, Options{}, "lan0", "wan0")
+	if err := b.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.send(t, 40003)
+	if got, want := b.received(t), netip.MustParseAddr("203.0.113.8"); got != want {
+		t.Fatalf("left from %v, want %v", got, want)
+	}
+	if err := b.Reload(parse(t, strings.Replace(pool, "203.0.113.8", "203.0.113.9", 1))); err != nil {
+		t.Fatal(err)
+	}
+	if s := b.Engine().Stats(); s.Ended[conntrack.AddressLost] != 1 || b.Table().Len() != 0 {
+		t.Errorf("%d flows were ended, %d are left", s.Ended[conntrack.AddressLost], b.Table().Len())
+	}
+	b.send(t, 40003)
+	if got, want := b.received(t), netip.MustParseAddr("203.0.113.9"); got != want {
+		t.Errorf("the next packet left from %v, want %v", got, want)
+	}
+}

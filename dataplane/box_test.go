@@ -190,3 +190,17 @@ func TestAnswersReachWhoAskedInTheBox(t *testing.T) {
 	l.host.services[5000] = true
 	datagram("host")
 }
+
+func TestAnswersToOwnPingsGoWhereTheyWereAsked(t *testing.T) {
+	l := boxLab(t)
+	l.host.services[9] = true // the identifier of a ping of the own stack
+	l.injectHost(ping("203.0.113.1", "198.51.100.7", 9))
+	l.take("wan")
+	l.injectAsKernel("wan-box", l.boxFrame("wan", macOf(addr("203.0.113.254")), ping("203.0.113.1", "198.51.100.7", 10)))
+	l.take("wan")
+	l.send("wan", pong("198.51.100.7", "203.0.113.1", 9))
+	l.want("host", "icmp 198.51.100.7 > 203.0.113.1 reply id 9 ttl 64")
+	l.send("wan", pong("198.51.100.7", "203.0.113.1", 10))
+	l.want("wan-box", "icmp 198.51.100.7 > 203.0.113.1 reply id 10 ttl 64")
+	l.wantDrops()
+}

@@ -283,6 +283,21 @@ func TestNothingLeavesByAnotherUplink(t *testing.T) {
 	}
 }
 
+func TestFlowsWaitForAWayThatHasNoOther(t *testing.T) {
+	l := uplinkLab(t, twoWays()[:1])
+	l.outTo(1)
+	l.reroute(ways{})
+	if n := l.e.EndStranded(); n != 0 {
+		t.Errorf("%d flows end, and no way is better", n)
+	}
+	l.outTo(1)
+	l.wantDrops(NoRoute)
+	l.want("lan", "icmp 10.0.0.1 > 10.0.0.5 3/0 [udp 10.0.0.5:1001 > 198.51.100.7:53 ttl 64 len 0]")
+	l.reroute(twoWays()[:1])
+	l.outTo(1)
+	l.wantFlows("udp 10.0.0.5:1001 > 198.51.100.7:53 / udp 198.51.100.7:53 > 203.0.113.1:1001")
+}
+
 func TestFlowsWithoutTranslationMoveToAnotherUplink(t *testing.T) {
 	l := uplinkLab(t, twoWays().without(extraID))
 	l.send("lan", udp("[2001:db8:1::5]:1", "[2001:db8:77::7]:53"))

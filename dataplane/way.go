@@ -213,6 +213,9 @@ func (v *view) stranded(f *conntrack.Flow, d tuple.Direction, neigh *route.Neigh
 	case route.Down:
 		return true
 	}
+	if _, other := v.routes.Lookup(dst); !other {
+		return false // nothing to change to: the way may come back, as after a cable was pulled
+	}
 	port, _, known := neigh.Where(route.Hint(f.Hint[d]))
 	return known && port == home
 }
