@@ -34,11 +34,13 @@ const (
 //	web     192.168.1.10 -/           |    isp2 --- provider2 --/
 //	visitor 192.168.2.5 --- guest0 ---/
 //
-// The providers drop packets whose source is not theirs.
-func office(t *testing.T) *house {
+// The providers drop packets whose source is not theirs. Edits replace parts of the
+// file, each by the next.
+func office(t *testing.T, edits ...string) *house {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("..", "..", "..", "configs", "two-uplinks.toml"))
 	must(t, err)
+	file := strings.NewReplacer(edits...).Replace(string(text))
 	one := func(host, addr, via string) netns.End {
 		return netns.End{Host: host, If: "eth0", Addrs: []string{addr}, Via: []string{via}}
 	}
@@ -56,7 +58,7 @@ func office(t *testing.T) *house {
 					{To: "203.0.113.0/24", Via: "198.51.100.11"}, {To: "192.0.2.0/24", Via: "198.51.100.12"}}},
 			}},
 		},
-		Gateway: &netns.GatewaySpec{Host: "gateway", Kind: netns.Culvert, Config: string(text)},
+		Gateway: &netns.GatewaySpec{Host: "gateway", Kind: netns.Culvert, Config: file},
 	})
 	for _, provider := range []string{"provider1", "provider2"} {
 		must(t, lab.Host(provider).Sysctl("net.ipv4.conf.all.rp_filter", "1"))
@@ -245,6 +247,57 @@ func maxTime(a, b time.Time) time.Time {
 		return a
 	}
 	return b
+}
+
+// TestUplinkChecks has the routers fail in the ways that each kind of check finds.
+func TestUplinkChecks(t *testing.T) {
+	const ping = `ping = ["198.51.100.1", "198.51.100.53"], every = "500ms"`
+	provider2 := func(h *house, t *testing.T, change func(netlink.Link) error) {
+		link, err := h.Host("provider2").Netlink().LinkByName("down0")
+		must(t, err)
+		must(t, change(link))
+	}
+	for _, tt := range []struct {
+		claim, check string
+		fail, mend   func(t *testing.T, h *house)
+	}{
+		{"a host behind the router takes no connection", `tcp = "198.51.100.1:5302", every = "300ms"`,
+			func(t *testing.T, h *house) { carry(t, h.Host("provider2"), "0") },
+			func(t *testing.T, h *house) { carry(t, h.Host("provider2"), "1") }},
+		{"the router does not answer ARP", `neighbour = true, every = "300ms"`,
+			func(t *testing.T, h *house) { provider2(h, t, h.Host("provider2").Netlink().LinkSetARPOff) },
+			func(t *testing.T, h *house) { provider2(h, t, h.Host("provider2").Netlink().LinkSetARPOn) }},
+		{"the cable is pulled", `ping = "198.51.100.1", every = "1h"`, // long before a round would fail
+			func(t *testing.T, h *house) { provider2(h, t, h.Host("provider2").Netlink().LinkSetDown) },
+			func(t *testing.T, h *house) { provider2(h, t, h.Host("provider2").Netlink().LinkSetUp) }},
+	} {
+		t.Run(tt.claim, func(t *testing.T) {
+			h := office(t, ping, tt.check)
+			far := at(parse("198.51.100.1"), 5303)
+			serveTCP(t, h.Host("far"), at(parse("198.51.100.1"), 5302), greet)
+			serveTCP(t, h.Host("far"), far, introduced)
+			guest, by := introduce(t, h.Host("visitor"), "192.168.2.5", far)
+			if by != secondUplink {
+				t.Fatalf("a guest left by %s", by)
+			}
+			tt.fail(t, h)
+			failed := time.Now()
+			if _, err := guest.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the guest's connection ends with %v, want %v", err, syscall.ECONNRESET)
+			}
+			t.Logf("the guest was told %v after the failure", time.Since(failed))
+			if _, by := introduce(t, h.Host("visitor"), "192.168.2.5", far); by != firstUplink {
+				t.Errorf("the guest's next connection leaves by %s", by)
+			}
+			tt.mend(t, h)
+			for deadline := time.Now().Add(patience); by != secondUplink; {
+				if time.Now().After(deadline) {
+					t.Fatal("the uplink is not used again")
+				}
+				_, by = introduce(t, h.Host("visitor"), "192.168.2.5", far)
+			}
+		})
+	}
 }
 
 // TestAddressChangeEndsFlowsWithNotice replaces the address that flows are masqueraded
