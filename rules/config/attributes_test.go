@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/nat"
 	"example.com/culvert/rules"
 )
 
@@ -173,4 +174,38 @@ func TestSetsOfFilesAreReadAnew(t *testing.T) {
 	if _, err := Load(path); err == nil || strings.Count(err.Error(), "\n") != maxSetErrors || !strings.Contains(err.Error(), "is it the right file?") {
 		t.Errorf("a wrong file gives %v", err)
 	}
+}
+
+// A file of a set is read or refused, with places inside of it; what is accepted is
+// in the set.
+func FuzzSetFile(f *testing.F) {
+	for _, name := range []string{"testdata/sets/blocklist.txt", "testdata/sets/broken.txt"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(text))
+	}
+	f.Add("10.0.0.0/8 # \r\n\t::/0\r\n0.0.0.0-255.255.255.255")
+	f.Add("\xff\xfe1\x000.0.0.1") // a file of another encoding
+	f.Fuzz(func(t *testing.T, text string) {
+		d := decoder{reporter: reporter{file: "culvert.toml"}}
+		s := rules.Set{Name: "s"}
+		var addrs []nat.AddrRange
+		if err := d.readElements("set.txt", strings.NewReader(text), func(e string) error { return addElement(nil, &s, &addrs, e) }); err != nil {
+			return
+		}
+		lines := strings.Split(text, "\n")
+		for _, e := range d.errs {
+			if e.Pos.Line < 1 || e.Pos.Line > len(lines) || e.Pos.Column < 1 || e.Pos.Column > len([]rune(lines[e.Pos.Line-1])) || strings.ContainsAny(e.Message, "\n\x00") {
+				t.Errorf("%v points outside the text, or is not one line", e)
+			}
+		}
+		set := rules.NewAddrSet(addrs)
+		for _, r := range addrs {
+			if !set.Has(&r.First) || !set.Has(&r.Last) {
+				t.Errorf("%v is missing", r)
+			}
+		}
+	})
 }
