@@ -102,7 +102,7 @@
 //	4787 REQ-5c   SHOULD  met in rfc profile  5 minutes by default - selftest.TestTimersOfTheProfiles
 //	4787 REQ-6    MUST    met                 outbound packets refresh - selftest.TestTimersOfTheProfiles
 //	4787 REQ-6a   MAY     met                 inbound ones, too - selftest.TestTimersOfTheProfiles
-//	4787 REQ-7    MUST    not yet             hosts outside with addresses of the inside
+//	4787 REQ-7    MUST    met                 hosts outside with addresses of the inside - vnet.TestOutsideHostsWithInsideAddressesAreReached
 //	4787 REQ-8    SHOULD  met in rfc profile  filtering: address-dependent - selftest.TestRFCProfileMeetsTheRequirements
 //	4787 REQ-8a   MAY     met                 the administrator chooses - selftest.TestEveryMappingAndFilteringIsFound
 //	4787 REQ-9    MUST    met in rfc profile  hairpinning - selftest.TestRFCProfileMeetsTheRequirements

@@ -31,6 +31,10 @@ func selftestCommand() *cobra.Command {
 	cmd.Flags().StringVar(&opts.Outside, "outside", "", "outside `INTERFACE` (default the first one of an outside area)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := configToTest(cmd.Context(), *path, *socket)
+		if wrong := (config.Errors)(nil); errors.As(err, &wrong) {
+			fmt.Fprintln(cmd.ErrOrStderr(), wrong) // begins with file:line:column, as editors want it
+			return errReported
+		}
 		if err != nil {
 			return err
 		}

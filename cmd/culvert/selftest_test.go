@@ -39,6 +39,13 @@ func TestSelftestOfAFileAsJSON(t *testing.T) {
 	}
 }
 
+func TestSelftestPointsAtMistakes(t *testing.T) {
+	_, stderr, code := culvert(t, "selftest", "-c", "testdata/bad.toml")
+	if code != exitFailed || !strings.HasPrefix(stderr, "testdata/bad.toml:") {
+		t.Errorf("status %d, stderr %q", code, stderr)
+	}
+}
+
 func TestSelftestWithoutAnOutsideFails(t *testing.T) {
 	_, stderr, code := culvert(t, "selftest", "-c", "../../configs/home-router.toml", "--outside", "eth99")
 	if code != exitFailed || !strings.Contains(stderr, `there is no interface "eth99"`) {

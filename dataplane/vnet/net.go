@@ -237,16 +237,14 @@ func (n *Net) apply() error {
 			routes = append(routes, route.Route{Prefix: a.Masked(), Port: l.id})
 		}
 		for _, hop := range l.conf.NextHops {
-			routes = append(routes, route.Route{Prefix: defaultOf(hop), Port: l.id, Gateway: hop})
+			routes = append(routes, route.Route{Prefix: defaultOf(hop), Port: l.id, Gateway: hop, Metric: l.conf.Metric, Weight: l.conf.Weight})
 		}
 		st.Ports = append(st.Ports, dataplane.PortConfig{
-			ID: l.id, Name: l.conf.Name, Port: l.port, Addresses: l.conf.Addresses, MTU: l.conf.MTU, RPF: rpfs[l.conf.RPF],
+			ID: l.id, Name: l.conf.Name, Port: l.port, Addresses: l.conf.Addresses, MTU: l.conf.MTU, RPF: rpfs[l.conf.RPF], MSS: mssClamp(l.conf.MSSClamp),
 		})
 	}
 	for _, r := range n.cfg.Routes {
-		if l := n.carrier(r); l != nil {
-			routes = append(routes, route.Route{Prefix: r.To, Port: l.id, Gateway: r.Via})
-		}
+		routes = append(routes, n.routesOf(&r)...)
 	}
 	n.gen++
 	var err error
@@ -267,8 +265,33 @@ func (n *Net) apply() error {
 	return nil
 }
 
+// routesOf returns what a static route of the configuration means.
+func (n *Net) routesOf(r *config.Route) []route.Route {
+	l := n.carrier(r)
+	if l == nil {
+		return nil
+	}
+	one := route.Route{
+		Prefix: r.To, Port: l.id, Gateway: r.Via, Metric: r.Metric, Weight: r.Weight,
+		Only: route.Only{From: r.From, Mark: r.Mark.Value, MarkMask: r.Mark.Mask},
+	}
+	if id, ok := n.cfg.Rules.AreaID(r.InArea); ok && r.InArea != "" {
+		one.Only.Area = route.AreaNumber(uint8(id))
+	}
+	if !r.ByNextHop {
+		return []route.Route{one}
+	}
+	var all []route.Route
+	for _, hop := range l.conf.NextHops {
+		if one.Gateway = hop; hop.Is4() == r.To.Addr().Is4() {
+			all = append(all, one)
+		}
+	}
+	return all
+}
+
 // carrier returns the link that a static route leaves by, nil if there is none.
-func (n *Net) carrier(r config.Route) *Link {
+func (n *Net) carrier(r *config.Route) *Link {
 	for _, l := range n.links {
 		if l.conf.Name == r.Interface || r.Interface == "" && slices.ContainsFunc(l.conf.Addresses, func(p netip.Prefix) bool { return p.Contains(r.Via) }) {
 			return l
@@ -281,6 +304,18 @@ var rpfs = map[config.RPF]dataplane.RPF{
 	config.RPFStrict: dataplane.RPFStrict,
 	config.RPFLoose:  dataplane.RPFLoose,
 	config.RPFOff:    dataplane.RPFOff,
+}
+
+func mssClamp(c config.MSSClamp) dataplane.MSSClamp {
+	switch c {
+	case config.ClampOutside:
+		return dataplane.ClampOutside
+	case config.ClampMTU:
+		return dataplane.ClampMTU
+	case config.ClampOff:
+		return dataplane.ClampOff
+	}
+	return dataplane.MSSClamp(c) // bytes
 }
 
 func defaultOf(hop netip.Addr) netip.Prefix {
