@@ -241,3 +241,35 @@ func TestLinuxFlowsAndOwnersDoNotMeet(t *testing.T) {
 		t.Errorf("a linux flow has an owner's port: %q", got)
 	}
 }
+
+// A map and a netmap say where a flow goes, the rule around them how it is mapped.
+func TestMappingsOfMapsAndNetmaps(t *testing.T) {
+	m, err := nat.NewMap([]nat.Entry[nat.Source]{
+		{Addrs: network("10.0.0.4/30"), Ports: nat.AnyPort, To: nat.Source{Addrs: single("203.0.113.9")}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, src := range map[string]nat.Source{
+		"map":    {Map: m},
+		"netmap": {Addrs: []nat.AddrRange{network("203.0.113.8/30")}, Fit: nat.KeepBits},
+	} {
+		l := newLab(t, labConfig{rules: func(s *rules.Spec) {
+			src.Mapping, src.Filtering = nat.EndpointIndependent, nat.AddressDependent
+			s.Lists[rules.Snat] = []rules.RuleSpec{{
+				If: rules.Conditions{OutArea: oneOf("wan"), Src: oneOf(network("10.0.0.4/30"))}, Then: rules.ActSnat, Src: src,
+			}}
+		}})
+		say := talkers["udp"]
+		one := l.external(say, "10.0.0.5:4000", "198.51.100.7:53")
+		if two := l.external(say, "10.0.0.5:4000", "198.51.100.8:53"); one != "203.0.113.9:4000" || two != one {
+			t.Errorf("%s: one socket appears as %s and %s", name, one, two)
+		}
+		if got := l.reached(say, "198.51.100.8:99", one); got != "10.0.0.5:4000" {
+			t.Errorf("%s: a host that was sent to reaches %q", name, got)
+		}
+		if got := l.reached(say, "198.51.100.9:99", one); got != "" {
+			t.Errorf("%s: a stranger reaches %q", name, got)
+		}
+	}
+}
