@@ -345,6 +345,21 @@ func (w *Worker) renumberError(p *packet.Packet, e *conntrack.Entry, ref conntra
 	packet.SetEmbeddedSeq(p, seq)
 }
 
+// forReceiver returns what a sequence number of the sender of direction ref.Dir is for
+// the receiver.
+func (w *Worker) forReceiver(e *conntrack.Entry, ref conntrack.Ref, seq uint32) uint32 {
+	if e.Status()&conntrack.SeqAdjust == 0 {
+		return seq
+	}
+	if f := w.e.helpers.find(ref.Slot, e.Gen()); f != nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.s.Seq(ref.Dir, seq)
+	}
+	c := w.ct.Correction(ref, ref.Dir)
+	return c.ToReceiver(seq)
+}
+
 // help is step 9 of the walk: the helper of the flow reads the payload of p, and what
 // goes on is what it makes of it. It reports true when it has dealt with p.
 func (w *Worker) help(p *packet.Packet, e *conntrack.Entry, way *egress) bool {
@@ -353,9 +368,8 @@ func (w *Worker) help(p *packet.Packet, e *conntrack.Entry, way *egress) bool {
 	}
 	f := w.helpedFlow(p, e, way.ref)
 	if f == nil {
-		if e.Status()&conntrack.SeqAdjust != 0 && p.Tuple.Proto == tuple.TCP {
-			c := w.ct.Correction(way.ref, way.ref.Dir)
-			packet.SetSeq(p, c.ToReceiver(packet.Seq(p)))
+		if p.Tuple.Proto == tuple.TCP {
+			packet.SetSeq(p, w.forReceiver(e, way.ref, packet.Seq(p)))
 		}
 		return false
 	}

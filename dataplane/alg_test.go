@@ -11,6 +11,7 @@ import (
 	"example.com/culvert/alg"
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port/mem"
 	"example.com/culvert/nat"
 	"example.com/culvert/rules"
@@ -338,4 +339,94 @@ func TestFlowsWithoutMemoryGoOnWithoutHelper(t *testing.T) {
 	if s := l.e.HelperStats(); s.Starved == 0 {
 		t.Error("nothing was counted")
 	}
+}
+
+const (
+	ackFlag  = packet.ACK
+	parrotIn = "10.0.0.5:40000"
+	parrotOn = "203.0.113.1:40000"
+	parrotTo = "198.51.100.7:5000"
+)
+
+// talkTCP opens the usual flow and sends one line of five bytes that becomes fifty-four:
+// the client's next number is 106, for the server 155.
+func (l *lab) talkTCP() {
+	l.Helper()
+	l.send("lan", tcp(parrotIn, parrotTo, seq(100, 0)))
+	l.send("wan", tcp(parrotTo, parrotOn, flags(packet.SYN|packet.ACK), seq(500, 101)))
+	l.send("lan", tcp(parrotIn, parrotTo, flags(ackFlag), seq(101, 501)))
+	l.ports["wan"].TakeFrames()
+	l.ports["lan"].TakeFrames()
+	l.send("lan", tcp(parrotIn, parrotTo, flags(ackFlag), seq(101, 501), body("abc~\n")))
+	l.want("wan", "tcp "+parrotOn+" > "+parrotTo+" A seq 101 ack 501 ttl 63 len 54")
+}
+
+func TestNumbersOfBothSidesAgreeAfterAnEdit(t *testing.T) {
+	l := parrotLab(t, labConfig{}, alg.Options{})
+	l.talkTCP()
+	l.send("lan", tcp(parrotIn, parrotTo, flags(ackFlag), seq(101, 501), body("abc~\n"))) // again
+	l.want("wan", "tcp "+parrotOn+" > "+parrotTo+" A seq 101 ack 501 ttl 63 len 54")
+	l.send("wan", tcp(parrotTo, parrotOn, flags(ackFlag), seq(501, 130))) // in the middle of the edit
+	l.want("lan", "tcp "+parrotTo+" > "+parrotIn+" A seq 501 ack 104 ttl 63 len 0")
+	l.send("wan", tcp(parrotTo, parrotOn, flags(ackFlag), seq(501, 155)))
+	l.want("lan", "tcp "+parrotTo+" > "+parrotIn+" A seq 501 ack 106 ttl 63 len 0")
+	l.send("lan", tcp(parrotIn, parrotTo, flags(ackFlag), seq(106, 501), body("xy\n")))
+	l.want("wan", "tcp "+parrotOn+" > "+parrotTo+" A seq 155 ack 501 ttl 63 len 3")
+	l.send("wan", tcp(parrotTo, parrotOn, flags(ackFlag), seq(501, 200))) // of what was not sent
+	l.wantDrops(InvalidWindow)
+}
+
+func TestHeldBytesAreAcknowledgedAndSentLater(t *testing.T) {
+	l := parrotLab(t, labConfig{}, alg.Options{})
+	l.talkTCP()
+	l.send("wan", tcp(parrotTo, parrotOn, flags(ackFlag), seq(501, 155)))
+	l.want("lan", "tcp "+parrotTo+" > "+parrotIn+" A seq 501 ack 106 ttl 63 len 0")
+	l.send("lan", tcp(parrotIn, parrotTo, flags(ackFlag), seq(106, 501), body("half ")))
+	l.want("lan", "tcp "+parrotTo+" > "+parrotIn+" A seq 501 ack 111 ttl 64 len 0") // in the server's name
+	l.want("wan", "tcp "+parrotOn+" > "+parrotTo+" A seq 155 ack 501 ttl 63 len 0")
+	l.send("lan", tcp(parrotIn, parrotTo, flags(ackFlag), seq(111, 501), body("#line\n")))
+	l.want("wan", "tcp "+parrotOn+" > "+parrotTo+" A seq 155 ack 501 ttl 63 len 10")
+	l.send("lan", tcp(parrotIn, parrotTo, flags(ackFlag), seq(111, 501), body("#line\n"))) // all of it was lost
+	l.want("wan", "tcp "+parrotOn+" > "+parrotTo+" A seq 155 ack 501 ttl 63 len 10")
+}
+
+func TestErrorsAndResetsNameTheNumbersOfTheirReader(t *testing.T) {
+	l := parrotLab(t, labConfig{}, alg.Options{})
+	l.talkTCP()
+	l.send("wan", tcp(parrotTo, parrotOn, flags(ackFlag), seq(501, 155)))
+	l.ports["lan"].TakeFrames()
+	lost := tcp(parrotOn, parrotTo, flags(ackFlag), seq(155, 501), body("lost"))
+	l.send("wan", icmpErrorAbout("203.0.113.254", "203.0.113.1", 3, 1, 0, lost))
+	if got := describe(l.take("lan"), l.ports["lan"].Info().Link); !strings.Contains(got, "seq 106 ") || strings.Contains(got, "BAD") {
+		t.Errorf("the client was told %s, want its own number 106", got)
+	}
+	l.send("wan", tcp(parrotTo, parrotOn, flags(ackFlag), seq(501, 155), body("~\n")))
+	l.want("lan", "tcp "+parrotTo+" > "+parrotIn+" A seq 501 ack 106 ttl 63 len 51")
+	l.send("lan", tcp(parrotIn, parrotTo, flags(ackFlag), seq(106, 552)))
+	l.want("wan", "tcp "+parrotOn+" > "+parrotTo+" A seq 155 ack 503 ttl 63 len 0")
+	l.e.End(anyFlow(conntrack.UplinkDown))
+	l.step()
+	if got := describe(l.take("lan"), l.ports["lan"].Info().Link); !strings.Contains(got, "R") || !strings.Contains(got, "seq 552 ") {
+		t.Errorf("the client's flow was ended with %s, want its next number 552", got)
+	}
+}
+
+// TestFlowWithoutItsSessionGoesOn: what the entry keeps is enough for a flow whose
+// edits have all arrived.
+func TestFlowWithoutItsSessionGoesOn(t *testing.T) {
+	l := parrotLab(t, labConfig{}, alg.Options{})
+	l.talkTCP()
+	l.send("wan", tcp(parrotTo, parrotOn, flags(ackFlag), seq(501, 155)))
+	l.ports["lan"].TakeFrames()
+	for i := range l.e.helpers.shards {
+		clear(l.e.helpers.shards[i].flows)
+	}
+	l.send("wan", tcp(parrotTo, parrotOn, flags(ackFlag), seq(501, 155)))
+	l.want("lan", "tcp "+parrotTo+" > "+parrotIn+" A seq 501 ack 106 ttl 63 len 0")
+	l.send("lan", tcp(parrotIn, parrotTo, flags(ackFlag), seq(106, 501)))
+	l.want("wan", "tcp "+parrotOn+" > "+parrotTo+" A seq 155 ack 501 ttl 63 len 0")
+	l.send("lan", tcp(parrotIn, parrotTo, flags(ackFlag), seq(106, 501), body("a#b\n"))) // a new session
+	l.want("wan", "tcp "+parrotOn+" > "+parrotTo+" A seq 155 ack 501 ttl 63 len 3")
+	l.send("wan", tcp(parrotTo, parrotOn, flags(ackFlag), seq(501, 158)))
+	l.want("lan", "tcp "+parrotTo+" > "+parrotIn+" A seq 501 ack 110 ttl 63 len 0")
 }
