@@ -31,8 +31,10 @@ type Gateway struct {
 	host   *host.Host
 	engine *dataplane.Engine
 
-	current  atomic.Pointer[active] // what is in force; never nil
-	pressure pressure
+	current   atomic.Pointer[active] // what is in force; never nil
+	pressure  pressure
+	portWatch portWatch
+	ending    chan struct{} // closed when the gateway is taken down
 
 	mu       sync.Mutex // serializes everything that changes the gateway; guards the rest
 	phase    phase
@@ -91,6 +93,7 @@ func New(cfg *config.Config, opts Options) (*Gateway, error) {
 		excluded: make(map[key]struct{}),
 		spaces:   make(map[string]*space),
 		ports:    make(map[key]*openPort),
+		ending:   make(chan struct{}),
 		uplinks:  make(map[key]*uplink),
 	}
 	g.current.Store(&active{cfg: cfg, waiting: []string{"not started"}})
@@ -148,6 +151,9 @@ func (g *Gateway) start(ctx context.Context) error {
 		return err
 	}
 	g.tasks.Go(g.followAlarms)
+	g.tasks.Go(g.followRefusals)
+	g.tasks.Go(g.followBlocks)
+	g.tasks.Go(g.watchPorts)
 	g.tasks.Go(g.followAnnouncements)
 	g.serve()
 	g.followAll()
@@ -196,6 +202,7 @@ func (g *Gateway) Close(ctx context.Context) error {
 
 // releaseLocked takes down whatever start got up, in reverse. g.mu must be held.
 func (g *Gateway) releaseLocked() error {
+	close(g.ending)
 	if g.retry != nil {
 		g.retry.Stop()
 	}

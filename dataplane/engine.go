@@ -74,6 +74,7 @@ type Engine struct {
 	clock         *clock
 	table         *conntrack.Table
 	leases        *ports.Set // of external ports
+	refusals      chan Refusal
 	host          Host
 	neigh         *route.Neighbours
 	helpers       helpers
@@ -124,15 +125,16 @@ func New(cfg Config) (*Engine, error) {
 		cfg.Clock = c.now
 	}
 	e := &Engine{
-		cfg:     cfg,
-		clock:   c,
-		table:   cfg.Table,
-		leases:  leases,
-		host:    cfg.Host,
-		frags:   frag.New(cfg.Fragments),
-		neigh:   route.NewNeighbours(cfg.Neighbours),
-		seed:    maphash.MakeSeed(),
-		senders: make(map[senderKey]port.Sender),
+		cfg:      cfg,
+		clock:    c,
+		table:    cfg.Table,
+		leases:   leases,
+		refusals: make(chan Refusal, refusalRoom),
+		host:     cfg.Host,
+		frags:    frag.New(cfg.Fragments),
+		neigh:    route.NewNeighbours(cfg.Neighbours),
+		seed:     maphash.MakeSeed(),
+		senders:  make(map[senderKey]port.Sender),
 	}
 	cfg.Table.OnEnd(e.flowEnded)
 	e.icmp.init(cfg.ICMPRate)
@@ -221,6 +223,7 @@ func (e *Engine) Close() {
 		w.close()
 	}
 	_ = e.leases.Close() // address space
+	close(e.refusals)
 }
 
 // Apply makes st the state that new packets meet: when it returns, every worker

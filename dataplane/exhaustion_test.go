@@ -323,3 +323,43 @@ func threadTime() time.Duration {
 	}
 	return time.Duration(ts.Nano())
 }
+
+func TestUseOfPortsIsCounted(t *testing.T) {
+	for _, k := range kinds {
+		c := newCrowd(t, k.mapping, k.filtering, func(s *nat.Source) { s.HoldDown = time.Minute })
+		c.beginAll(0, 500)
+		for n := range uint32(100) {
+			c.end(n)
+		}
+		kept := 100
+		if k.mapping == nat.Linux {
+			kept = 0
+		}
+		use := c.e.PortUse()
+		if len(use) != 1 || use[0].Addr != addr("203.0.113.1") || use[0].Proto != tuple.UDP || use[0].Used != 400 || use[0].Kept != kept ||
+			use[0].Total != onePortEach || use[0].Free() != onePortEach-400-kept {
+			t.Errorf("%s: %+v, want 400 of %d in use, %d kept", k.name, use, onePortEach, kept)
+		}
+	}
+}
+
+// TestRefusalsNameAddressProtocolAndDestination: at once, then once a second.
+func TestRefusalsNameAddressProtocolAndDestination(t *testing.T) {
+	c := newCrowd(t, nat.Linux, nat.Linux, func(s *nat.Source) { s.Ports = nat.PortRange{First: 2000, Last: 2009} })
+	c.beginAll(0, 15)
+	want := Refusal{Why: PortsExhausted, Client: addr("10.0.0.5"), Address: addr("203.0.113.1"), Proto: tuple.UDP,
+		Dst: addr("198.51.100.7"), DstPort: 53, Packets: 1}
+	if got := <-c.e.Refusals(); got != want {
+		t.Errorf("told %+v, want %+v", got, want)
+	}
+	select {
+	case r := <-c.e.Refusals():
+		t.Errorf("told once more within a second: %+v", r)
+	default:
+	}
+	c.now += 1e9
+	c.begin(20)
+	if want.Packets = 5; <-c.e.Refusals() != want {
+		t.Errorf("a second later not told of 5 packets")
+	}
+}

@@ -112,6 +112,7 @@ func (v *view) locallyTaken(f *first) bool {
 func (w *Worker) bind(b *binding) {
 	b.status, b.why = b.f.prop.Status, PortsExhausted
 	if !w.bindAny(b) {
+		w.tellRefused(b)
 		w.refuse(b.p, conntrack.Ref{}, b.why, b.f.role)
 	}
 }

@@ -53,7 +53,8 @@ type Worker struct {
 	editsUsed int              // of edits
 	claimed   uint32           // slot of the entry that the packet in hand has made: undo may take it back
 	rnd       *rand.PCG
-	first     first                        // flow that the packet in hand begins
+	first     first // flow that the packet in hand begins
+	refusals  refusals
 	binding   binding                      // for it
 	blocks    [ports.MaxBlocks]ports.Block // of its client
 	dirty     []port.Sender                // senders with queued frames

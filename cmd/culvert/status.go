@@ -63,6 +63,14 @@ func printStatus(w io.Writer, st api.Status) error {
 		fmt.Fprintf(w, "last reload: %d of %s differed: %d kept, %d ended, %d reevaluated\n",
 			c.Changed(), count(c.Flows, "live flow"), c.Kept, c.Ended, c.Reevaluated)
 	}
+	for _, p := range st.Ports[:min(len(st.Ports), portsShown)] {
+		if p.Percent() >= portsFrom || p.FullIn != 0 {
+			fmt.Fprintf(w, "ports: %s\n", p)
+		}
+	}
+	for _, r := range st.Refusals {
+		fmt.Fprintf(w, "no port %v ago: %s for %s to %s %s, at %s: %s\n", time.Since(r.At).Round(time.Second), r.Reason, r.Client, r.Protocol, r.Destination, r.Address, r.Advice)
+	}
 	fmt.Fprintf(w, "packets: %d forwarded, %d dropped\n\n", st.Forwarded, st.Dropped)
 	return table(w, func(row func(...any)) {
 		row("INTERFACE", "AREA", "STATE", "UPLINK", "DRIVER", "MTU", "ADDRESSES", "NEXT HOPS")
@@ -71,6 +79,12 @@ func printStatus(w io.Writer, st api.Status) error {
 		}
 	})
 }
+
+// Addresses whose ports are shown: how many, and from which percentage on.
+const (
+	portsShown = 5
+	portsFrom  = 50
+)
 
 // uplink says how an uplink is and for how long, "-" for one that is not checked.
 func uplink(u *api.Uplink) string {

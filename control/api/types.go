@@ -18,11 +18,55 @@ type Status struct {
 	Rules      int         `json:"rules"`
 	Flows      int         `json:"flows"`
 	FlowLimit  int         `json:"flow_limit"`
-	Holders    []Holder    `json:"holders,omitempty"` // the clients with most flows, while the table is nearly full
+	Holders    []Holder    `json:"holders,omitempty"`  // the clients with most flows, while the table is nearly full
+	Ports      []PortUse   `json:"ports,omitempty"`    // of external addresses, the fullest first
+	Refusals   []Refusal   `json:"refusals,omitempty"` // the last flows that got no port, for each reason, address and protocol
 	Forwarded  uint64      `json:"forwarded_packets"`
 	Dropped    uint64      `json:"dropped_packets"`
 	Interfaces []Interface `json:"interfaces"`
 	Changes    *Changes    `json:"changes,omitempty"` // of the last reload, if any flow differed
+}
+
+// PortUse is how full the ports of one external address are for one protocol.
+type PortUse struct {
+	Address  string  `json:"address"`
+	Zone     uint16  `json:"zone,omitempty"`
+	Protocol string  `json:"protocol"`
+	Used     int     `json:"used"`
+	Kept     int     `json:"kept,omitempty"`            // for clients that had them
+	Total    int     `json:"total"`                     // that rules may give away
+	FullIn   float64 `json:"full_in_seconds,omitempty"` // at the rate of the last minutes; absent: not soon
+}
+
+// Percent returns how full the ports are.
+func (p PortUse) Percent() int { return (p.Used + p.Kept) * 100 / max(p.Total, 1) }
+
+// String returns "203.0.113.1 tcp 81 % used, at the present rate full in 14m0s".
+func (p PortUse) String() string {
+	s := fmt.Sprintf("%s %s %d %% used", p.Address, p.Protocol, p.Percent())
+	if p.Zone != 0 {
+		s = fmt.Sprintf("%s zone %d %s %d %% used", p.Address, p.Zone, p.Protocol, p.Percent())
+	}
+	switch in := time.Duration(p.FullIn * float64(time.Second)); {
+	case in >= time.Hour:
+		s += ", at the present rate full in " + in.Round(time.Hour/10).String()
+	case in > 0:
+		s += ", at the present rate full in " + max(in.Round(time.Minute), time.Minute).String()
+	}
+	return s
+}
+
+// Refusal is a flow that got no port.
+type Refusal struct {
+	At          time.Time `json:"at"`
+	Reason      string    `json:"reason"`
+	Advice      string    `json:"advice"`
+	Client      string    `json:"client"`
+	Address     string    `json:"address"` // external
+	Zone        uint16    `json:"zone,omitempty"`
+	Protocol    string    `json:"protocol"`
+	Destination string    `json:"destination"`
+	Packets     uint64    `json:"packets"` // refused so, roughly, since it was told last
 }
 
 // Holder is a client and how many flows it has.

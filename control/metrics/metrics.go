@@ -81,7 +81,10 @@ var (
 	truncated  = describe("culvert_interface_receive_truncated_total", "Frames longer than the receive ring could hold.", "interface")
 	refused    = describe("culvert_interface_transmit_refused_total", "Frames the kernel refused to send.", "interface")
 
-	all = []*prometheus.Desc{info, ready, generation, flows, flowLimit, begun, ended, refusedNew, clashes, alarms, expects, expectEv,
+	portsUsed = describe("culvert_nat_ports_used", "Ports of an external address that flows use or that are kept for who had them; sampled every ten seconds.", "address", "zone", "protocol")
+	portsFree = describe("culvert_nat_ports_free", "Ports of an external address that are left; widen ports or add an address when it nears 0.", "address", "zone", "protocol")
+
+	all = []*prometheus.Desc{portsUsed, portsFree, info, ready, generation, flows, flowLimit, begun, ended, refusedNew, clashes, alarms, expects, expectEv,
 		helped, helpedMem, helperEv, announces,
 		forwarded, dropped, ruleHits, ruleBytes, counted, countedB, linesLost,
 		uplinkUp, uplinkMove,
@@ -114,6 +117,11 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	gauge(flows, float64(st.Flows))
 	gauge(flowLimit, float64(st.FlowLimit))
 	c.from.Tracking().collect(gauge, count)
+	for _, p := range st.Ports {
+		zone := strconv.Itoa(int(p.Zone))
+		gauge(portsUsed, float64(p.Used+p.Kept), p.Address, zone, p.Protocol)
+		gauge(portsFree, float64(max(p.Total-p.Used-p.Kept, 0)), p.Address, zone, p.Protocol)
+	}
 	count(forwarded, st.Forwarded)
 	for _, d := range c.from.Counters() {
 		count(dropped, d.Count, d.Reason)

@@ -140,6 +140,8 @@ func New(flows int) (*Set, error) {
 	n := min(1<<bits.Len(uint(want/256)), maxShards)
 	per := uint32(want/n + want/n/4 + 64)
 	s := &Set{seed: maphash.MakeSeed(), shards: make([]shard, n), perShard: per}
+	s.spaces.init()
+	s.events.init()
 	var err error
 	if s.leases, err = array[lease](s, n*int(per)); err == nil {
 		if s.heads, err = array[uint32](s, n*int(per)); err == nil {
@@ -149,8 +151,6 @@ func New(flows int) (*Set, error) {
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	s.spaces.init()
-	s.events.init()
 	return s, nil
 }
 
@@ -170,6 +170,9 @@ func (s *Set) Close() error {
 	var errs []error
 	for _, mem := range s.mem {
 		errs = append(errs, freeMemory(mem))
+	}
+	if s.mem != nil {
+		close(s.events.to)
 	}
 	s.mem = nil
 	return errors.Join(errs...)
