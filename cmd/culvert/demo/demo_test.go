@@ -26,7 +26,7 @@ import (
 const demoTime = 3 * time.Minute
 
 // steps times families.
-const stepsInAll = 8 * 2
+const stepsInAll = 10 * 2
 
 // buffer may be read while a process writes to it.
 type buffer struct {

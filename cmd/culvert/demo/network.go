@@ -22,6 +22,8 @@ const (
 	bulkPort      = 5001 // the server's sink and source
 	echoPort      = 7    // the server's
 	dnsPort       = 53   // the server's
+	ftpPort       = 21   // the server's
+	ftpDataPort   = 20   // the server's, of active data connections
 	tracePort     = 33434
 	forwardedPort = 8080 // on the gateway's outside, leads to the client's webPort
 	redirectPort  = 8088 // of any address outside, ends at the gateway's own servicePort
@@ -145,6 +147,13 @@ dport = 8088
 action = "redirect"
 ports = 8081
 
+[[filter]]
+name = "ftp"
+proto = "tcp"
+dport = 21
+action = "helper"
+helper = "ftp"
+
 [[snat]]
 name = "one-address-for-all"
 out_area = "wan"
@@ -155,8 +164,12 @@ action = "masquerade"
 	// The same for nftables.
 	ruleset = `
 table inet demo {
+	ct helper ftp {
+		type "ftp" protocol tcp
+	}
 	chain prerouting {
 		type nat hook prerouting priority dstnat
+		tcp dport 21 ct helper set "ftp"
 		iifname "wan0" ip daddr 198.51.100.1 tcp dport 8080 dnat ip to 10.77.0.2:80
 		iifname "wan0" ip6 daddr 2001:db8:88::1 tcp dport 8080 dnat ip6 to [2001:db8:77::2]:80
 		iifname "lan0" tcp dport 8088 redirect to :8081

@@ -23,6 +23,8 @@ type demo struct {
 	out    *printer
 	events *netns.Process // conntrack -E
 
+	expected *netns.Process // conntrack -E expect
+
 	closers []func() error
 	wg      sync.WaitGroup
 }
@@ -46,6 +48,8 @@ var steps = []step{
 	{"HTTP download", (*demo).download},
 	{"forwarded port", (*demo).inbound},
 	{"redirect", (*demo).redirected},
+	{"FTP active", (*demo).ftpActive},
+	{"FTP passive", (*demo).ftpPassive},
 	{"bulk TCP", (*demo).bulk},
 	{"events", (*demo).lifeOfAConnection},
 }
@@ -110,6 +114,9 @@ func (d *demo) startServices(ctx context.Context) error {
 	if d.events, err = gw.Events(); err != nil {
 		return err
 	}
+	if d.expected, err = gw.Events("expect"); err != nil {
+		return err
+	}
 	if gw.Kind() == netns.Kernel {
 		// Culvert has this one inside itself: see gatewayCommand.
 		if err := d.listen(gw.Host, fmt.Sprintf(":%d", servicePort), greet); err != nil {
@@ -131,6 +138,7 @@ func (d *demo) startFamily(f family) error {
 		d.serveDNS(f),
 		d.serveWeb(server, f.server.Addr()),
 		d.serveWeb(client, f.client.Addr()),
+		d.listen(d.lab.Host(server), hostPort(f.server.Addr(), ftpPort), d.serveFTP(f)),
 		d.listen(d.lab.Host(server), hostPort(f.server.Addr(), bulkPort), serveBulk),
 		d.listen(d.lab.Host(server), hostPort(f.server.Addr(), echoPort), echo),
 	)
