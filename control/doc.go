@@ -21,8 +21,22 @@
 //	kernel ────────┘   (pure)     (g.mu held)
 //
 // Interfaces of the gateway are owned (package own): the kernel neither answers
-// nor sends on them. Addresses that an outside interface lost end the flows that
-// were translated to them, since their replies cannot arrive any more.
+// nor sends on them.
+//
+// # What flows lose
+//
+// A plan may lack what flows depend on: an address of the gateway or of a pool, an
+// interface, or the way out that an address belongs to. The new state is applied
+// first, with the lost addresses in it, so that nothing leaves with them any more;
+// then such flows end with notice (ending.go), some ten thousand a second.
+//
+// # Uplinks
+//
+// An interface with a check has a goroutine that probes beyond it, round after round
+// (uplink.go). When it has changed its mind it asks for a new plan, like a change of
+// the kernel: routes by routers of an uplink that is down are in it, marked as such,
+// so that probes and answers still find that way. One whose link is down is down at
+// once.
 //
 // # Namespaces
 //

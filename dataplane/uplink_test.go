@@ -298,6 +298,27 @@ func TestFlowsWaitForAWayThatHasNoOther(t *testing.T) {
 	l.wantFlows("udp 10.0.0.5:1001 > 198.51.100.7:53 / udp 198.51.100.7:53 > 203.0.113.1:1001")
 }
 
+// TestSourceOfAnotherPortStays translates to an address that belongs to no uplink, as
+// one that every provider routes here does.
+func TestSourceOfAnotherPortStays(t *testing.T) {
+	l := uplinkLab(t, twoWays().without(extraID))
+	edit := l.cfg.rules
+	l.reload(func(s *rules.Spec) {
+		edit(s)
+		s.Lists[rules.Snat][0].Then, s.Lists[rules.Snat][0].Src = rules.ActSnat, nat.Source{Addrs: single("10.9.0.1")}
+	})
+	for _, w := range []ways{twoWays().without(extraID), twoWays().without(wanID), twoWays()[1:2], twoWays()} {
+		l.reroute(w)
+		if n := l.e.EndStranded(); n != 0 {
+			t.Errorf("%d flows end that may take any uplink", n)
+		}
+		if by := l.outTo(1); by == "" {
+			t.Errorf("with %v the flow does not go on", w)
+		}
+	}
+	l.wantFlows("udp 10.0.0.5:1001 > 198.51.100.7:53 / udp 198.51.100.7:53 > 10.9.0.1:1001")
+}
+
 func TestFlowsWithoutTranslationMoveToAnotherUplink(t *testing.T) {
 	l := uplinkLab(t, twoWays().without(extraID))
 	l.send("lan", udp("[2001:db8:1::5]:1", "[2001:db8:77::7]:53"))

@@ -63,6 +63,12 @@
 // pair moves so), but not twice within a second: then everybody is asked when the
 // second is over.
 //
+// # Probes
+//
+// Ping and Knock (probe.go) ask a host from one of the gateway's own addresses; the
+// engine sends that by the port which has the address. Verify asks a neighbour,
+// however lately it has answered.
+//
 // # Limits
 //
 // The gateway does not perform duplicate address detection, router
