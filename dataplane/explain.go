@@ -515,45 +515,6 @@ func (x *explainer) sourceText(f *first) string {
 	return "from the rule's addresses"
 }
 
-// choiceTexts say why a port was chosen.
-var choiceTexts = map[nat.Choice]string{
-	nat.Preserved:   "its own port, which is free",
-	nat.Class:       "a free port of its class, at random",
-	nat.Parity:      "a free port of its class and parity, at random",
-	nat.RandomPort:  "a free port that the rule allows, at random",
-	nat.Reused:      "the mapping that the source has",
-	nat.Fixed:       "the port that the rule names",
-	nat.Shifted:     "shifted by the rule",
-	nat.AddressOnly: "the protocol has no ports",
-}
-
-// bind is Worker.bind without claiming anything.
-func (x *explainer) bind(f *first) Reason {
-	passed, first := 0, ""
-	for cand, why, ok := f.search.Next(); ok; cand, why, ok = f.search.Next() {
-		cand.Zone = f.ruling.ZoneOf(tuple.Reply)
-		reply, ok := cand.Inverse()
-		if !ok {
-			return InvalidNew
-		}
-		if x.e.table.Has(reply) {
-			if passed++; passed == 1 {
-				first = sourceText(&cand)
-			}
-			continue
-		}
-		x.out.Leaves, x.out.Choice = cand, why
-		text := fmt.Sprintf("%s: %s", sourceText(&cand), choiceTexts[why])
-		if passed > 0 {
-			text += fmt.Sprintf("; %s is taken, and %d more candidates", first, passed-1)
-		}
-		x.say("bind", "%s", text)
-		return None
-	}
-	x.say("bind", "all %d candidates are taken, %s first", passed, first)
-	return PortsExhausted
-}
-
 // transmit says how the packet leaves.
 func (x *explainer) transmit() Reason {
 	if x.role == roleWire && x.egress.id != HostPort && x.p.TTL <= 1 {

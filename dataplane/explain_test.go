@@ -151,7 +151,7 @@ forwarded: lan as udp 198.51.100.7:53 > 10.0.0.5:4000
 			l.send("lan", udp("10.0.0.6:4000", "198.51.100.7:53"))
 			l.take("wan")
 		}, Probe{Tuple: portTuple(tuple.UDP, "10.0.0.5", 4000, "198.51.100.7", 53), In: lanID},
-			`bind: 203.0.113.1:*: a free port of its class, at random; 203.0.113.1:4000 is taken, and 0 more candidates
+			`bind: 203.0.113.1:*: a free port of its class, at random; 203.0.113.1:4000 is taken
 `},
 		{"what would pass if the flow existed", nil, Probe{Tuple: tcpTuple("198.51.100.7", 443, "10.0.0.5", 5), In: wanID, Assume: AssumeEstablished},
 			`arrive: on wan, area wan
@@ -329,10 +329,49 @@ func TestExplainTellsOfExhaustion(t *testing.T) {
 	l.send("lan", udp("10.0.0.6:4000", "198.51.100.7:53"))
 	l.take("wan")
 	x := l.explain(Probe{Tuple: portTuple(tuple.UDP, "10.0.0.5", 4000, "198.51.100.7", 53), In: lanID})
-	if x.Reason != PortsExhausted || !strings.Contains(told(&x), "all 1 candidates are taken, 203.0.113.1:5000 first") {
+	if x.Reason != PortsExhausted || !strings.Contains(told(&x), "none of 1 candidates is free, 203.0.113.1:5000 first") {
 		t.Errorf("explained\n%s", told(&x))
 	}
 	l.send("lan", udp("10.0.0.5:4000", "198.51.100.7:53"))
 	l.take("lan") // host unreachable
 	l.wantDrops(PortsExhausted)
+}
+
+// mapped is masquerade under endpoint-independent mapping.
+func mapped(filtering nat.Behaviour) func(*rules.Spec) {
+	return func(s *rules.Spec) {
+		masquerade(s)
+		src := &s.Lists[rules.Snat][0].Src
+		src.Mapping, src.Filtering = nat.EndpointIndependent, filtering
+	}
+}
+
+func TestExplainKnowsMappings(t *testing.T) {
+	l := newLab(t, labConfig{rules: mapped(nat.EndpointIndependent)})
+	l.send("lan", udp("10.0.0.5:4000", "198.51.100.7:53"))
+	l.want("wan", "udp 203.0.113.1:4000 > 198.51.100.7:53 ttl 63 len 0")
+	for _, tt := range []struct {
+		probe Probe
+		say   string
+		send  []byte
+	}{
+		{Probe{Tuple: portTuple(tuple.UDP, "10.0.0.5", 4000, "203.0.113.7", 53), In: lanID},
+			"bind: 203.0.113.1:4000: the mapping that the source has\n", udp("10.0.0.5:4000", "203.0.113.7:53")},
+		{Probe{Tuple: portTuple(tuple.UDP, "203.0.113.7", 99, "203.0.113.1", 4000), In: wanID},
+			"bind: let in by the mapping of 10.0.0.5:4000\n", udp("203.0.113.7:99", "203.0.113.1:4000")},
+	} {
+		x := l.explain(tt.probe)
+		if !strings.Contains(told(&x), tt.say) || x.Fate != Forwarded {
+			t.Errorf("explained\n%s, want %s", told(&x), tt.say)
+		}
+		in := map[uint16]string{lanID: "lan", wanID: "wan"}[tt.probe.In]
+		l.send(in, tt.send)
+		if got := describe(l.take(x.Out), packet.LinkEthernet); !strings.HasPrefix(got, x.Leaves.String()+" ") {
+			t.Errorf("left as %s, explained as %v", got, x.Leaves)
+		}
+	}
+	other := l.explain(Probe{Tuple: portTuple(tuple.UDP, "10.0.0.6", 4000, "198.51.100.9", 53), In: lanID})
+	if !strings.Contains(told(&other), "at random; 203.0.113.1:4000 is taken\n") {
+		t.Errorf("a port that is another client's alone: explained\n%s", told(&other))
+	}
 }

@@ -185,7 +185,7 @@ func (w *Worker) mayBeMapped(f *first) bool {
 // bindMapped tries the port that the inside endpoint is mapped to already.
 func (w *Worker) bindMapped(b *binding) bool {
 	f := b.f
-	flow := w.flowOf(f)
+	flow := f.flow()
 	for range remapTries {
 		ext, ok := w.e.leases.Mapping(&flow, f.use, f.fits)
 		if !ok {
@@ -202,8 +202,8 @@ func (w *Worker) bindMapped(b *binding) bool {
 	return false
 }
 
-// flowOf returns the ends of f as far as they are known before it has a source.
-func (w *Worker) flowOf(f *first) ports.Flow {
+// flow returns the ends of f as far as they are known before it has a source.
+func (f *first) flow() ports.Flow {
 	reply, _ := f.key.Tuple.Inverse()
 	flow := ports.Of(&f.prop.Original, &reply, f.use)
 	flow.External.Zone = f.ruling.ZoneOf(tuple.Reply)
@@ -302,7 +302,7 @@ func (w *Worker) gather(b *binding, search *nat.Search) *ports.Crowd {
 // bindBlocks looks in the blocks that the client has, then takes a new one.
 func (w *Worker) bindBlocks(b *binding) bool {
 	f := b.f
-	flow := w.flowOf(f)
+	flow := f.flow()
 	n := w.e.leases.Blocks(&flow, &f.terms, f.fits, &w.blocks)
 	for i := range n {
 		search := f.fits.Source.SearchIn(f.key.Tuple, w.blocks[i].Addr, w.blocks[i].Ports, w.rnd.Uint64())

@@ -85,12 +85,14 @@
 // # Matching
 //
 // A matcher has a bit for each field that it looks at, and compares cheap fields
-// first; limits come last, because to ask them takes from them. Each list has an index (index.go) that shows the few rules whose addresses,
-// ports, protocols, interfaces and areas a packet may have, in the order of the
-// list; matchers decide about those. So the walk through a list takes a time that
-// grows with the rules that come into question and hardly with the length of the
-// list: with 10,000 rules that differ by prefixes, ports and sets a first packet
-// takes as long as with 10 (BenchmarkManyRules: 140 ns; compiling them 0.1 s, four
-// megabytes of index at most). Sets count by their ranges, large ones roughly. Rules that only a negated condition or a field of
-// the single packet sets apart are looked at one by one.
+// first; limits come last, because to ask them takes from them. Each list has an
+// index (index.go) that shows the few rules whose addresses, ports, protocols,
+// interfaces and areas a packet may have, in the order of the list; matchers
+// decide about those. So the walk through a list takes a time that grows with the
+// rules that come into question and hardly with the length of the list: with
+// 10,000 rules that differ by prefixes, ports and sets a first packet takes as
+// long as with 10 (BenchmarkManyRules: 140 ns; compiling them 0.1 s, four
+// megabytes of index at most). Sets count by their ranges, large ones roughly.
+// Rules that only a negated condition or a field of the single packet sets apart
+// are looked at one by one.
 package rules
