@@ -109,7 +109,7 @@ func (x *explainer) bindSearch(f *first, search *nat.Search, p *passed, which am
 	var last tuple.Addr
 	for {
 		if at := search.Addr(); at != last {
-			x.avoid(f, search, which)
+			x.e.avoid(f, search, which)
 			last = at
 		}
 		cand, why, ok := search.Next()
@@ -117,7 +117,7 @@ func (x *explainer) bindSearch(f *first, search *nat.Search, p *passed, which am
 			return false
 		}
 		if cand.Src != last {
-			x.avoid(f, search, which)
+			x.e.avoid(f, search, which)
 			last = cand.Src
 		}
 		cand.Zone = f.ruling.ZoneOf(tuple.Reply)
@@ -131,42 +131,24 @@ func (x *explainer) bindSearch(f *first, search *nat.Search, p *passed, which am
 	}
 }
 
-// avoid has a search pass over what its address has not to give.
-func (x *explainer) avoid(f *first, search *nat.Search, which among) {
-	at := ports.Endpoint{Addr: search.Addr(), Zone: f.ruling.ZoneOf(tuple.Reply)}
-	space := x.space(f, &at)
-	switch {
-	case which == newBlocks:
-		search.Avoid(x.e.leases.BlocksOf(at), nil)
-	case f.use.Exclusive():
-		search.Avoid(space.Taken(), nil)
-	default:
-		search.Avoid(space.Alone(), nil)
-	}
-}
-
-// space returns the ports of an external address that are somebody's, for flows to
-// which that matters.
-func (x *explainer) space(f *first, at *ports.Endpoint) *ports.Space {
-	if f.use == ports.NoUse {
-		return nil
-	}
-	return x.e.leases.Space(f.prop.Original.Proto, at)
-}
-
 // free reports whether a flow may have a candidate.
 func (x *explainer) free(f *first, cand *tuple.Tuple) bool {
 	reply, ok := cand.Inverse()
 	if !ok || x.e.table.Has(reply) {
 		return false
 	}
-	space := x.space(f, &ports.Endpoint{Addr: cand.Src, Zone: cand.Zone})
-	taken := space.Alone()
-	if f.use.Exclusive() {
-		taken = space.Taken()
+	if f.use == ports.NoUse {
+		return true
 	}
-	return taken == nil || !taken.Has(cand.SrcPort)
+	space := x.e.leases.Space(cand.Proto, &ports.Endpoint{Addr: cand.Src, Zone: cand.Zone})
+	if f.use.Exclusive() {
+		return !has(space.Taken(), cand.SrcPort)
+	}
+	flow := ports.Of(&f.prop.Original, &reply, f.use)
+	return !has(space.Alone(), cand.SrcPort) && !has(x.e.leases.Pinned(&flow, f.use), cand.SrcPort)
 }
+
+func has(s *nat.PortSet, port uint16) bool { return s != nil && s.Has(port) }
 
 // chosen says with which source the packet leaves, and why.
 func (x *explainer) chosen(cand *tuple.Tuple, why nat.Choice, p *passed, where string) {

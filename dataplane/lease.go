@@ -226,14 +226,14 @@ func (w *Worker) bindSearch(b *binding, search *nat.Search, which among) bool {
 	tries := 0
 	for {
 		if at := search.Addr(); at != last {
-			crowd, last, tries = w.avoid(b, search, which), at, 0
+			crowd, last, tries = w.e.avoid(b.f, search, which), at, 0
 		}
 		cand, why, ok := search.Next()
 		if !ok {
 			return false
 		}
 		if cand.Src != last {
-			crowd, last, tries = w.avoid(b, search, which), cand.Src, 0
+			crowd, last, tries = w.e.avoid(b.f, search, which), cand.Src, 0
 		}
 		if w.try(b, cand, why, crowd) || b.over {
 			return !b.over
@@ -249,8 +249,8 @@ func (w *Worker) bindSearch(b *binding, search *nat.Search, which among) bool {
 
 // avoid tells a search which ports of its address are not to be had, and returns
 // the crowd that its flow is in.
-func (w *Worker) avoid(b *binding, search *nat.Search, which among) *ports.Crowd {
-	f, set := b.f, w.e.leases
+func (e *Engine) avoid(f *first, search *nat.Search, which among) *ports.Crowd {
+	set := e.leases
 	if f.use == ports.NoUse && !set.Crowded() {
 		return nil
 	}
