@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/culvert/alg"
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane/packet"
@@ -317,6 +318,50 @@ func TestRulesOfSetsAndLengths(t *testing.T) {
 	l.wantDrops(RuleDenied)
 	l.send("lan", udp("10.0.0.5:40000", "198.51.100.7:53", length(71)))
 	l.take("wan")
+}
+
+// A rule gives a flow its helper, and another one knows the flows that it announced.
+func TestRulesOfHelpers(t *testing.T) {
+	l := parrotLab(t, labConfig{rules: filterOf(
+		rules.RuleSpec{If: rules.Conditions{DstPort: oneOf(nat.PortRange{First: 5001, Last: 5001})}, Then: rules.ActHelper, Helper: "parrot"},
+		rules.RuleSpec{If: rules.Conditions{Helper: oneOf("parrot")}, Then: rules.ActCount, Count: "children"},
+		rules.RuleSpec{If: rules.Conditions{Helper: rules.Match[string]{Sense: rules.IsNot, Values: []string{"parrot"}}}, Then: rules.ActCount, Count: "others"},
+	)}, alg.Options{})
+	l.send("lan", udp("[2001:db8:1::5]:40000", "[2001:db8:77::7]:5001", body("a#b\n")))
+	if got := l.payloadOf("wan"); got != "ab\n" {
+		t.Errorf("%q arrived, want what the helper makes of it", got)
+	}
+	master := tuple.Tuple{Src: addr("2001:db8:1::5"), Dst: addr("2001:db8:77::7"), SrcPort: 40000, DstPort: 5001, Proto: tuple.UDP, Family: tuple.IPv6}
+	f, err := l.table.Get(master)
+	if err != nil || f.Helper != "parrot" {
+		t.Fatalf("helper %q, %v; want parrot", f.Helper, err)
+	}
+	child, _ := master.Inverse()
+	child.SrcPort, child.DstPort = 0, 7000
+	number, err := l.e.cfg.Helpers.Number("parrot", alg.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := conntrack.Expectation{Tuple: child, Mask: conntrack.WholeMask(0), Helper: number}
+	if err := l.table.CreateExpect(master, x, conntrack.Ticks(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		l.send("wan", udp("[2001:db8:77::7]:9", "[2001:db8:1::5]:7000"))
+		l.take("lan")
+		l.send("lan", udp("[2001:db8:1::5]:7000", "[2001:db8:77::7]:9"))
+		l.take("wan")
+	}
+	l.wantDrops()
+	want := []RuleCounter{{"children", rules.Traffic{Packets: 4, Bytes: 4 * 48}}, {"others", rules.Traffic{Packets: 1, Bytes: 52}}}
+	if got := l.e.RuleCounters(); !slices.Equal(got, want) {
+		t.Errorf("counters %v, want %v", got, want)
+	}
+	st := l.stateNow()
+	st.Program = l.program(&st, filterOf(rules.RuleSpec{Then: rules.ActHelper, Helper: "parakeet"}))
+	if err := l.e.Apply(st); err == nil {
+		t.Error("a helper that does not exist is accepted")
+	}
 }
 
 // What rules log comes out while the engine runs, and when it stops.
