@@ -120,7 +120,7 @@ func (v *view) admission(f *first) Reason {
 	if f.verdict != rules.Accept {
 		return refusal(f.verdict, &f.key, f.ruling)
 	}
-	if f.ruling.Scope == rules.PerPacket {
+	if f.ruling.Scope == rules.PerPacket && !v.prog.Settles(&f.key, f.ruling) {
 		f.prop.Status |= perPacketFilter
 	}
 	if f.prop.Rule == 0 && f.ruling.FilterRule != nil {

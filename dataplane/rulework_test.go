@@ -452,6 +452,19 @@ func TestPerPacketRulesDoNotAllocate(t *testing.T) {
 	}
 }
 
+// The usual list of a firewall leaves established flows alone.
+func TestStatefulListDoesNotMeetEveryPacket(t *testing.T) {
+	l := newLab(t, labConfig{rules: filterOf(
+		rules.RuleSpec{If: rules.Conditions{State: oneOf(rules.Established, rules.Related)}, Then: rules.ActAccept},
+		rules.RuleSpec{If: rules.Conditions{State: oneOf(rules.Invalid)}, Then: rules.ActDrop},
+		rules.RuleSpec{If: rules.Conditions{State: oneOf(rules.New), InArea: oneOf("lan")}, Then: rules.ActAccept},
+		rules.RuleSpec{Then: rules.ActDrop},
+	)})
+	l.talk(5)
+	l.wantDrops()
+	l.wantHits(1, 0, 1, 0) // the first answer, and the first packet
+}
+
 // What rules cost that see every packet of established flows.
 func BenchmarkPerPacketRules(b *testing.B) {
 	for _, tt := range perPacketRules {

@@ -70,6 +70,7 @@
 // must meet the filter again; Program.Follow says whether any ever must:
 //
 //	new packet:          verdict and scope for the original direction
+//	                     (Settles: none of its later packets must, after all)
 //	first answer:        if Follow() == PerPacket: Filter with State Established
 //	                     gives verdict and scope for the reply direction
 //	established packet:  Filter only if the last scope of its direction was

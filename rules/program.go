@@ -343,6 +343,16 @@ func (p *Program) Filter(k *Key, d *Decision) Verdict {
 	return p.policy(k, d)
 }
 
+// Settles reports whether later packets of the direction of a first one that the
+// filter accepts need not meet it, although the verdict was for the one packet: once
+// established they are accepted whatever they are. So "accept what is established,
+// then what lan begins" costs the packets of a flow nothing.
+func (p *Program) Settles(k *Key, d *Decision) bool {
+	later, ask := *k, Decision{Page: d.Page, Purpose: Ask}
+	later.State = Established
+	return p.Filter(&later, &ask) == Accept && ask.Scope == PerFlow
+}
+
 // watches reports whether r wants to see each packet: it counts or logs them.
 func (r *Rule) watches() bool { return r.spec.Count != "" || r.spec.Log != nil }
 
