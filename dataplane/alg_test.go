@@ -430,3 +430,32 @@ func TestFlowWithoutItsSessionGoesOn(t *testing.T) {
 	l.send("wan", tcp(parrotTo, parrotOn, flags(ackFlag), seq(501, 158)))
 	l.want("lan", "tcp "+parrotTo+" > "+parrotIn+" A seq 501 ack 110 ttl 63 len 0")
 }
+
+// TestSuperPacketsAreEditedWhole: a GSO frame of many segments goes through its helper at
+// once, and leaves in segments that fit, also where it has grown beyond 64 KB.
+func TestSuperPacketsAreEditedWhole(t *testing.T) {
+	for _, line := range []int{100, 1000} {
+		l := parrotLab(t, labConfig{}, alg.Options{})
+		l.talkTCP()
+		l.send("wan", tcp(parrotTo, parrotOn, flags(ackFlag), seq(501, 155), body("x\n")))
+		l.ports["lan"].TakeFrames()
+		text := bytes.Repeat(append(bytes.Repeat([]byte{'a'}, line-2), "~\n"...), 64000/line)
+		want := bytes.ReplaceAll(text, []byte{'~'}, bytes.Repeat([]byte{'.'}, 50))
+		l.inject("lan", superTCP(l, "lan", parrotIn, parrotTo, 0, 1400, seq(106, 503), body(string(text))))
+		l.step()
+		got := make([]byte, len(want))
+		for _, f := range l.ports["wan"].TakeFrames() {
+			d := describe(f, l.ports["wan"].Info().Link)
+			var at, n int
+			if _, err := fmt.Sscanf(d[strings.Index(d, "seq "):], "seq %d ack 503 ttl 63 len %d", &at, &n); err != nil || strings.Contains(d, "BAD") || n > 1400 {
+				t.Fatalf("sent %s (%v)", d, err)
+			}
+			ip := ipOf(f, l.ports["wan"].Info().Link)
+			copy(got[at-155:], ip[len(ip)-n:])
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("lines of %d bytes: %d bytes arrived, and differ from the %d wanted", line, len(bytes.TrimRight(got, "\x00")), len(want))
+		}
+		l.wantDrops()
+	}
+}
