@@ -176,3 +176,57 @@ func TestPoolAddressesAreAnsweredAndAnnounced(t *testing.T) {
 		seenAs(t, server, "http://[2001:db8::51]/", "2001:db8::9")
 	})
 }
+
+// Addresses of netmap, of maps and of sources that come with a destination are the
+// gateway's like those of pools; what they lead to, and the router, are not.
+func TestAddressesOfMapsAreAnsweredAndAnnounced(t *testing.T) {
+	config := strings.Replace(boxConfig, masquerade, "", 1) + `
+		[[dnat]]
+		in_area = "wan"
+		dst = "203.0.113.80/30"
+		action = "netmap"
+		to = "10.0.0.4/30"
+		[[dnat]]
+		in_area = "wan"
+		dst = "2001:db8::80/126"
+		action = "netmap"
+		to = "fd00:a::4/126"
+		source = "fd00:a::99"
+		[[dnat]]
+		in_area = "wan"
+		action = "dnat"
+		map = { "203.0.113.90" = "10.0.0.5", "203.0.113.91" = "203.0.113.92" }
+		[[snat]]
+		out_area = "wan"
+		action = "snat"
+		map = { "10.0.0.5" = "203.0.113.93" }
+	`
+	lab := netns.ForTest(t, boxTopology(config))
+	gw, client, server := lab.Gateway(), lab.Host("client"), lab.Host("server")
+	must(t, gw.Stop())
+	for _, family := range []string{"ipv4", "ipv6"} {
+		must(t, server.Sysctl("net."+family+".neigh.eth0.mcast_solicit", "1"))
+		must(t, server.Sysctl("net."+family+".neigh.eth0.retrans_time_ms", "500"))
+	}
+	serveHTTP(t, client, "[::]:80")
+	serveHTTP(t, server, "[::]:80")
+	outside, inside := capture(t, server, "eth0"), capture(t, client, "eth0")
+	must(t, gw.Start(t.Context()))
+	ours := []string{"203.0.113.80", "203.0.113.83", "203.0.113.90", "203.0.113.91", "203.0.113.93", "2001:db8::80", "2001:db8::83"}
+	for _, a := range ours {
+		announced(t, gw, outside, a)
+		if !found(t, server, a) {
+			t.Errorf("%s is not answered for", a)
+		}
+	}
+	announced(t, gw, inside, "fd00:a::99")
+	for _, a := range []string{"203.0.113.84", "203.0.113.92", "2001:db8::84"} {
+		if found(t, server, a) {
+			t.Errorf("%s, which no rule has, is answered for", a)
+		}
+	}
+	seenAs(t, server, "http://203.0.113.81/", "203.0.113.9")
+	seenAs(t, server, "http://[2001:db8::81]/", "fd00:a::99")
+	seenAs(t, server, "http://203.0.113.90/", "203.0.113.9")
+	seenAs(t, client, "http://203.0.113.9/", "203.0.113.93")
+}
