@@ -68,9 +68,10 @@ func choose(c *config.Config, name string, side discover.Side) (*config.Interfac
 	return nil, fmt.Errorf("%w: there is no interface %q among %s", ErrNoPair, name, strings.Join(names, ", "))
 }
 
-// documentation are addresses for outside hosts behind a router.
+// documentation are addresses for outside hosts behind a router: RFC 5737's, and
+// those of RFC 2544 for who is in one of them.
 var documentation = [...][]netip.Prefix{
-	ipv4: {netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("203.0.113.0/24")},
+	ipv4: {netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("198.19.1.0/24"), netip.MustParsePrefix("198.19.2.0/24")},
 	ipv6: {netip.MustParsePrefix("2001:db8:a::/64"), netip.MustParsePrefix("2001:db8:b::/64"), netip.MustParsePrefix("2001:db8:c::/64")},
 }
 
@@ -99,7 +100,7 @@ func hostsFor(c *config.Config, in, out *config.Interface, f family) (*discover.
 		}
 	}
 	if len(h.Outside) < discover.MinOutside {
-		return nil, fmt.Errorf("%w: the gateway's interfaces are in all documentation prefixes", ErrRoom)
+		return nil, fmt.Errorf("%w: the gateway's interfaces are in too many prefixes of documentation", ErrRoom)
 	}
 	h.Outside[1], h.Outside[2] = h.Outside[2], h.Outside[1] // the two servers are in different networks
 	return &h, nil

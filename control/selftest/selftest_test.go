@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -223,5 +224,28 @@ func TestDestinationsCanBeExempt(t *testing.T) {
 	r := find(t, network+exempt+masquerade, Options{Scope: discover.Basic})["ipv4"]
 	if r.UDP.Mapping != discover.Untranslated || r.TCP.Mapping == discover.Untranslated {
 		t.Errorf("mapping of udp %s, of tcp %s; want that of udp %s", r.UDP.Mapping, r.TCP.Mapping, discover.Untranslated)
+	}
+}
+
+func TestSamplesAreSound(t *testing.T) {
+	paths, err := filepath.Glob("../../configs/*.toml")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no samples: %v", err)
+	}
+	for _, path := range paths {
+		c, err := config.Load(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := Run(c, Options{Scope: discover.Basic})
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		for _, report := range r.Reports {
+			if len(report.Faults) > 0 || report.UDP.Mapping == discover.NoTraffic || report.TCP.Mapping == discover.NoTraffic {
+				t.Errorf("%s %s: faults %v, mapping %s, %s", path, report.Family, report.Faults, report.UDP.Mapping, report.TCP.Mapping)
+			}
+		}
 	}
 }
