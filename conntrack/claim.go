@@ -14,6 +14,7 @@ type Proposal struct {
 	Original, Reply tuple.Tuple
 	Status          Status // SrcNAT, DstNAT, Helper, ...; Confirmed and Dying are ignored
 	Mark, Rule      uint32
+	Generation      uint32    // of the rules
 	Choice          uint8     // why nat chose the port, at most 15; opaque
 	Holds           uint8     // what the flow holds elsewhere, at most 31; opaque, see Table.OnEnd
 	Timeout         Tick      // instead of the protocol's; 0: the protocol's, by state
@@ -50,6 +51,7 @@ func (w *Worker) Claim(p *Proposal, now Tick) (Ref, Claim) {
 		return w.refuse(TableFull)
 	}
 	word.Store32(&t.owner[slot], who)
+	word.Store32(&t.rules[slot], p.Generation)
 	for range claimTries {
 		taken, c := w.commit(slot, ho, hr)
 		if c == Claimed {

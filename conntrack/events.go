@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"example.com/culvert/conntrack/internal/word"
 )
 
 // note is an event on its way from a worker to the pump: no pointers, so that
@@ -318,6 +320,8 @@ func (t *Table) describe(f *Flow, slot uint32, e *Entry, x *extension, now Tick)
 		Choice: e.Choice(),
 		Labels: x.labels,
 		User:   e.Status() & userBits,
+
+		Generation: word.Load32(&t.rules[slot]),
 	}
 	f.Master = x.master.Original
 	f.Seq = x.seq

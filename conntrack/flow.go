@@ -13,17 +13,18 @@ type Flow struct {
 	Packets [tuple.NumDirections]uint64
 	Bytes   [tuple.NumDirections]uint64 // of IP packets
 
-	Status  Status
-	State   State         // TCP, SCTP and DCCP only
-	Timeout time.Duration // until it expires if no packet comes, never negative
-	ID      uint32        // keyed hash of slot and generation
-	Mark    uint32
-	Rule    uint32                      // rule that admitted the flow, by its id
-	Choice  uint8                       // why nat chose this port; nat.Reason
-	Hint    [tuple.NumDirections]uint32 // the engine's
-	Labels  [2]uint64
-	Seq     [tuple.NumDirections]Correction // with SeqAdjust
-	Helper  string                          // name of the helper, "" if none
+	Status     Status
+	State      State         // TCP, SCTP and DCCP only
+	Timeout    time.Duration // until it expires if no packet comes, never negative
+	ID         uint32        // keyed hash of slot and generation
+	Mark       uint32
+	Rule       uint32                      // rule that admitted the flow, by its id
+	Generation uint32                      // of the rules that admitted it
+	Choice     uint8                       // why nat chose this port; nat.Reason
+	Hint       [tuple.NumDirections]uint32 // the engine's
+	Labels     [2]uint64
+	Seq        [tuple.NumDirections]Correction // with SeqAdjust
+	Helper     string                          // name of the helper, "" if none
 
 	Master tuple.Tuple // original tuple of the flow that announced it; zero: none
 

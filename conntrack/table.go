@@ -38,6 +38,7 @@ type Table struct {
 	clients clients
 	grower  grower
 	owner   []uint32 // by slot: the client
+	rules   []uint32 // by slot: generation of the rules that admitted the flow
 	shares  shares
 
 	_    [64]byte
@@ -126,6 +127,9 @@ func (t *Table) allocate(n int) error {
 	if t.owner, err = newArray[uint32](t, n+1); err != nil {
 		return err
 	}
+	if t.rules, err = newArray[uint32](t, n+1); err != nil {
+		return err
+	}
 	count := clientCount(t.cfg.Max)
 	if t.clients.recs, err = newArray[client](t, count); err != nil {
 		return err
@@ -137,6 +141,7 @@ func (t *Table) allocate(n int) error {
 	follow(&t.grower, t.due)
 	follow(&t.grower, t.slots.link)
 	follow(&t.grower, t.owner)
+	follow(&t.grower, t.rules)
 	if t.cfg.Timestamp { // every flow has an extension
 		follow(&t.grower, t.exts)
 		follow(&t.grower, t.extPool.link)

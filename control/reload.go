@@ -200,7 +200,7 @@ func changesOf(s *dataplane.Survey) api.Changes {
 	}
 	for i := range s.Sample {
 		f := &s.Sample[i]
-		c.Sample = append(c.Sample, api.ChangedFlow{Change: changeOf(&f.Change), ID: f.Flow.ID, Flow: f.Flow.Tuple[0].String()})
+		c.Sample = append(c.Sample, api.ChangedFlow{Change: changeOf(&f.Change), ID: f.Flow.ID, Flow: f.Flow.Tuple[0].String(), Generation: f.Flow.Generation})
 	}
 	return c
 }

@@ -44,8 +44,8 @@ func TestDryRunForeseesWhatAReloadDoes(t *testing.T) {
 	if foreseen.Generation != 2 || c.Flows != 1 || c.Ended != 1 || len(c.Groups) != 1 || c.Groups[0].String() != want {
 		t.Errorf("foreseen %+v, want generation 2 and one flow %s", foreseen, want)
 	}
-	if len(c.Sample) != 1 || c.Sample[0].Flow != "udp 10.0.0.5:40000 > 203.0.113.9:53" {
-		t.Errorf("sample %+v, want the flow", c.Sample)
+	if len(c.Sample) != 1 || c.Sample[0].Flow != "udp 10.0.0.5:40000 > 203.0.113.9:53" || c.Sample[0].Generation != 1 {
+		t.Errorf("sample %+v, want the flow, of generation 1", c.Sample)
 	}
 	if st := b.Status(); st.Generation != 1 || st.Flows != 1 || st.Changes != nil {
 		t.Errorf("after the dry run: generation %d, %d flows, changes %v", st.Generation, st.Flows, st.Changes)

@@ -47,7 +47,7 @@ type first struct {
 // filter, source. It changes nothing but f, so that whoever only wants to know
 // may ask. On None the flow may have the first candidate of f.search that is free.
 func (v *view) decide(f *first) Reason {
-	f.prop.Original = f.key.Tuple
+	f.prop.Original, f.prop.Generation = f.key.Tuple, v.prog.Generation
 	if f.role == roleBox {
 		f.prop.Status |= atKernel
 	}

@@ -36,6 +36,8 @@ type ChangedFlow struct {
 	Change
 	ID   uint32 `json:"id"`
 	Flow string `json:"flow"` // original tuple
+
+	Generation uint32 `json:"generation"` // of the rules that admitted it
 }
 
 // String says in words what the rules of the reload say: "refused (rule-denied) by 1

@@ -19,6 +19,7 @@ type Flow struct {
 	Timeout  float64  `json:"timeout"` // seconds until it expires
 	Mark     uint32   `json:"mark"`
 	Rule     uint32   `json:"rule,omitempty"` // id of the rule that admitted it
+	Since    uint32   `json:"generation"`     // of the rules that admitted it
 	Helper   string   `json:"helper,omitempty"`
 	Original Side     `json:"original"`
 	Reply    Side     `json:"reply"`
@@ -65,6 +66,7 @@ func flowFrom(f *conntrack.Flow) *Flow {
 		Timeout:  f.Timeout.Seconds(),
 		Mark:     f.Mark,
 		Rule:     f.Rule,
+		Since:    f.Generation,
 		Helper:   f.Helper,
 		Original: sideFrom(f, tuple.Original),
 		Reply:    sideFrom(f, tuple.Reply),
