@@ -155,3 +155,23 @@ func serveSTUN(t *testing.T, h *netns.Host) {
 	}
 	t.Fatalf("coturn does not answer:\n%s", p.Output())
 }
+
+// TestSelftestOfARunningGateway takes addresses and routers from the kernel.
+func TestSelftestOfARunningGateway(t *testing.T) {
+	onlyCulvert(t, setup{config: "mapping = \"endpoint-independent\"\n"}, func(t *testing.T, h *house) {
+		before, err := h.gw.Ctl(t.Context(), "conntrack", "-C")
+		must(t, err)
+		out, err := h.gw.Ctl(t.Context(), "selftest")
+		must(t, err)
+		for _, want := range []string{"ipv4 from lan0 to wan0\n", "ipv6 from lan0 to wan0\n", "complies with RFC 4787 REQ-1;", "MTU 1500 told"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("no %q in\n%s", want, out)
+			}
+		}
+		after, err := h.gw.Ctl(t.Context(), "conntrack", "-C")
+		must(t, err)
+		if strings.TrimSpace(before) != "0" || strings.TrimSpace(after) != "0" {
+			t.Errorf("the gateway has %s flows before and %s after: the test is not only in memory", before, after)
+		}
+	})
+}
