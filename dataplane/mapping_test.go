@@ -273,3 +273,22 @@ func TestMappingsOfMapsAndNetmaps(t *testing.T) {
 		}
 	}
 }
+
+func TestPortsOfAMapAreCountedByItsEntries(t *testing.T) {
+	m, err := nat.NewMap([]nat.Entry[nat.Source]{
+		{Addrs: network("10.0.0.4/30"), Ports: nat.AnyPort, To: nat.Source{Addrs: single("203.0.113.9"), Ports: nat.PortRange{First: 4000, Last: 4099}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newLab(t, labConfig{rules: func(s *rules.Spec) {
+		s.Lists[rules.Snat] = []rules.RuleSpec{{
+			If: rules.Conditions{OutArea: oneOf("wan"), Src: oneOf(network("10.0.0.4/30"))}, Then: rules.ActSnat, Src: nat.Source{Map: m},
+		}}
+	}})
+	l.external(talkers["udp"], "10.0.0.5:4000", "198.51.100.7:53")
+	all := l.e.PortUse()
+	if len(all) != 1 || all[0].Addr != addr("203.0.113.9") || all[0].Used != 1 || all[0].Total != 100 {
+		t.Errorf("use of ports: %+v", all)
+	}
+}

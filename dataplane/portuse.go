@@ -81,14 +81,15 @@ func (v *view) portsOf(k portSpace) (most int) {
 		if r.List != rules.Snat || r.Action() != rules.ActSnat && r.Action() != rules.ActMasquerade {
 			continue
 		}
-		src := r.NewSource()
-		switch {
-		case !src.AllowsAddr(k.addr, k.addr):
-		case !src.Ports.IsZero():
-			most = max(most, src.Ports.Size())
-		default:
-			most = max(most, allPorts(k.proto))
-		}
+		r.NewSource().Each(func(src *nat.Source) {
+			switch {
+			case !src.AllowsAddr(k.addr, k.addr):
+			case !src.Ports.IsZero():
+				most = max(most, src.Ports.Size())
+			default:
+				most = max(most, allPorts(k.proto))
+			}
+		})
 	}
 	if most == 0 { // no rule that runs has the address
 		most = allPorts(k.proto)

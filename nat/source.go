@@ -45,8 +45,8 @@ func (s *Source) For(t *tuple.Tuple) *Source {
 	return s.Map.Lookup(&t.Src, t.SrcPort)
 }
 
-// Each calls f for s and for all that its map leads to. It is for who makes s:
-// later nobody may change it.
+// Each calls f for s and for all that its map leads to. Who makes s may change them
+// so; later nobody may.
 func (s *Source) Each(f func(*Source)) {
 	f(s)
 	if s.Map != nil {
