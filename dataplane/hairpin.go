@@ -23,6 +23,10 @@ import (
 //
 // For destinations other than the gateway's own addresses only a rule that names
 // the destination counts: "port 443 from wan" says nothing about other servers.
+//
+// A flow that was turned round by a mapping holds the mapping of its sender, not the
+// one it goes to: that ends with its own flows. The two hosts go on; a reload then
+// finds that the flow would go elsewhere.
 
 // masqueraded takes the address that it is told.
 var masqueraded nat.Source

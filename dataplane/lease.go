@@ -67,7 +67,8 @@ func (v *view) lease(f *first, src *nat.Source, egress tuple.Addr) {
 
 // entry lets f in by the mapping of the external endpoint that it goes to, if there
 // is one whose filtering admits it. What the gateway itself takes goes there first:
-// packets to a service of its own, and what a filter rule lets in.
+// packets to a service of its own, and what a filter rule lets in. From inside no
+// filtering is asked (hairpin.go).
 func (v *view) entry(f *first) {
 	k := &f.key
 	if !tuple.HasPorts(k.Tuple.Proto) || v.leases == nil || v.leases.Empty() {
