@@ -181,7 +181,7 @@ func (v *view) source(f *first) Reason {
 // masquerade means; nil if it stays.
 func (v *view) newSource(f *first) (*nat.Source, tuple.Addr, Reason) {
 	if src := v.prog.Snat(&f.key, f.ruling); src != nil {
-		return sourceAt(src, f.egress, f.key.Tuple.Family)
+		return sourceAt(src, f.egress, &f.key.Tuple)
 	}
 	if f.ruling.SnatRule != nil {
 		return nil, tuple.Addr{}, None

@@ -92,7 +92,7 @@ func (v *view) turnedSource(f *first) (*nat.Source, tuple.Addr, Reason) {
 	case out != nil && (own || rule.NamesDestination()):
 		return v.sourceOutside(f, out)
 	case f.egress.id == f.key.In: // the target would answer the client itself
-		return sourceAt(&masqueraded, f.egress, was.Family)
+		return sourceAt(&masqueraded, f.egress, was)
 	}
 	return nil, tuple.Addr{}, None
 }
@@ -104,14 +104,22 @@ func (v *view) sourceOutside(f *first, out *portEntry) (*nat.Source, tuple.Addr,
 	k.Tuple.Dst, k.Tuple.DstPort, k.Local = was.Dst, was.DstPort, rules.Forward
 	k.Out, k.OutArea = out.id, out.area
 	if src := v.prog.Snat(&k, f.ruling); src != nil {
-		return sourceAt(src, out, was.Family)
+		return sourceAt(src, out, was)
 	}
 	return &masqueraded, was.Dst, None
 }
 
-// sourceAt adds to src the address that masquerade means on a port.
-func sourceAt(src *nat.Source, at *portEntry, family uint8) (*nat.Source, tuple.Addr, Reason) {
-	addr, ok := at.primary(family)
+// sourceAt adds to src the one address that it has for t: for masquerade that of a
+// port, for a netmap that of t's host.
+func sourceAt(src *nat.Source, at *portEntry, t *tuple.Tuple) (*nat.Source, tuple.Addr, Reason) {
+	if src.Fit != nat.Choose {
+		addr, ok := src.Netmapped(t.Src)
+		if !ok {
+			return nil, addr, NoMapping
+		}
+		return src, addr, None
+	}
+	addr, ok := at.primary(t.Family)
 	if !ok && src.Masquerade() {
 		return nil, addr, SourceNeeded
 	}

@@ -138,6 +138,19 @@ func TestNetmapOfAFlow(t *testing.T) {
 	}
 }
 
+func TestNetmapAllowsAHostItsOwnAddressOnly(t *testing.T) {
+	s := Source{Addrs: []AddrRange{prefix("192.0.2.0/24")}, Fit: KeepBits}
+	own, ok := s.Netmapped(addr("10.0.0.9"))
+	if !ok || own != addr("192.0.2.9") {
+		t.Fatalf("10.0.0.9 becomes %v", own)
+	}
+	for a, want := range map[string]bool{"192.0.2.9": true, "192.0.2.8": false, "198.51.100.9": false} {
+		if got := s.AllowsAddr(addr(a), own); got != want {
+			t.Errorf("%s for the host with %v: %v, want %v", a, own, got, want)
+		}
+	}
+}
+
 func TestPrefixTranslationNeverMovesPorts(t *testing.T) {
 	s := Source{Addrs: []AddrRange{prefix("2001:db8:1::/48")}, Fit: Neutral, From: prefix("fd01:203:405::/48")}
 	c := s.Search(flow(tuple.UDP, "fd01:203:405:1::1234", 99), tuple.Addr{}, 1)

@@ -75,11 +75,20 @@ func (s *Source) Masquerade() bool { return len(s.Addrs) == 0 && s.Map == nil }
 // Several reports whether flows of one client may leave with different addresses.
 func (s *Source) Several() bool { return s.Fit == Choose && poolSize(s.Addrs) > 1 }
 
+// Netmapped returns the one address that a netmap gives to a host with address a,
+// and whether there is one.
+func (s *Source) Netmapped(a tuple.Addr) (tuple.Addr, bool) {
+	return s.Fit.netmap(a, &s.From, &s.Addrs[0])
+}
+
 // AllowsAddr reports whether flows may leave with address a. egress is the
-// address of the egress interface, for masquerade.
+// address of the egress interface for masquerade, the host's own for a netmap.
 func (s *Source) AllowsAddr(a, egress tuple.Addr) bool {
+	if (s.Masquerade() || s.Fit != Choose) && a != egress {
+		return false
+	}
 	if s.Masquerade() {
-		return a == egress
+		return true
 	}
 	for i := range s.Addrs {
 		if s.Addrs[i].Contains(a) {
@@ -112,7 +121,7 @@ func (s *Source) Search(t tuple.Tuple, addr tuple.Addr, rnd uint64) Search {
 		c.t.Src = addr
 	case s.Fit != Choose:
 		var ok bool
-		if c.t.Src, ok = s.Fit.netmap(t.Src, &s.From, &s.Addrs[0]); !ok {
+		if c.t.Src, ok = s.Netmapped(t.Src); !ok {
 			return Search{}
 		}
 		if s.Fit == Neutral { // without state, so the port is not chosen either
