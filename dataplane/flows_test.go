@@ -180,6 +180,7 @@ func TestDefaultPolicy(t *testing.T) {
 			l := newLab(t, labConfig{})
 			l.send(tt.port, tt.ip)
 			l.wantDrops(tt.why)
+			l.wantProhibited(tt.port, tt.why)
 			l.wantFlows()
 		})
 	}

@@ -173,6 +173,7 @@ func TestHairpinByAMappingKeepsAreasApart(t *testing.T) {
 	l.want("wan", "udp 203.0.113.1:4000 > 198.51.100.7:53 ttl 63 len 0")
 	l.send("guest", udp("10.9.0.5:4001", "203.0.113.1:4000"))
 	l.wantDrops(PolicyDenied)
+	l.wantProhibited("guest", PolicyDenied)
 }
 
 func TestNoMappingNoHairpin(t *testing.T) {

@@ -119,6 +119,8 @@ func (w *Worker) answer(p *packet.Packet, ref conntrack.Ref, why Reason, r role)
 	case TTLExceeded:
 	case NoRoute:
 		code = packet.NoRoute
+	case PolicyDenied:
+		code = packet.AdminProhibited // RFC 5508 REQ-8
 	case NeighbourFailed, NoMapping, FlowEnded, TableFull, ChainFull, ClientFull,
 		PortsExhausted, PortQuota, PortBlocks, MappingClash, LeasesFull:
 		code = packet.HostUnreachable

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -298,6 +299,18 @@ func (l *lab) want(name string, want ...string) {
 	}
 	if !slices.Equal(got, want) {
 		l.Errorf("%s sent\n\t%q, want\n\t%q", name, got, want)
+	}
+}
+
+// wantProhibited checks that a sender at a port was told, once, that the gateway
+// does not let it through. Outside learns nothing.
+func (l *lab) wantProhibited(name string, why Reason) {
+	l.Helper()
+	if why != PolicyDenied || name == "wan" {
+		return
+	}
+	if got := describe(l.take(name), packet.LinkEthernet); !strings.Contains(got, " 3/13 ") && !strings.Contains(got, " 1/1 ") {
+		l.Errorf("%s was told %s, want administratively prohibited", name, got)
 	}
 }
 

@@ -62,6 +62,7 @@ func TestDefaultPolicyForBothFamilies(t *testing.T) {
 				return
 			}
 			l.wantDrops(tt.why)
+			l.wantProhibited(tt.in, tt.why)
 			l.wantFlows()
 			for _, name := range [...]string{"lan", "wan", "guest"} {
 				if name != tt.in { // whoever sent it may be told

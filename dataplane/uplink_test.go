@@ -152,6 +152,7 @@ func TestSourceAreaAndMarkTakeTheirOwnUplink(t *testing.T) {
 	}
 	l.send("lan", udp("10.0.0.6:1", "10.9.0.5:53"))
 	l.wantDrops(PolicyDenied) // guest is nearer than its default route
+	l.wantProhibited("lan", PolicyDenied)
 
 	w[1].Only = route.Only{Area: route.AreaNumber(uint8(l.areaID("guest")))}
 	l.reroute(w)
