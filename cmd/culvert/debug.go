@@ -18,7 +18,7 @@ func debugCommand() *cobra.Command {
 		Args:    unknownCommand,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(debugCheckCommand())
+	cmd.AddCommand(debugCheckCommand(), debugOwnerCommand())
 	return cmd
 }
 
