@@ -318,6 +318,7 @@ func (t *Table) describe(f *Flow, slot uint32, e *Entry, x *extension, now Tick)
 		Mark:   e.mark,
 		Rule:   e.rule,
 		Choice: e.Choice(),
+		Holds:  e.Holds(),
 		Labels: x.labels,
 		User:   e.Status() & userBits,
 

@@ -22,6 +22,7 @@ type Flow struct {
 	Generation uint32                      // of the rules that admitted it
 	Choice     uint8                       // why nat chose this port; nat.Reason
 	Hint       [tuple.NumDirections]uint32 // the engine's
+	Holds      uint8                       // what it holds elsewhere; opaque
 	Labels     [2]uint64
 	Seq        [tuple.NumDirections]Correction // with SeqAdjust
 	Helper     string                          // name of the helper, "" if none

@@ -8,6 +8,7 @@ import (
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
 	"example.com/culvert/dataplane/port/mem"
+	"example.com/culvert/nat"
 	"example.com/culvert/rules"
 )
 
@@ -29,8 +30,30 @@ func everything(s *rules.Spec) {
 // Nothing may panic, nothing may be lost from the accounts or leave with a sum
 // that was not wrong before.
 func TestAnyBytesAreAccountedFor(t *testing.T) {
+	t.Run("mapping of netfilter", func(t *testing.T) { anyBytes(t, everything) })
+	t.Run("endpoint-independent mapping, ports kept", func(t *testing.T) {
+		anyBytes(t, func(s *rules.Spec) {
+			everything(s)
+			for i := range s.Lists[rules.Snat] {
+				src := &s.Lists[rules.Snat][i].Src
+				src.Mapping, src.Filtering, src.HoldDown, src.PortsPerClient = nat.EndpointIndependent, nat.AddressDependent, time.Second, 3
+			}
+		})
+	})
+	t.Run("mapping by address and port, in blocks", func(t *testing.T) {
+		anyBytes(t, func(s *rules.Spec) {
+			everything(s)
+			for i := range s.Lists[rules.Snat] {
+				src := &s.Lists[rules.Snat][i].Src
+				src.Mapping, src.Filtering, src.BlockSize, src.MaxBlocks = nat.AddressAndPortDependent, nat.EndpointIndependent, 64, 2
+			}
+		})
+	})
+}
+
+func anyBytes(t *testing.T, edit func(*rules.Spec)) {
 	const packets = 30000
-	l := newLab(t, labConfig{rules: everything, ports: func(st *State, o map[string]mem.Options) {
+	l := newLab(t, labConfig{rules: edit, ports: func(st *State, o map[string]mem.Options) {
 		vlans(st, o)
 		o["lan"], o["wan"] = mem.Options{GSO: port.WithGSO}, mem.Options{MTU: 1300}
 		o["guest"] = mem.Options{Link: packet.LinkIP, GSO: port.WithGSO}
@@ -105,7 +128,7 @@ func TestAnyBytesAreAccountedFor(t *testing.T) {
 			l.resolve(lanID, pick("10.0.0.5", "10.0.0.6", "10.0.0.99"))
 			l.resolve(extraID, "10.7.0.5")
 		case 2:
-			l.reload([]func(*rules.Spec){everything, nil, zoneOfLAN}[r.IntN(3)])
+			l.reload([]func(*rules.Spec){edit, nil, zoneOfLAN}[r.IntN(3)])
 		case 3:
 			l.table.Flush()
 		case 4:

@@ -14,6 +14,7 @@ import (
 	"example.com/culvert/dataplane/port/mem"
 	"example.com/culvert/dataplane/route"
 	"example.com/culvert/nat"
+	"example.com/culvert/nat/ports"
 	"example.com/culvert/rules"
 )
 
@@ -373,9 +374,30 @@ func (l *lab) close() {
 	for _, err := range l.table.Check(tickAt(l.now)) {
 		l.Error(err)
 	}
+	checkLeases(l, l.e)
 	l.e.Close()
 	if err := l.table.Close(); err != nil {
 		l.Error(err)
+	}
+}
+
+// checkLeases checks that ports are held by the flows that there are, and only by them.
+func checkLeases(t testing.TB, e *Engine) {
+	t.Helper()
+	for _, err := range e.leases.Check() {
+		t.Error(err)
+	}
+	each := func(yield func(*ports.Flow, ports.Use)) {
+		add := func(f *conntrack.Flow) bool {
+			flow := ports.Of(&f.Tuple[0], &f.Tuple[1], ports.Use(f.Holds))
+			yield(&flow, ports.Use(f.Holds))
+			return true
+		}
+		e.table.Dump(add)
+		e.table.DumpUnconfirmed(add)
+	}
+	for _, err := range e.leases.CheckFlows(each) {
+		t.Error(err)
 	}
 }
 

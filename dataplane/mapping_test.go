@@ -292,3 +292,61 @@ func TestPortsOfAMapAreCountedByItsEntries(t *testing.T) {
 		t.Errorf("use of ports: %+v", all)
 	}
 }
+
+// TestMappingFollowsAnAddressThatChanges gives the outside port another address:
+// new flows of a mapped socket appear from that, all from one port of it, and ports
+// of the old one end with the flows that have them.
+func TestMappingFollowsAnAddressThatChanges(t *testing.T) {
+	for _, m := range behaviours {
+		l := newLab(t, labConfig{rules: translate(m, nat.EndpointIndependent, func(s *nat.Source) { s.HoldDown = time.Minute })})
+		say := talkers["udp"]
+		if got := l.external(say, "10.0.0.5:4000", "198.51.100.7:53"); got != "203.0.113.1:4000" {
+			t.Fatalf("left from %q", got)
+		}
+		st := l.stateNow()
+		for i := range st.Ports {
+			if st.Ports[i].ID == wanID {
+				st.Ports[i].Addresses = prefixes("203.0.113.77/24")
+			}
+		}
+		l.apply(st)
+		first := l.external(say, "10.0.0.5:4000", "198.51.100.8:53")
+		if !strings.HasPrefix(first, "203.0.113.77:") {
+			t.Errorf("mapping %d: after the change a flow leaves from %q", m, first)
+		}
+		if again := l.external(say, "10.0.0.5:4000", "198.51.100.9:53"); (again == first) != (m == nat.EndpointIndependent) {
+			t.Errorf("mapping %d: flows to two hosts from %s and %s", m, first, again)
+		}
+		l.table.DeleteIf(func(f *conntrack.Flow) bool { return f.Tuple[1].Dst == addr("203.0.113.1") })
+		for _, sp := range l.e.leases.Spaces() {
+			if used, kept := sp.Used(); sp.Addr == addr("203.0.113.1") && used != kept {
+				t.Errorf("mapping %d: %d ports of the old address are used, %d kept", m, used, kept)
+			}
+		}
+	}
+}
+
+// TestReloadKeepsMappings changes the rule under live flows: a mapping lives on as
+// long as the new rule allows its port, and lets in what it did.
+func TestReloadKeepsMappings(t *testing.T) {
+	say := talkers["udp"]
+	l := newLab(t, labConfig{rules: translate(nat.EndpointIndependent, nat.EndpointIndependent, nil)})
+	l.external(say, "10.0.0.5:4000", "198.51.100.7:53")
+	l.reload(translate(nat.EndpointIndependent, nat.EndpointIndependent, func(s *nat.Source) { s.PortsPerClient = 7 }))
+	if got := l.external(say, "10.0.0.5:4000", "198.51.100.8:53"); got != "203.0.113.1:4000" {
+		t.Errorf("after a change that leaves the port alone a flow leaves from %q", got)
+	}
+	l.reload(translate(nat.EndpointIndependent, nat.EndpointIndependent, func(s *nat.Source) { s.Ports = nat.PortRange{First: 5000, Last: 5999} }))
+	moved := l.external(say, "10.0.0.5:4000", "198.51.100.9:53")
+	if !strings.HasPrefix(moved, "203.0.113.1:5") {
+		t.Errorf("the rule gives ports from 5000 on, and a flow leaves from %q", moved)
+	}
+	l.reload(masquerade)
+	if got := l.reached(say, "198.51.100.77:53", moved); got != "10.0.0.5:4000" {
+		t.Errorf("under rules without mappings a live one leads to %q", got)
+	}
+	l.table.Flush()
+	if n := l.e.leases.Len(); n != 0 {
+		t.Errorf("%d leases without flows", n)
+	}
+}

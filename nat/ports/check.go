@@ -68,6 +68,41 @@ func (s *Set) Check() (faults []error) {
 	return faults
 }
 
+// CheckFlows compares the leases with the flows that there are: every flow holds
+// what its Use says, and nothing else is held. Nobody may change the set meanwhile.
+func (s *Set) CheckFlows(each func(yield func(f *Flow, u Use))) (faults []error) {
+	type held struct {
+		key   key
+		value Endpoint
+	}
+	want := map[held]uint32{}
+	each(func(f *Flow, u Use) {
+		for l := hasOwner; l <= lastLease; l <<= 1 {
+			var h held
+			if leasesOf[u]&l != 0 && l != hasCharge {
+				h.value = f.lease(l, &h.key)
+				want[h]++
+			}
+		}
+	})
+	for i := range s.shards {
+		for slot := uint32(1); slot <= s.shards[i].high.Load(); slot++ {
+			l := &s.leases[uint32(i)*s.perShard+slot]
+			switch h := (held{l.key, l.value}); {
+			case l.key.kind == 0 || l.refs == 0 || l.key.kind >= kindClient: // free, kept, or a count of others
+			case want[h] != l.refs:
+				faults = append(faults, fmt.Errorf("ports: %v lease %+v -> %v: held %d times, by %d flows", l.key.kind, l.key, l.value, l.refs, want[h]))
+			default:
+				delete(want, h)
+			}
+		}
+	}
+	for h, n := range want {
+		faults = append(faults, fmt.Errorf("ports: %v lease %+v -> %v: %d flows hold it, and it is not there", h.key.kind, h.key, h.value, n))
+	}
+	return faults
+}
+
 var kindNames = [numKinds]string{
 	kindOwner: "owner", kindPin: "pin", kindTie: "tie", kindPair: "pair", kindMap: "map", kindMapAddr: "map-addr",
 	kindHint: "hint", kindClient: "client", kindBlock: "block", kindBlocks: "blocks",
