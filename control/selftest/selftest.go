@@ -34,6 +34,7 @@ var (
 // Run builds the gateway of cfg in memory and finds out how it behaves. cfg stays as it is.
 func Run(cfg *config.Config, opts Options) (*Result, error) {
 	c := *cfg
+	c.Conntrack.Max = 0 // behaviour is looked at, not exhaustion
 	var r Result
 	c.Interfaces, r.Invented = inMemory(cfg)
 	in, err := choose(&c, opts.Inside, discover.Inside)

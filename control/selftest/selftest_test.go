@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -224,6 +225,15 @@ func TestDestinationsCanBeExempt(t *testing.T) {
 	r := find(t, network+exempt+masquerade, Options{Scope: discover.Basic})["ipv4"]
 	if r.UDP.Mapping != discover.Untranslated || r.TCP.Mapping == discover.Untranslated {
 		t.Errorf("mapping of udp %s, of tcp %s; want that of udp %s", r.UDP.Mapping, r.TCP.Mapping, discover.Untranslated)
+	}
+}
+
+func TestQuotasDoNotHideTheBehaviour(t *testing.T) {
+	text := "conntrack = { profile = \"rfc\", max = 64 }\n" + network + "[[snat]]\nout_area = \"wan\"\naction = \"masquerade\"\n"
+	free := find(t, text, Options{Scope: discover.Times})["ipv4"]
+	bound := find(t, text+"ports_per_client = 60\n", Options{Scope: discover.Times})["ipv4"]
+	if !reflect.DeepEqual(free, bound) {
+		t.Errorf("with a quota\n%+v\nwithout\n%+v", bound, free)
 	}
 }
 

@@ -38,7 +38,9 @@
 //
 // # Limits
 //
-// What depends on the load of a NAT (quotas, refusals) is not looked for. A rule
+// What depends on the load of a NAT (quotas, refusals) is not looked for. Tests
+// wait until the flows of earlier ones have ended; a quota below what one of them
+// needs, some fifty flows, still shows as traffic that does not pass. A rule
 // that treats the addresses of the played hosts specially shows as it would to
 // hosts there.
 package discover

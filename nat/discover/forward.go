@@ -47,15 +47,14 @@ func (p *prober) forwards(proto protocol) []Forward {
 		}
 		all = append(all, Forward{First: uint16(port), Last: uint16(port), To: got.dst})
 	}
-	p.net.Wait(patience) // what is said to the knocking is said
-	p.forget()
+	p.rest() // what is said to the knocking is said
 	for i := range all {
 		f := &all[i]
 		// To any of them: a set of targets is divided by client.
 		from := &flow{p: p, proto: proto, in: p.apart(f.To.Addr())}
 		f.Hairpin = p.around(from, &flow{ext: netip.AddrPortFrom(own.ext.Addr(), f.First)})
 	}
-	p.forget()
+	p.rest()
 	return all
 }
 

@@ -13,11 +13,13 @@ const rungs = 32
 // lifetime measures how long a flow lasts that is idle at a stage, within a second:
 // it is the least time after which one was not alive.
 func (p *prober) lifetime(proto protocol, at stage) Lifetime {
+	defer p.rest()
 	lo, hi, all := p.ladder(proto, at, geometric())
 	if all {
 		return Forever
 	}
 	for hi-lo > time.Second {
+		p.rest()
 		lo, hi, _ = p.ladder(proto, at, linear(lo, hi))
 	}
 	return Lifetime(hi)

@@ -7,13 +7,12 @@ import (
 	"slices"
 )
 
-// Scope says what is looked at beside what few packets in little time tell. Scopes
-// can be joined.
+// Scope says what is looked at beside what few packets tell. Scopes can be joined.
 type Scope uint8
 
 // Scopes.
 const (
-	Basic    Scope = 0
+	Basic    Scope = 0      // days pass nevertheless: flows of one test end before the next
 	Times    Scope = 1 << 0 // lifetimes, and what needs them: weeks pass
 	Forwards Scope = 1 << 1 // forwarded ports: every port is knocked at
 
@@ -53,7 +52,9 @@ func Run(net Network, hosts Hosts, scope Scope) (*Report, error) {
 		p.transport(t.proto, t.into, scope)
 	}
 	p.connections(&r.Connections)
+	p.rest()
 	p.queries(&r.ICMP, scope)
+	p.rest()
 	p.fragments(&r.Fragments)
 	p.sizes(&r.Sizes)
 	r.Faults = slices.Sorted(maps.Keys(p.fault))
@@ -66,13 +67,19 @@ func (p *prober) transport(proto protocol, r *Transport, scope Scope) {
 	if r.Mapping == NoTraffic {
 		return
 	}
+	p.rest()
 	r.Filtering = p.filtering(proto)
 	if r.Mapping.translates() {
+		p.rest()
 		r.Hairpin = p.hairpin(proto)
+		p.rest()
 		r.Pooling = p.pooling(proto)
+		p.rest()
 		p.ports(proto, r)
 	}
+	p.rest()
 	r.Errors = p.errors(proto)
+	p.rest()
 	if scope&Times == 0 {
 		return
 	}
@@ -104,6 +111,12 @@ func (p *prober) queries(r *Queries, scope Scope) {
 	if scope&Times != 0 {
 		r.Lifetimes.Opened = p.lifetime(icmp, opened)
 	}
+}
+
+// rest lets every flow end, so that clients have all ports that they may have.
+func (p *prober) rest() {
+	p.net.Wait(longest)
+	p.forget()
 }
 
 // twin returns the endpoint of another inside host with the same port.
