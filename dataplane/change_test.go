@@ -165,7 +165,7 @@ func TestFlowsDifferIfAFreshGatewayDiffers(t *testing.T) {
 // what differs there.
 func (l *lab) fresh(edit func(*rules.Spec), f *conntrack.Flow) string {
 	l.Helper()
-	n := newLab(l.TB.(*testing.T), labConfig{rules: edit})
+	n := newLab(l.TB, labConfig{rules: edit})
 	was := f.Tuple[tuple.Original]
 	port := map[string]string{"10.0.0.5": "lan", "10.0.0.6": "lan", "10.9.0.5": "guest", "203.0.113.1": "host", "10.0.0.1": "host"}[was.Src.String()]
 	if port == "" {
@@ -259,4 +259,53 @@ func TestDecidedAnewMeansByTheNewRules(t *testing.T) {
 	l.settle(forward("10.0.0.7", tuple.UDP, rules.ChangeDefault))
 	l.send("wan", udp("198.51.100.7:5000", "203.0.113.1:80"))
 	l.want("lan", "udp 198.51.100.7:5000 > 10.0.0.7:80 ttl 63 len 0")
+}
+
+// manyFlows puts UDP flows from lan to wan into the table, translated as masquerade
+// does.
+func (l *lab) manyFlows(n int) {
+	l.Helper()
+	w := l.w.ct
+	for i := range n {
+		if i%64 == 0 {
+			w.Begin(tickAt(l.now))
+		}
+		p := conntrack.Proposal{Original: portTuple(tuple.UDP, "10.0.0.5", uint16(1+i%60000), "198.51.100.7", 53)}
+		p.Original.Dst[14], p.Original.Dst[15] = byte(i/60000), byte(i/60000>>8)
+		out := p.Original
+		out.Src = addr("203.0.113.1")
+		p.Reply, _ = out.Inverse()
+		p.Status = conntrack.SrcNAT | conntrack.SrcNATDone | conntrack.DstNATDone
+		ref, claim := w.Claim(&p, tickAt(l.now))
+		if claim != conntrack.Claimed {
+			l.Fatalf("flow %d: %v", i, claim)
+		}
+		w.Track(ref, &conntrack.Segment{Bytes: 28}, tickAt(l.now))
+		w.Confirm(ref, tickAt(l.now))
+	}
+	l.w.park()
+}
+
+// BenchmarkForesee compares a flow with 10,000 rules.
+func BenchmarkForesee(b *testing.B) {
+	const flows = 100_000
+	l := newLab(b, labConfig{table: func(c *conntrack.Config) { c.Max = 2 * flows }})
+	l.manyFlows(flows)
+	st := l.stateNow()
+	st.Program = l.program(&st, func(s *rules.Spec) {
+		masquerade(s)
+		for i := range 10000 {
+			s.Lists[rules.Filter] = append(s.Lists[rules.Filter], rules.RuleSpec{
+				If: rules.Conditions{DstPort: oneOf(nat.PortRange{First: uint16(1000 + i), Last: uint16(1000 + i)})}, Then: rules.ActDrop,
+			})
+		}
+	})
+	b.ResetTimer()
+	for range b.N {
+		s, err := l.e.Foresee(st, 0)
+		if err != nil || s.Flows != flows || s.Changed() != 0 {
+			b.Fatalf("%d flows, %v: %v", s.Flows, groups(&s), err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*flows), "ns/flow")
 }

@@ -84,7 +84,7 @@ func prefixes(s ...string) (p []netip.Prefix) {
 	return p
 }
 
-func newLab(t *testing.T, cfg labConfig) *lab {
+func newLab(t testing.TB, cfg labConfig) *lab {
 	t.Helper()
 	l := &lab{TB: t, now: 1000 * int64(time.Second), cfg: cfg, ports: map[string]*mem.Port{}}
 	tc := conntrack.Config{Max: 1 << 12, Workers: 1, Key: [16]byte{1}}
