@@ -172,7 +172,7 @@
 //	6888 REQ-11   MUST    met in rfc profile  refused, and nothing ended for it - conntrack.TestFullTable
 //	6888 REQ-12   SHOULD  met                 nothing is logged without a rule - rules.TestLogLinesTellThePacketAndWhatIsMissing
 //	6888 REQ-13   SHOULD  met                 every port is used - nat.TestOneAddressCarries64512FlowsToOneDestination
-//	6888 REQ-14   SHOULD  not yet             blocks of ports, logged as such
+//	6888 REQ-14   SHOULD  met                 one line for a block of ports - dataplane.TestBlocksOfPorts
 //	6888 REQ-15   SHOULD  met                 ports start at random - nat.TestStartsAreSpreadOverTheRange
 //
 //	7857 2        SHOULD  met                 states of TCP - conntrack.TestTCPCells
