@@ -350,3 +350,24 @@ func TestReloadKeepsMappings(t *testing.T) {
 		t.Errorf("%d leases without flows", n)
 	}
 }
+
+// TestFlowsFromOutsideCountForTheClient lets strangers in by endpoint-independent
+// filtering: they count for the rule and under the quota of the client they reach.
+func TestFlowsFromOutsideCountForTheClient(t *testing.T) {
+	say := talkers["udp"]
+	l := newLab(t, labConfig{rules: translate(nat.EndpointIndependent, nat.EndpointIndependent, func(s *nat.Source) { s.PortsPerClient = 3 })})
+	l.external(say, "10.0.0.5:4000", "198.51.100.7:53")
+	for i, want := range []string{"10.0.0.5:4000", "10.0.0.5:4000", "", ""} {
+		if got := l.reached(say, fmt.Sprintf("198.51.100.%d:53", 10+i), "203.0.113.1:4000"); got != want {
+			t.Errorf("stranger %d reaches %q, want %q", i, got, want)
+		}
+	}
+	l.wantDrops(PortQuota, PortQuota)
+	if hits := l.e.RuleHits()[0].Hits; hits < 3 {
+		t.Errorf("the rule counts %d packets, want its flow and those let in", hits)
+	}
+	l.table.DeleteIf(func(f *conntrack.Flow) bool { return f.Tuple[0].Src == addr("198.51.100.10") })
+	if got := l.reached(say, "198.51.100.30:53", "203.0.113.1:4000"); got != "10.0.0.5:4000" {
+		t.Errorf("after one of them has ended the next stranger reaches %q", got)
+	}
+}

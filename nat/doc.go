@@ -1,5 +1,5 @@
 // Package nat decides what a flow is translated to. It is tuple arithmetic: it
-// sees no packet, keeps no state, reads no clock, and takes randomness as an
+// sees no packet, keeps no state (package ports does), reads no clock, and takes randomness as an
 // argument, so the same seed always gives the same answer.
 //
 // # Theory of operation
@@ -49,6 +49,12 @@
 //
 // Protocols without ports (and GRE without call ids) have one candidate for each
 // address.
+//
+// A caller that knows ports to be taken has the search pass over them
+// ([Search.Avoid], [PortSet]), so that the last free one is offered at once. Which
+// ports are whose is the business of package ports; [Source] only carries what a
+// rule says about it. With a [Plan] every inside address has its own ports by
+// arithmetic.
 //
 // # Destination
 //

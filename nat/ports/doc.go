@@ -66,6 +66,9 @@
 // begin a mapping at once; the second one learns of the first one's when it takes
 // the map lease (Elsewhere), gives back its own port and takes that.
 //
+// The filtering and the rule of a port are those of the flow that took it; flows of
+// other rules that join do not change them while it lives.
+//
 // The connection table is asked last. If the tuple is taken there, all leases are
 // given back and the next port is tried. When an entry ends, for whatever reason,
 // the table says so once (conntrack.Table.OnEnd) and its leases are released.
@@ -82,8 +85,16 @@
 // A Space is the ports of one external address and protocol as a set of bits, kept
 // under the same locks as the owner leases, so that it always agrees with them. A
 // search walks over what is not in the set; it finds the last free port as fast as
-// the first, and knows at once that there is none. The ports towards one crowded
-// destination, which flows under endpoint-dependent mappings share, are Crowd's.
+// the first, and knows at once that there is none.
+//
+// Ports that are shared are free towards some destinations and taken towards
+// others. A Crowd is such a set for one external address and one remote endpoint,
+// or host for pins. There are as many as two hundred and fifty-six places for
+// crowds; one is made when a search has tried several ports in vain, and learns
+// from what searches find. It may lack ports that are taken, which costs a try. It
+// never keeps one that is free: who adds a port that he found taken looks once more
+// whether it still is, and who frees a port removes it from the crowd after that,
+// so one of the two sees the other.
 //
 // # Quotas and blocks
 //
