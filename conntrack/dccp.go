@@ -25,8 +25,11 @@ const (
 // 4.3). A zero cell is invalid.
 var dccpNext = [tuple.NumDirections][numDCCPTypes][numStates]State{
 	tuple.Original: {
-		DCCPRequest: {None: DCCPRequested, DCCPRequested: DCCPRequested, DCCPTimeWait: DCCPRequested},
-		DCCPData:    {None: DCCPOpen, DCCPOpen: DCCPOpen, DCCPClosing: DCCPClosing}, // not before the answer is acknowledged (RFC 4340 section 8.1.5)
+		DCCPRequest: {None: DCCPRequested, DCCPRequested: DCCPRequested, DCCPTimeWait: DCCPRequested,
+			// The response, or the acknowledgement of it, was lost behind us: it is for the
+			// server to say so again (RFC 4340 sections 8.1.3 and 8.5).
+			DCCPResponded: DCCPResponded, DCCPPartOpen: DCCPPartOpen, DCCPOpen: DCCPOpen},
+		DCCPData: {None: DCCPOpen, DCCPOpen: DCCPOpen, DCCPClosing: DCCPClosing}, // not before the answer is acknowledged (RFC 4340 section 8.1.5)
 		DCCPAck: {None: DCCPOpen, DCCPResponded: DCCPPartOpen, DCCPPartOpen: DCCPPartOpen, DCCPOpen: DCCPOpen,
 			DCCPCloseRequested: DCCPCloseRequested, DCCPClosing: DCCPClosing},
 		DCCPDataAck: {None: DCCPOpen, DCCPResponded: DCCPPartOpen, DCCPPartOpen: DCCPPartOpen, DCCPOpen: DCCPOpen,
@@ -38,7 +41,7 @@ var dccpNext = [tuple.NumDirections][numDCCPTypes][numStates]State{
 		DCCPSyncAck: dccpStays,
 	},
 	tuple.Reply: {
-		DCCPResponse: {DCCPRequested: DCCPResponded, DCCPResponded: DCCPResponded},
+		DCCPResponse: {DCCPRequested: DCCPResponded, DCCPResponded: DCCPResponded, DCCPPartOpen: DCCPPartOpen},
 		DCCPData:     dccpAnswered,
 		DCCPAck:      dccpAnswered,
 		DCCPDataAck:  dccpAnswered,
