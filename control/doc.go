@@ -30,6 +30,11 @@
 // first, with the lost addresses in it, so that nothing leaves with them any more;
 // then such flows end with notice (ending.go), some ten thousand a second.
 //
+// A reload may also leave flows that its rules would not admit or would translate
+// otherwise. They are found after it is in force, and kept, ended or decided anew as
+// on_change says; log and status tell how many (reload.go). A dry run makes the plan
+// and its state, with ports imagined where none is open, and compares without applying.
+//
 // # Uplinks
 //
 // An interface with a check has a goroutine that probes beyond it, round after round

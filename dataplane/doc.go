@@ -30,6 +30,10 @@
 // every worker has finished its last batch under the old one: after that new
 // packets meet the new rules, and ports that were taken out can be closed.
 //
+// Live flows stay what they were decided to be. Ruleset, taken before Apply, and
+// Settle after it find those that the new rules would treat otherwise, and keep, end
+// or forget them as their rules say; Foresee only says which (change.go).
+//
 // # What a flow caches
 //
 // For each direction a flow's record keeps a route.Hint: the slot of the

@@ -87,8 +87,9 @@ func (e *Engine) PortTowards(a tuple.Addr) (uint16, bool) {
 // Explain says what would become of a packet that came now. It runs what workers
 // run (decide.go) over the rules, routes and flows in force and changes none of
 // them: no rule is hit, no port claimed, no neighbour asked, no expectation used up.
-// What it cannot know is chance, whose turn it is among balanced targets, and whether the tracker likes a packet's sequence
-// numbers.
+// What it cannot know is chance, whose turn it is among balanced targets, whether a
+// limit is reached (it takes none to be), and whether the tracker likes a packet's
+// sequence numbers.
 func (e *Engine) Explain(q *Probe) (Explanation, error) {
 	x := explainer{e: e, v: e.view.Load(), q: *q}
 	if x.in = x.v.portOf(q.In); x.in == nil {
