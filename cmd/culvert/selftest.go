@@ -29,7 +29,11 @@ func selftestCommand() *cobra.Command {
 	opts := selftest.Options{Scope: discover.Everything}
 	cmd.Flags().StringVar(&opts.Inside, "inside", "", "inside `INTERFACE` (default the first one of an inside area)")
 	cmd.Flags().StringVar(&opts.Outside, "outside", "", "outside `INTERFACE` (default the first one of an outside area)")
+	quick := cmd.Flags().Bool("quick", false, "leave out lifetimes and the search for forwarded ports")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *quick {
+			opts.Scope = discover.Basic
+		}
 		cfg, err := configToTest(cmd.Context(), *path, *socket)
 		if wrong := (config.Errors)(nil); errors.As(err, &wrong) {
 			fmt.Fprintln(cmd.ErrOrStderr(), wrong) // begins with file:line:column, as editors want it
