@@ -82,7 +82,9 @@ func (c *Context) Withdraw(class uint8, to netip.AddrPort) int {
 }
 
 // SeenAs returns what the receiver has to be told instead of socket ep of the
-// sender's side, if that is this flow's own end or one that the flow has announced.
+// sender's side, if that is this flow's own end, one that the flow has announced, or
+// one that another flow has announced to the sender: the receiver, too, is behind the
+// gateway then, and is told the inside name.
 func (c *Context) SeenAs(proto uint8, ep netip.AddrPort) (netip.AddrPort, bool) {
 	if ep == c.Self() {
 		return c.SelfSeen(), true

@@ -221,12 +221,24 @@ func (h *herald) Withdraw(c *alg.Context, class uint8, to netip.AddrPort) int {
 	})
 }
 
-// SeenAs implements alg.Gateway: by what the flow has announced.
+// SeenAs implements alg.Gateway: by what the flow has announced, or another one for who
+// sends the payload now. The latter is the external name of somebody behind this
+// gateway, as is the receiver, who needs his inside one.
 func (h *herald) SeenAs(c *alg.Context, proto uint8, ep netip.AddrPort) (netip.AddrPort, bool) {
 	if port, ok := h.known(proto, ep); ok {
 		return netip.AddrPortFrom(c.SelfSeen().Addr(), port), true
 	}
-	return netip.AddrPort{}, false
+	if c.Peer() == c.PeerSelf() || ep.Addr().Is4() != c.Self().Addr().Is4() {
+		return netip.AddrPort{}, false
+	}
+	k := c.Tuple[c.Dir]
+	k.Proto, k.Dst, k.DstPort = proto, tuple.AddrFrom(ep.Addr()), ep.Port()
+	var x conntrack.Expectation
+	if !h.w.ct.Awaited(&k, &x) {
+		return netip.AddrPort{}, false
+	}
+	addr, port, told := destinationOf(&x)
+	return netip.AddrPortFrom(addr.Netip(), port), told
 }
 
 // Keep implements alg.Gateway.

@@ -236,6 +236,18 @@ func (d *description) outside(c *alg.Context) netip.Addr {
 	return a
 }
 
+// origin returns what the address of o= becomes: what the same address becomes
+// elsewhere in the description, else what the receiver calls it.
+func (d *description) origin(c *alg.Context, a netip.Addr) netip.Addr {
+	for i := range d.media[:d.n] {
+		if m := &d.media[i]; m.addr == a && m.port != 0 && m.seen.IsValid() {
+			return m.seen.Addr()
+		}
+	}
+	seen, _ := oursAddr(c, a)
+	return seen
+}
+
 // rewrite writes the description as the receiver has to see it.
 func (p *parser) rewrite(c *alg.Context, raw []byte) {
 	d, in := &p.desc, p.msg.body
@@ -253,8 +265,7 @@ func (p *parser) rewrite(c *alg.Context, raw []byte) {
 		case 'o':
 			w.skip(3)
 			if a, text, ok := w.address(); ok {
-				seen, _ := oursAddr(c, a)
-				p.address(text, a, seen)
+				p.address(text, a, d.origin(c, a))
 			}
 		case 'c':
 			a, text, ok := w.address()

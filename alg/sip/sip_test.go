@@ -161,7 +161,7 @@ func TestCalls(t *testing.T) {
 		{claim: "media of another phone behind the same gateway", dir: tuple.Reply,
 			cfg: algtest.Config{SeenAs: map[netip.AddrPort]netip.AddrPort{netip.MustParseAddrPort("203.0.113.1:42000"): netip.MustParseAddrPort("10.0.0.6:40000")}},
 			in:  text("SIP/2.0 183 Progress", "Via: SIP/2.0/UDP 198.51.100.7", "Call-ID: 1", "CSeq: 1 INVITE", "Content-Type: application/sdp", "Content-Length: LEN", "", "v=0", "o=b 1 1 IN IP4 203.0.113.1", "s=-", "c=IN IP4 203.0.113.1", "t=0 0", "m=audio 42000 RTP/AVP 0"),
-			out: text("SIP/2.0 183 Progress", "Via: SIP/2.0/UDP 198.51.100.7", "Call-ID: 1", "CSeq: 1 INVITE", "Content-Type: application/sdp", "Content-Length: LEN", "", "v=0", "o=b 1 1 IN IP4 10.0.0.5", "s=-", "c=IN IP4 10.0.0.6", "t=0 0", "m=audio 40000 RTP/AVP 0")},
+			out: text("SIP/2.0 183 Progress", "Via: SIP/2.0/UDP 198.51.100.7", "Call-ID: 1", "CSeq: 1 INVITE", "Content-Type: application/sdp", "Content-Length: LEN", "", "v=0", "o=b 1 1 IN IP4 10.0.0.6", "s=-", "c=IN IP4 10.0.0.6", "t=0 0", "m=audio 40000 RTP/AVP 0")},
 	} {
 		t.Run(x.claim, x.run)
 	}
