@@ -8,6 +8,7 @@ import (
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
 	"example.com/culvert/dataplane/port/mem"
+	"example.com/culvert/nat"
 	"example.com/culvert/rules"
 )
 
@@ -145,15 +146,23 @@ func TestBatchesDoNotAllocate(t *testing.T) {
 		ip    []byte
 		flows uint32 // 0: every packet is a new flow
 		runs  int
+		rules func(*rules.Spec)
 	}{
-		{"established udp", udp("10.0.0.5:1", "198.51.100.7:53", body("payload")), Batch, 200},
-		{"established tcp", tcp("10.0.0.5:1", "198.51.100.7:80", flags(packet.ACK), seq(1, 1)), Batch, 200},
-		{"new udp flows", udp("10.0.0.5:1", "198.51.100.7:53", body("payload")), 0, 200},
-		{"new tcp flows", tcp("10.0.0.5:1", "198.51.100.7:80", seq(1, 0)), 0, 200},
+		{"established udp", udp("10.0.0.5:1", "198.51.100.7:53", body("payload")), Batch, 200, nil},
+		{"established tcp", tcp("10.0.0.5:1", "198.51.100.7:80", flags(packet.ACK), seq(1, 1)), Batch, 200, nil},
+		{"new udp flows", udp("10.0.0.5:1", "198.51.100.7:53", body("payload")), 0, 200, nil},
+		{"new tcp flows", tcp("10.0.0.5:1", "198.51.100.7:80", seq(1, 0)), 0, 200, nil},
+		{"new flows, independent of endpoints", udp("10.0.0.5:1", "198.51.100.7:53"), 0, 200, translate(nat.EndpointIndependent, nat.AddressDependent, nil)},
+		{"new flows, by address and port", udp("10.0.0.5:1", "198.51.100.7:53"), 0, 200,
+			translate(nat.AddressAndPortDependent, nat.AddressAndPortDependent, nil)},
+		{"new flows in blocks, with a quota", udp("10.0.0.5:1", "198.51.100.7:53"), 0, 200,
+			translate(nat.EndpointIndependent, nat.AddressDependent, func(s *nat.Source) {
+				s.BlockSize, s.MaxBlocks, s.PortsPerClient = 4096, 16, 60000
+			})},
 	}
 	for _, tt := range tests {
 		t.Run(tt.claim, func(t *testing.T) {
-			e, lan, wan := bulkLab(t, 1<<16)
+			e, lan, wan := bulkLabWith(t, 1<<16, tt.rules)
 			w, n, now := e.Worker(0), uint32(0), int64(1e12)
 			lan.load(batchOf(tt.ip), func(frames [][]byte) {
 				for _, f := range frames {

@@ -363,3 +363,58 @@ func TestRefusalsNameAddressProtocolAndDestination(t *testing.T) {
 		t.Errorf("a second later not told of 5 packets")
 	}
 }
+
+// TestPoolsAreUsedToTheLastPort fills four addresses with a hundred ports each. A
+// paired client goes on to the next address only when its own is full.
+func TestPoolsAreUsedToTheLastPort(t *testing.T) {
+	const each, addresses = 100, 4
+	for _, k := range kinds {
+		for name, pooling := range map[string]nat.Flags{"by hash": 0, "paired": nat.Persistent, "arbitrary": nat.Arbitrary} {
+			t.Run(k.name+", "+name, func(t *testing.T) {
+				c := newCrowd(t, k.mapping, k.filtering, func(s *nat.Source) {
+					s.Addrs = []nat.AddrRange{{First: addr("203.0.113.20"), Last: addr("203.0.113.23")}}
+					s.Ports = nat.PortRange{First: 2000, Last: 2000 + each - 1}
+					s.Flags = pooling
+				})
+				used := func() map[tuple.Addr]int {
+					all := map[tuple.Addr]int{}
+					c.e.Table().Dump(func(f *conntrack.Flow) bool { all[f.Tuple[tuple.Reply].Dst]++; return true })
+					return all
+				}
+				c.beginAll(0, each)
+				if n := len(used()); (n == 1) != (pooling != nat.Arbitrary) {
+					t.Errorf("a client's first %d flows are on %d addresses", each, n)
+				}
+				if n := c.beginAll(each, each*(addresses-1)); n != each*(addresses-1) {
+					t.Errorf("%d more flows left, want %d", n, each*(addresses-1))
+				}
+				if c.begin(100000) {
+					t.Error("a flow left when every port of the pool is taken")
+				}
+				for a, n := range used() {
+					if n != each {
+						t.Errorf("%v has %d flows, want %d", a, n, each)
+					}
+				}
+				c.end(each + 7)
+				if !c.begin(100001) || c.begin(100002) {
+					t.Error("one port was free, not none and not two")
+				}
+				checkLeases(t, c.e)
+			})
+		}
+	}
+}
+
+// TestNoPortAtAll has the only port of a rule be somebody's.
+func TestNoPortAtAll(t *testing.T) {
+	for _, k := range kinds {
+		c := newCrowd(t, k.mapping, k.filtering, func(s *nat.Source) { s.Ports = nat.PortRange{First: 2000, Last: 2000} })
+		if n := c.beginAll(0, 20); n != 1 {
+			t.Errorf("%s: %d flows left by one port, want 1", k.name, n)
+		}
+		if n := c.e.Stats().Dropped[PortsExhausted]; n != 19 {
+			t.Errorf("%s: %d dropped for want of a port, want 19", k.name, n)
+		}
+	}
+}

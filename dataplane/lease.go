@@ -53,7 +53,8 @@ func (v *view) lease(f *first, src *nat.Source, egress tuple.Addr) {
 		return
 	}
 	if src == nil {
-		if _, own := v.local[f.key.Tuple.Src]; own && v.sharing == ports.Mixed {
+		// What is the gateway's own, or follows a master, must not meet exclusive ports.
+		if _, own := v.local[f.key.Tuple.Src]; own || f.heir.Says&nat.SrcEnd != 0 {
 			f.use = f.terms.Outbound(v.sharing)
 		}
 		return

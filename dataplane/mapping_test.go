@@ -371,3 +371,21 @@ func TestFlowsFromOutsideCountForTheClient(t *testing.T) {
 		t.Errorf("after one of them has ended the next stranger reaches %q", got)
 	}
 }
+
+// TestQueriesKeepTheirIdentifier maps ICMP identifiers by the inside endpoint
+// (RFC 5508 REQ-1a), and lets no query in by a mapping.
+func TestQueriesKeepTheirIdentifier(t *testing.T) {
+	l := newLab(t, labConfig{rules: translate(nat.EndpointIndependent, nat.EndpointIndependent, nil)})
+	l.send("lan", ping("10.0.0.5", "198.51.100.7", 7))
+	l.want("wan", "icmp 203.0.113.1 > 198.51.100.7 echo id 7 ttl 63")
+	l.send("lan", ping("10.0.0.6", "198.51.100.8", 7))
+	words := strings.Fields(describe(l.take("wan"), packet.LinkEthernet))
+	moved := words[6]
+	if moved == "7" {
+		t.Error("two hosts have one identifier")
+	}
+	l.send("lan", ping("10.0.0.6", "198.51.100.9", 7))
+	l.want("wan", "icmp 203.0.113.1 > 198.51.100.9 echo id "+moved+" ttl 63")
+	l.send("wan", ping("198.51.100.77", "203.0.113.1", 7))
+	l.wantDrops(LocalDenied)
+}
