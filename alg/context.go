@@ -94,3 +94,11 @@ func (c *Context) SeenAs(proto uint8, ep netip.AddrPort) (netip.AddrPort, bool) 
 
 // Keep lets the flow live for at least d from now, whatever its protocol's timeout.
 func (c *Context) Keep(d time.Duration) { c.Gateway.Keep(c, d) }
+
+// Anybody is the From of a flow that may come from any host of a's family.
+func Anybody(a netip.Addr) netip.AddrPort {
+	if a.Is4() {
+		return netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.AddrPortFrom(netip.IPv6Unspecified(), 0)
+}

@@ -11,27 +11,6 @@ import (
 	"example.com/culvert/conntrack/tuple"
 )
 
-// say makes a conversation of lines: those of the client begin with "> ", those of
-// the server with "< ".
-func say(lines ...string) (says []algtest.Say) {
-	for _, l := range lines {
-		d := tuple.Original
-		if l[0] == '<' {
-			d = tuple.Reply
-		}
-		says = append(says, algtest.Say{Dir: d, Text: l[2:] + "\r\n"})
-	}
-	return says
-}
-
-// heard is what the receivers of a conversation get when it stays as it is.
-func heard(says []algtest.Say) (text [tuple.NumDirections]string) {
-	for _, s := range says {
-		text[s.Dir] += s.Text
-	}
-	return text
-}
-
 const (
 	client40001 = "data tcp 198.51.100.7:* > 203.0.113.1:40001 = 10.0.0.5:40001"
 	server50000 = "data tcp 10.0.0.5:* > 198.51.100.7:50000"
@@ -52,17 +31,17 @@ var begin = []string{"< 220 ready", "> USER ftp", "< 331 password", "> PASS x", 
 
 func (c *conversation) run(t *testing.T, lines []string) {
 	t.Helper()
-	says := say(lines...)
+	says := algtest.Lines(lines...)
 	want := says
 	if c.changed != "" {
-		want = append(says[:len(says)-1:len(says)-1], say(c.changed)...)
+		want = append(says[:len(says)-1:len(says)-1], algtest.Lines(c.changed)...)
 	}
 	c.cfg.Helper = Helper{}
 	got, err := algtest.Everywhere(c.cfg, says...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := heard(want)
+	text := algtest.Heard(want)
 	if err := got.Differs(text[tuple.Original], text[tuple.Reply], c.announced...); err != nil {
 		t.Error(err)
 	}
@@ -205,7 +184,7 @@ func TestGreetingsThatTakeTime(t *testing.T) {
 // TestManyCommandsInOneSegment has replacements that grow and shrink.
 func TestManyCommandsInOneSegment(t *testing.T) {
 	const port = "PORT 10,0,0,5,156,65\r\n"
-	says := append(say(begin...), algtest.Say{Text: strings.Repeat(port, 20)})
+	says := append(algtest.Lines(begin...), algtest.Say{Text: strings.Repeat(port, 20)})
 	got, err := algtest.Everywhere(algtest.Config{Helper: Helper{}}, says...)
 	if err != nil {
 		t.Fatal(err)
@@ -217,7 +196,7 @@ func TestManyCommandsInOneSegment(t *testing.T) {
 }
 
 func TestTooManyCommandsWithoutRepliesEndTheHelp(t *testing.T) {
-	says := append(say(begin...), algtest.Say{Text: strings.Repeat("NOOP\r\n", 65)}, algtest.Say{Text: "PORT 10,0,0,5,156,65\r\n"})
+	says := append(algtest.Lines(begin...), algtest.Say{Text: strings.Repeat("NOOP\r\n", 65)}, algtest.Say{Text: "PORT 10,0,0,5,156,65\r\n"})
 	if got := algtest.Run(algtest.Config{Helper: Helper{}}, says...); len(got.Announced) != 0 || got.Helped {
 		t.Errorf("announced %q, helped %v", got.Announced, got.Helped)
 	}
@@ -234,21 +213,7 @@ func FuzzInspect(f *testing.F) {
 		if len(commands) > 2*maxLine || len(replies) > 2*maxLine {
 			return
 		}
-		session := func(parts ...string) algtest.Result {
-			says := say(begin...)
-			for _, p := range parts {
-				says = append(says, algtest.Say{Text: p})
-			}
-			return algtest.Run(algtest.Config{Helper: Helper{}}, append(says, algtest.Say{Dir: tuple.Reply, Text: replies})...)
-		}
-		at := int(uint(cut) % uint(len(commands)+1))
-		whole, parts := session(commands), session(commands[:at], commands[at:])
-		if err := parts.Differs(whole.Got[0][0], whole.Got[1][0], whole.Announced...); err != nil {
-			t.Errorf("cut after %d: %v", at, err)
-		}
-		if whole.Events[stream.Panicked]+whole.Events[stream.Broken] != 0 {
-			t.Error("the helper failed")
-		}
+		whole := algtest.Cut(t, algtest.Config{Helper: Helper{}}, algtest.Lines(begin...), commands, replies, cut)
 		for _, a := range whole.Announced {
 			if !strings.Contains(a, "10.0.0.5") {
 				t.Errorf("announced %q", a)

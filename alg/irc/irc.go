@@ -88,7 +88,7 @@ var leave = alg.Edit{Rest: alg.Leave}
 
 // offer announces the connection that the client offers.
 func (p *parser) offer(c *alg.Context, d *dcc) []alg.Replacement {
-	seen, err := c.Announce(alg.Expectation{Proto: tuple.TCP, To: d.to, From: anybody(d.to.Addr())})
+	seen, err := c.Announce(alg.Expectation{Proto: tuple.TCP, To: d.to, From: alg.Anybody(d.to.Addr())})
 	if err != nil {
 		return nil // the engine counts what it refuses
 	}

@@ -10,15 +10,11 @@ import (
 	"example.com/culvert/conntrack/tuple"
 )
 
-// say makes a conversation of lines: those of the client begin with "> ", those of
-// the server with "< ". ^A stands for the byte 1.
-func say(lines ...string) (says []algtest.Say) {
-	for _, l := range lines {
-		d := tuple.Original
-		if l[0] == '<' {
-			d = tuple.Reply
-		}
-		says = append(says, algtest.Say{Dir: d, Text: strings.ReplaceAll(l[2:], "^A", "\x01") + "\r\n"})
+// say makes a conversation; ^A stands for the byte 1.
+func say(lines ...string) []algtest.Say {
+	says := algtest.Lines(lines...)
+	for i := range says {
+		says[i].Text = strings.ReplaceAll(says[i].Text, "^A", "\x01")
 	}
 	return says
 }
@@ -78,10 +74,7 @@ func TestOffers(t *testing.T) {
 // differs compares what was heard with lines.
 func differs(t *testing.T, got *algtest.Result, lines, announced []string) {
 	t.Helper()
-	var text [tuple.NumDirections]string
-	for _, s := range say(lines...) {
-		text[s.Dir] += s.Text
-	}
+	text := algtest.Heard(say(lines...))
 	if err := got.Differs(text[tuple.Original], text[tuple.Reply], announced...); err != nil {
 		t.Error(err)
 	}
@@ -135,21 +128,7 @@ func FuzzInspect(f *testing.F) {
 		if len(said) > 2*maxLine || len(answer) > 2*maxLine {
 			return
 		}
-		session := func(parts ...string) algtest.Result {
-			says := say(begin...)
-			for _, p := range parts {
-				says = append(says, algtest.Say{Text: p})
-			}
-			return algtest.Run(algtest.Config{Helper: Helper{}}, append(says, algtest.Say{Dir: tuple.Reply, Text: answer})...)
-		}
-		at := int(uint(cut) % uint(len(said)+1))
-		whole, parts := session(said), session(said[:at], said[at:])
-		if err := parts.Differs(whole.Got[0][0], whole.Got[1][0], whole.Announced...); err != nil {
-			t.Errorf("cut after %d: %v", at, err)
-		}
-		if whole.Events[stream.Panicked]+whole.Events[stream.Broken] != 0 {
-			t.Error("the helper failed")
-		}
+		whole := algtest.Cut(t, algtest.Config{Helper: Helper{}}, say(begin...), said, answer, cut)
 		for _, a := range whole.Announced {
 			if !strings.HasSuffix(a, "= 10.0.0.5:4000") && !strings.Contains(a, "= 10.0.0.5:") {
 				t.Errorf("announced %q", a)

@@ -185,11 +185,3 @@ func appendSocket(b []byte, s netip.AddrPort) []byte {
 }
 
 func appendPort(b []byte, port uint16) []byte { return strconv.AppendUint(b, uint64(port), 10) }
-
-// anybody is the source of a flow that may come from any host of a's family.
-func anybody(a netip.Addr) netip.AddrPort {
-	if a.Is4() {
-		return netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
-	}
-	return netip.AddrPortFrom(netip.IPv6Unspecified(), 0)
-}

@@ -203,7 +203,7 @@ func (d *description) announce(c *alg.Context, p *parser, call uint64) bool {
 		var group [2]alg.Expectation
 		group[0] = alg.Expectation{Class: classMedia, Proto: tuple.UDP, To: to}
 		if c.Options.AnyMedia {
-			group[0].From = anybody(m.addr)
+			group[0].From = alg.Anybody(m.addr)
 		}
 		n := 1
 		if m.rtcp != 0 {

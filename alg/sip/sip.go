@@ -273,7 +273,7 @@ func (p *parser) reachable(c *alg.Context, raw []byte, u *uri, value span) (neti
 	}
 	e := alg.Expectation{Class: classSignalling, Proto: c.Tuple[tuple.Original].Proto, To: to, Permanent: true, Timeout: life, Child: "sip"}
 	if c.Options.AnySignalling {
-		e.From = anybody(to.Addr())
+		e.From = alg.Anybody(to.Addr())
 	}
 	seen, err := c.Announce(e)
 	return seen, err == nil
@@ -352,12 +352,4 @@ func (p *parser) forget(c *alg.Context, call uint64) {
 		c.Gateway.Withdraw(&as, classMedia, k.to)
 		*k = medium{}
 	}
-}
-
-// anybody is the source of a flow that may come from any host of a's family.
-func anybody(a netip.Addr) netip.AddrPort {
-	if a.Is4() {
-		return netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
-	}
-	return netip.AddrPortFrom(netip.IPv6Unspecified(), 0)
 }
