@@ -2,6 +2,20 @@
 // payload of a flow, says which bytes to replace, and announces the flows that the
 // payload speaks of. Helpers know no tables, no packets and no checksums.
 //
+// # The helpers there are
+//
+//	name       usual port      announces                 at a time, and waits
+//	ftp        tcp 21          data connections          1, 5 min
+//	irc        tcp 6667        DCC chats and files       8, 5 min
+//	pptp       tcp 1723        GRE of a call, both ways  1 call, 5 min
+//	sip        udp, tcp 5060   media; signalling         see package sip
+//	snmp_trap  udp 162         nothing: the agent's address in a trap
+//	tftp       udp 69          transfers                 1, 5 min
+//
+// Every one is bounded by a flow's 64 announcements a second, and by the size of its
+// messages (Spec.Limit). What more a rule may allow is in Options (helper_options):
+// foreign addresses, ports below 1024, media and signalling from anybody.
+//
 // # Writing a helper
 //
 // A helper is a package below this one with a type that implements Helper, and
@@ -75,8 +89,13 @@
 //		alg.Expectation{Class: rtp, Proto: tuple.UDP, To: media},
 //		alg.Expectation{Class: rtcp, Proto: tuple.UDP, To: next(media)})
 //
-// For GRE, ports are call ids. A flow that goes the other way, from who sent the
-// payload to who receives it, is announced with Way: Outbound.
+// A flow that goes the other way, from who sent the payload to who receives it, is
+// announced with Way: Outbound.
+//
+// For GRE of PPTP, ports are call ids, and a packet names only that of its receiver. So
+// a call takes two announcements, one by each side. The first one, without From,
+// takes an id that the other side can be told; the second one, whose From is that id,
+// makes both directions known, and packets are accepted.
 //
 // What is refused (errors ErrForeign, ErrPort, ErrLimit, ErrNoPort) is refused for
 // good: a helper leaves the bytes as they are and goes on. It needs not check

@@ -114,6 +114,10 @@ type Expectation struct {
 	// unspecified means anybody. Port 0: any port.
 	From netip.AddrPort
 
+	// Prefer is the port of an Inbound flow that the other side is told of if it is
+	// free; 0: that of To.
+	Prefer uint16
+
 	// FromBits is how many leading bits of From's address matter; 0: all.
 	FromBits int
 

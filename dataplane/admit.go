@@ -45,6 +45,9 @@ func (w *Worker) admit(p *packet.Packet, r role) {
 	var x conntrack.Announced
 	if w.ct.Expected(&f.key.Tuple, &x) {
 		f.expect(&x, w.e.table.HelperName(x.Helper))
+		if f.key.Tuple.Proto == tuple.GRE {
+			f.policy = w.e.calls.policy
+		}
 	}
 	if why := w.v.decide(f); why != None {
 		w.turnAway(p, f.verdict, why, r)
@@ -117,6 +120,7 @@ func (w *Worker) claim(b *binding) claiming {
 			b.f.ruling.Begun(rules.Flow{Slot: ref.Slot, Gen: w.e.table.Entry(ref.Slot).Gen()})
 			b.crowd.Add(&prop.Reply, ports.Tick(w.tick))
 			w.remember(p, b.f, w.e.table.Entry(ref.Slot))
+			w.answered(prop)
 		case conntrack.OriginalTaken:
 		case conntrack.ReplyTaken:
 			return claimedByOther
@@ -186,6 +190,7 @@ func (w *Worker) findZoned(p *packet.Packet, d *rules.Decision) conntrack.Ref {
 	if other := d.ZoneOf(tuple.Reply); !ref.Found() && other != zone {
 		if ref = w.findIn(p, other); !ref.Found() {
 			p.Tuple.Zone = zone
+			w.e.calls.name(p)
 		}
 	}
 	return ref

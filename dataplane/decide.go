@@ -22,6 +22,7 @@ type first struct {
 	ruling *rules.Decision // begun: the pre list has had its say
 	rnd    *rand.PCG
 	heir   nat.Inheritance // what it was announced with
+	policy uint32          // timeouts, if no rule gives any
 
 	// Said by the steps.
 	prop    conntrack.Proposal // all but Reply and Choice, which the search gives
@@ -174,6 +175,9 @@ func (v *view) source(f *first) Reason {
 	}
 	f.prop.Mark = f.ruling.ApplyFlowMark(f.prop.Mark)
 	f.prop.Policy = v.policyOf(f.ruling.TimeoutRule)
+	if f.prop.Policy == 0 {
+		f.prop.Policy = f.policy
+	}
 	return None
 }
 

@@ -94,6 +94,9 @@
 // Sessions are in maps with a lock each, and their memory is bounded in all; flows
 // without helper pay a test of their status.
 //
+// Packets of PPTP name one call id of two. The other one is known from the
+// announcement of the call (calls.go), and set where packets are parsed.
+//
 // # Local traffic
 //
 // Port 0 is the gateway's own stack (package host). Packets to the gateway's

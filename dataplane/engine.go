@@ -78,6 +78,7 @@ type Engine struct {
 	host          Host
 	neigh         *route.Neighbours
 	helpers       helpers
+	calls         calls
 	seed          maphash.Seed // of askers, and of the ways of flows
 	frags         *frag.Table
 	view          atomic.Pointer[view]
@@ -141,6 +142,10 @@ func New(cfg Config) (*Engine, error) {
 	e.helpers.init(&cfg)
 	e.neigh.OnReplace(e.resolved)
 	e.view.Store(emptyView(cfg.Workers))
+	if err := e.calls.init(cfg.Table); err != nil {
+		e.Close()
+		return nil, err
+	}
 	for i := range cfg.Workers {
 		w, err := newWorker(e, i)
 		if err != nil {
@@ -352,6 +357,7 @@ func (e *Engine) upkeep() {
 		e.clock.sync()
 		e.expireFragments()
 		e.helpers.expire(e.table)
+		e.calls.expire(e.table)
 		e.verifyNeighbours()
 	}
 }

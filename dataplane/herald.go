@@ -33,6 +33,14 @@ const (
 	dataTold = 1 << 16
 )
 
+// dataSource is where dataPort has the source port that the flow leaves with, if it
+// must be a certain one.
+const dataSource = 32
+
+func setSource(x *conntrack.Expectation, port uint16) {
+	x.Data[dataPort] |= uint64(port) << dataSource
+}
+
 // destinationOf returns the destination that a helper's announcement gave x.
 func destinationOf(x *conntrack.Expectation) (addr tuple.Addr, port uint16, told bool) {
 	for i := range addr {
@@ -87,6 +95,9 @@ func (h *herald) announce(c *alg.Context, group []alg.Expectation) (netip.AddrPo
 		step = 2 // the first one's parity stays (RFC 4787 REQ-4)
 	}
 	own := first.To.Port()
+	if first.Prefer != 0 {
+		own = first.Prefer
+	}
 	for range portTries {
 		err := h.expectAll(c, group, at, own)
 		if err == nil {
@@ -176,7 +187,15 @@ func (h *herald) expect(c *alg.Context, x *alg.Expectation, at *alg.Attachment, 
 	if x.Timeout != 0 {
 		timeout = x.Timeout
 	}
-	err := h.w.ct.Expect(h.ref, &out, conntrack.ExpectPolicy{Max: class.Max, Timeout: conntrack.Ticks(timeout)})
+	policy := conntrack.ExpectPolicy{Max: class.Max, Timeout: conntrack.Ticks(timeout)}
+	if x.Proto == tuple.GRE {
+		return h.expectCall(&out, c.Self().Addr() != c.SelfSeen().Addr(), policy)
+	}
+	return expectError(h.w.ct.Expect(h.ref, &out, policy))
+}
+
+// expectError says what an error of the table means to a helper.
+func expectError(err error) error {
 	switch {
 	case errors.Is(err, conntrack.ErrExpectClash):
 		return alg.ErrNoPort
@@ -250,6 +269,7 @@ func announced(heir nat.Inheritance, x *conntrack.Announced) nat.Inheritance {
 	if addr, port, told := destinationOf(&x.Expectation); told {
 		heir.Says |= nat.DstEnd
 		heir.Dst, heir.DstPort = addr, port
+		heir.SrcPort = uint16(x.Data[dataPort] >> dataSource)
 	}
 	return heir
 }

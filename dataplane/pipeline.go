@@ -93,6 +93,7 @@ func (w *Worker) receive(p *packet.Packet, in *portEntry, r role) bool {
 		w.drop(why)
 		return false
 	}
+	w.e.calls.name(p)
 	if p.Flags.Fragment() {
 		return w.fragment(p, r)
 	}

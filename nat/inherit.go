@@ -9,6 +9,7 @@ type Inheritance struct {
 	Dst     tuple.Addr // if Says has DstEnd
 	DstPort uint16     // if Says has DstEnd
 	Src     tuple.Addr // if Says has SrcEnd; the port is kept when it is free
+	SrcPort uint16     // if not 0, the port in its place: this one or none
 }
 
 // Ends is a set of the ends of a flow.
@@ -49,6 +50,10 @@ func (i *Inheritance) Apply(t tuple.Tuple) tuple.Tuple {
 // Search starts the walk over the sources that the flow may leave with; see
 // Source.Search. i must say the source.
 func (i *Inheritance) Search(t tuple.Tuple, rnd uint64) Search {
+	if i.SrcPort != 0 {
+		t.Src, t.SrcPort = i.Src, i.SrcPort
+		return Search{t: t, rnd: rnd, left: 1, keep: keepOnly}
+	}
 	var masquerade Source
 	return masquerade.Search(t, i.Src, rnd)
 }

@@ -205,6 +205,9 @@ func (g *gateway) Announce(c *alg.Context, group []alg.Expectation) (netip.AddrP
 	to, step := group[0].To, uint16(1)
 	if group[0].Way == alg.Inbound && c.Self().Addr() != c.SelfSeen().Addr() {
 		to = netip.AddrPortFrom(c.SelfSeen().Addr(), to.Port())
+		if group[0].Prefer != 0 {
+			to = netip.AddrPortFrom(to.Addr(), group[0].Prefer)
+		}
 		if len(group) > 1 {
 			step = 2
 		}

@@ -5,6 +5,7 @@ import (
 	"example.com/culvert/alg"
 	"example.com/culvert/alg/ftp"
 	"example.com/culvert/alg/irc"
+	"example.com/culvert/alg/pptp"
 	"example.com/culvert/alg/sip"
 	"example.com/culvert/alg/snmp"
 	"example.com/culvert/alg/tftp"
@@ -14,6 +15,7 @@ import (
 var Helpers = []alg.Helper{
 	ftp.Helper{},
 	irc.Helper{},
+	pptp.Helper{},
 	sip.Helper{},
 	snmp.Helper{},
 	tftp.Helper{},

@@ -46,7 +46,7 @@
 // bytes, headers and fragment header included, is not put together. The IPv6 routing header and
 // IPv4 source routes are refused, so that the address in the header is the one
 // the checksum and the flow mean. GRE tuples have no ports: a packet of PPTP names
-// one of the two call ids only, so who knows the other sets them.
+// one of the two call ids only (PPTPCall), so who knows the other sets them.
 //
 // Nothing here but Join allocates; nothing locks or reads a clock. Functions may run at the same
 // time on different Packets.

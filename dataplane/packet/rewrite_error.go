@@ -55,6 +55,11 @@ func writeEmbedded(p *Packet, to *tuple.Tuple) (delta uint64) {
 		case tuple.IsICMP(t.Proto):
 			be.PutUint16(b[4:], to.SrcPort)
 			t.SrcPort = to.SrcPort
+		case t.Proto == tuple.GRE && isPPTP(b):
+			delta += wordDelta(be.Uint16(b[greCallIDAt:]), to.DstPort)
+			be.PutUint16(b[greCallIDAt:], to.DstPort)
+			t.SrcPort, t.DstPort = to.SrcPort, to.DstPort
+			return delta
 		default:
 			return delta
 		}
