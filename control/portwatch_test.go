@@ -23,11 +23,11 @@ func TestPortsAreForecastFromTheLastMinutes(t *testing.T) {
 		{"one sample says nothing", func(int) int { return 32256 }, 1, "203.0.113.1 tcp 50 % used"},
 		{"steady use says nothing", func(int) int { return 32256 }, 40, "203.0.113.1 tcp 50 % used"},
 		{"falling use says nothing", func(i int) int { return 50000 - i*10 }, 40, "203.0.113.1 tcp 76 % used"},
-		{"ten a second fill 14,112 in 24 minutes", func(i int) int { return 46500 + i*100 }, 40, "203.0.113.1 tcp 78 % used, at the present rate full in 24m0s"},
+		{"ten a second fill 14,112 in 24 minutes", func(i int) int { return 46500 + i*100 }, 40, "203.0.113.1 tcp 78 % used, at the present rate full in 24 min"},
 		{"only the last five minutes count", func(i int) int { return max(100*i, 100*100) }, 100, "203.0.113.1 tcp 15 % used"},
 		{"a day ahead says nothing", func(i int) int { return i }, 40, "203.0.113.1 tcp 0 % used"},
-		{"hours", func(i int) int { return 10 * i }, 40, "203.0.113.1 tcp 0 % used, at the present rate full in 17h48m0s"},
-		{"the last minute", func(i int) int { return 64000 + i*10 }, 40, "203.0.113.1 tcp 99 % used, at the present rate full in 2m0s"},
+		{"hours", func(i int) int { return 10 * i }, 40, "203.0.113.1 tcp 0 % used, at the present rate full in 17.8 h"},
+		{"the last minute", func(i int) int { return 64000 + i*10 }, 40, "203.0.113.1 tcp 99 % used, at the present rate full in 2 min"},
 	} {
 		var w portWatch
 		now := time.Now()

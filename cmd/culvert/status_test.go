@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"time"
 
 	"example.com/culvert/control/api"
 )
@@ -25,5 +26,28 @@ func TestStatusNamesTheHoldersOfAFullTable(t *testing.T) {
 		if !strings.Contains(out.String(), tt.want) {
 			t.Errorf("%s: status\n%s\nwant in it\n%s", tt.claim, out.String(), tt.want)
 		}
+	}
+}
+
+func TestStatusForeseesWhenPortsRunOut(t *testing.T) {
+	st := api.Status{
+		Ports: []api.PortUse{
+			{Address: "203.0.113.1", Protocol: "tcp", Used: 52000, Kept: 254, Total: 64512, FullIn: 14 * 60},
+			{Address: "203.0.113.1", Protocol: "udp", Used: 40000, Total: 64512},
+			{Address: "203.0.113.2", Protocol: "udp", Used: 400, Total: 64512},
+		},
+		Refusals: []api.Refusal{{At: time.Now().Add(-2 * time.Second), Reason: "ports-exhausted", Advice: "widen ports or add an address", Client: "10.0.0.5",
+			Address: "203.0.113.9", Protocol: "tcp", Destination: "198.51.100.7:443", Packets: 12}},
+	}
+	var out bytes.Buffer
+	if err := printStatus(&out, st); err != nil {
+		t.Fatal(err)
+	}
+	want := `ports: 203.0.113.1 tcp 80 % used, at the present rate full in 14 min
+ports: 203.0.113.1 udp 62 % used
+no port 2s ago: ports-exhausted for 10.0.0.5 to tcp 198.51.100.7:443, at 203.0.113.9: widen ports or add an address
+packets: `
+	if !strings.Contains(out.String(), want) {
+		t.Errorf("status\n%s\nwant in it\n%s", out.String(), want)
 	}
 }

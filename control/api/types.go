@@ -41,7 +41,7 @@ type PortUse struct {
 // Percent returns how full the ports are.
 func (p PortUse) Percent() int { return (p.Used + p.Kept) * 100 / max(p.Total, 1) }
 
-// String returns "203.0.113.1 tcp 81 % used, at the present rate full in 14m0s".
+// String returns "203.0.113.1 tcp 81 % used, at the present rate full in 14 min".
 func (p PortUse) String() string {
 	s := fmt.Sprintf("%s %s %d %% used", p.Address, p.Protocol, p.Percent())
 	if p.Zone != 0 {
@@ -49,9 +49,9 @@ func (p PortUse) String() string {
 	}
 	switch in := time.Duration(p.FullIn * float64(time.Second)); {
 	case in >= time.Hour:
-		s += ", at the present rate full in " + in.Round(time.Hour/10).String()
+		s += fmt.Sprintf(", at the present rate full in %.1f h", in.Hours())
 	case in > 0:
-		s += ", at the present rate full in " + max(in.Round(time.Minute), time.Minute).String()
+		s += fmt.Sprintf(", at the present rate full in %.0f min", max(in.Minutes(), 1))
 	}
 	return s
 }
