@@ -12,7 +12,7 @@ import (
 
 // started finds the first word of commands that tests, the lab and the demo run.
 var started = regexp.MustCompile(`(?:(?:Start|exec\.Command)\(|(?:Exec|CommandContext)\((?:ctx|\w+\.Context\(\)), |\bexec\(t, \w+, )` +
-	`(?:append\(\[\]string\{)?"([a-z0-9_-]+)"|args = \[\]string\{"([a-z0-9_-]+)"`)
+	`(?:append\(\[\]string\{)?"([a-z0-9_.-]+)"|args = \[\]string\{"([a-z0-9_.-]+)"`)
 
 // always are commands that every machine with Go has.
 var always = []string{"go", "sh", "cat", "ls", "sleep"}

@@ -393,13 +393,23 @@ func wantEvent(t *testing.T, events *netns.Process, kind, want string) {
 func (h *house) wantExpectation(t *testing.T, want string) {
 	t.Helper()
 	until(t, "expectation "+want, func() bool {
-		out, err := h.conntrack(t, "-L", "expect")
-		must(t, err)
-		for line := range strings.Lines(out) {
+		for line := range strings.Lines(h.expectations(t)) {
 			if sameExpectation(strings.Fields(line), want) {
 				return true
 			}
 		}
 		return false
 	})
+}
+
+// expectations lists those of both families: conntrack(8) shows one at a time.
+func (h *house) expectations(t *testing.T) string {
+	t.Helper()
+	all := ""
+	for _, f := range families {
+		out, err := h.conntrack(t, "-L", "expect", "-f", f.name)
+		must(t, err)
+		all += out
+	}
+	return all
 }

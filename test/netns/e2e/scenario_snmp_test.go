@@ -1,0 +1,69 @@
+//go:build netns
+
+package e2e
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"example.com/culvert/test/netns"
+)
+
+// trapsThrough gives every trap a helper.
+var trapsThrough = setup{
+	config: `
+[[filter]]
+proto = "udp"
+dport = 162
+action = "helper"
+helper = "snmp_trap"
+`,
+	objects: `
+	ct helper trap {
+		type "snmp_trap" protocol udp
+		l3proto ip
+	}`,
+	prerouting: `
+		udp dport 162 ct helper set "trap"`,
+}
+
+// ber is an element of BER (ITU-T X.690) with a short length.
+func ber(tag byte, contents ...string) string {
+	c := strings.Join(contents, "")
+	return string([]byte{tag, byte(len(c))}) + c
+}
+
+const variables = "\x30\x0d\x06\x05\x2b\x06\x01\x02\x01\x04\x04good"
+
+// trapOf is a trap of SNMPv1 (RFC 1157 section 4.1.6) whose agent has an address.
+func trapOf(agent netip.Addr) string {
+	pdu := ber(0x06, "\x2b\x06\x01\x04\x01\x01") + ber(0x40, string(agent.AsSlice())) + ber(0x02, "\x06") + ber(0x02, "\x01") + ber(0x43, "\x05") +
+		ber(0x30, variables)
+	return ber(0x30, ber(0x02, "\x00"), ber(0x04, "public"), ber(0xa4, pdu))
+}
+
+// trapV2 is a trap of SNMPv2 (RFC 3416 section 3), which has no such address.
+var trapV2 = ber(0x30, ber(0x02, "\x01"), ber(0x04, "public"), ber(0xa7, ber(0x02, "\x07"), ber(0x02, "\x00"), ber(0x02, "\x00"), ber(0x30, variables)))
+
+// TestTrapsNameTheAddressThatTheManagerSees sends traps of an agent inside. Netfilter
+// drops those of SNMPv1, which its grammar does not have any more.
+func TestTrapsNameTheAddressThatTheManagerSees(t *testing.T) {
+	eachGateway(t, trapsThrough, func(t *testing.T, h *house) {
+		f := &ipv4
+		manager, agent := bindUDP(t, h.server, at(f.server, 162)), bindUDP(t, h.first, at(f.first, 30162))
+		want := []string{trapV2}
+		if h.gw.Kind() == netns.Culvert {
+			want = []string{trapOf(f.outside), trapOf(f.second), trapV2}
+		}
+		for _, trap := range []string{trapOf(f.first), trapOf(f.second), trapV2} { // the second one tells of another agent
+			_, err := agent.WriteToUDPAddrPort([]byte(trap), at(f.server, 162))
+			must(t, err)
+		}
+		for _, want := range want {
+			if got := manager.receive(t); got != want {
+				t.Errorf("the manager got\n%q, want\n%q", got, want)
+			}
+		}
+	})
+}
