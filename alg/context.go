@@ -53,6 +53,7 @@ type Gateway interface {
 	Withdraw(c *Context, class uint8, to netip.AddrPort) int
 	SeenAs(c *Context, proto uint8, ep netip.AddrPort) (netip.AddrPort, bool)
 	Keep(c *Context, d time.Duration)
+	Subnet(c *Context) netip.Prefix
 }
 
 // Self is the sender of the payload as it knows itself.
@@ -91,6 +92,10 @@ func (c *Context) SeenAs(proto uint8, ep netip.AddrPort) (netip.AddrPort, bool) 
 	}
 	return c.Gateway.SeenAs(c, proto, ep)
 }
+
+// Subnet returns the network whose broadcast address the payload goes to: each of its
+// hosts may answer. It is invalid if the payload is for one host.
+func (c *Context) Subnet() netip.Prefix { return c.Gateway.Subnet(c) }
 
 // Keep lets the flow live for at least d from now, whatever its protocol's timeout.
 func (c *Context) Keep(d time.Duration) { c.Gateway.Keep(c, d) }

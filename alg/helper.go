@@ -27,6 +27,8 @@ type Spec struct {
 	Port    uint16  // where its protocol usually is; for documentation
 	Classes []Class // by Expectation.Class; at least one
 	Limit   int     // bytes of the longest message of a stream; 0: DefaultLimit
+
+	Broadcasts bool // it reads datagrams that the gateway's own box sends to all of a link
 }
 
 // Class bounds the expectations of one kind that a flow may have at a time.

@@ -37,9 +37,9 @@ func (c *Context) permit(x *Expectation, peers Peers) error {
 		return ErrForeign
 	case to != here && !(x.Way == Inbound && to == c.SelfSeen().Addr()) && !o.Foreign:
 		return ErrForeign
-	case x.To.Port() == 0, x.To.Port() < firstHighPort && !o.LowPorts && tuple.HasPorts(x.Proto):
+	case x.To.Port() == 0, x.To.Port() < firstHighPort && !o.LowPorts && tuple.HasPorts(x.Proto) && !answersTo(c, x):
 		return ErrPort
-	case !from.IsValid() || from == there:
+	case !from.IsValid() || from == there && x.FromBits == 0:
 		return nil
 	case from.Is4() != here.Is4():
 		return ErrForeign
@@ -49,6 +49,12 @@ func (c *Context) permit(x *Expectation, peers Peers) error {
 		return nil // anybody on its own link
 	}
 	return ErrForeign
+}
+
+// answersTo reports whether x is what the hosts of a link answer to the socket that has
+// asked them all: it is open already, and to nobody else.
+func answersTo(c *Context, x *Expectation) bool {
+	return x.FromBits > 0 && x.To == c.Self() && c.Peer().Port() == x.From.Port()
 }
 
 // Real returns where a socket that the payload's sender names really is: a host may

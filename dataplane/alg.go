@@ -221,6 +221,7 @@ func (v *view) addHelpers(set *alg.Set) error {
 			return fmt.Errorf("%s rule %d: %w", r.List, r.Pos, err)
 		}
 		v.helpers[r.Index], v.helps = n, true
+		v.asks = v.asks || set.Get(n).Spec.Broadcasts
 	}
 	return nil
 }

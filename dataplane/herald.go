@@ -165,7 +165,7 @@ func (h *herald) expect(c *alg.Context, x *alg.Expectation, at *alg.Attachment, 
 		to := c.Real(x.To)
 		setDestination(&out, tuple.AddrFrom(to.Addr()), to.Port())
 	}
-	if from := x.From.Addr(); from.IsValid() && from != c.Peer().Addr() && from != c.Self().Addr() {
+	if from := x.From.Addr(); from.IsValid() && (x.FromBits != 0 || from != c.Peer().Addr() && from != c.Self().Addr()) {
 		out.Tuple.Src = tuple.AddrFrom(from)
 		out.Mask = maskOf(from, x.FromBits)
 	}
@@ -258,6 +258,11 @@ func (h *herald) SeenAs(c *alg.Context, proto uint8, ep netip.AddrPort) (netip.A
 	}
 	addr, port, told := destinationOf(&x)
 	return netip.AddrPortFrom(addr.Netip(), port), told
+}
+
+// Subnet implements alg.Gateway.
+func (h *herald) Subnet(c *alg.Context) netip.Prefix {
+	return h.w.v.subnets[tuple.AddrFrom(c.Peer().Addr())]
 }
 
 // Keep implements alg.Gateway.

@@ -78,6 +78,16 @@ func (w *Worker) multicast(p *packet.Packet, in *portEntry, r role) {
 	}
 }
 
+// asksSubnet reports whether p is what the box's kernel asks all hosts of a link, while
+// there is a helper that knows what they answer: then it has a flow as other packets do.
+func (v *view) asksSubnet(p *packet.Packet, r role) bool {
+	if r != roleBox || !v.asks || p.Tuple.Proto != tuple.UDP {
+		return false
+	}
+	_, directed := v.subnets[p.Tuple.Dst]
+	return directed
+}
+
 // boxMayHear asks the filter about a packet to a group: it is for the host, and new.
 func (w *Worker) boxMayHear(p *packet.Packet, r role) bool {
 	k := w.v.key(p, r, rules.New)

@@ -85,7 +85,7 @@ func (w *Worker) receive(p *packet.Packet, in *portEntry, r role) bool {
 		w.drop(ofFault[fault])
 		return false
 	}
-	if p.Flags&packet.LinkBroadcast != 0 || w.v.groupAddressed(&p.Tuple.Dst) {
+	if (p.Flags&packet.LinkBroadcast != 0 || w.v.groupAddressed(&p.Tuple.Dst)) && !w.v.asksSubnet(p, r) {
 		w.multicast(p, in, r)
 		return false
 	}

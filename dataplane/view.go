@@ -142,15 +142,16 @@ type view struct {
 	routes  *route.Table
 	ports   []*portEntry // by id; nil: no such port
 	local   map[tuple.Addr]uint16
-	gone    map[tuple.Addr]struct{} // nil: none
-	seed    maphash.Seed            // of hashes that spread flows
-	subnets map[tuple.Addr]struct{} // directed broadcast addresses of own IPv4 prefixes
-	sources [][]source              // by worker
-	sinks   []sinks                 // by worker
-	ledger  *rules.Ledger           // with a page for each worker
+	gone    map[tuple.Addr]struct{}     // nil: none
+	seed    maphash.Seed                // of hashes that spread flows
+	subnets map[tuple.Addr]netip.Prefix // own IPv4 prefixes, by their directed broadcast addresses
+	sources [][]source                  // by worker
+	sinks   []sinks                     // by worker
+	ledger  *rules.Ledger               // with a page for each worker
 
 	helpers []uint32 // by Rule.Index: number of its helper, 0 if it has none
 	helps   bool     // some rule has a helper
+	asks    bool     // one of them reads broadcasts of the box
 	host    Host     // nil: no own stack
 	leases  *ports.Set
 	terms   []ports.Terms // by Rule.Index
@@ -213,7 +214,7 @@ func (e *Engine) describe(st State, gen uint32) (*view, error) {
 	v := &view{
 		gen: gen, prog: st.Program, routes: st.Routes, seed: e.seed,
 		local:   make(map[tuple.Addr]uint16),
-		subnets: make(map[tuple.Addr]struct{}),
+		subnets: make(map[tuple.Addr]netip.Prefix),
 	}
 	for _, a := range st.Gone {
 		if v.gone == nil {
@@ -311,7 +312,7 @@ func (v *view) addPort(c *PortConfig) error {
 			p.primary6, p.has6 = addr, true
 		}
 		if a.Addr().Is4() && a.Bits() < 31 {
-			v.subnets[broadcastOf(a)] = struct{}{}
+			v.subnets[broadcastOf(a)] = a.Masked()
 		}
 	}
 	v.ports[c.ID] = p

@@ -33,6 +33,7 @@ type Config struct {
 	History stream.History                    // whether the helper sees the flow from its start
 	Refuse  error                             // what every announcement gets; nil: what an engine says
 	SeenAs  map[netip.AddrPort]netip.AddrPort // mappings of other flows
+	Subnet  netip.Prefix                      // whose broadcast address the flow goes to
 }
 
 // Say is what one side sends: of a stream some bytes, or one datagram.
@@ -234,6 +235,9 @@ func (g *gateway) Withdraw(_ *alg.Context, class uint8, to netip.AddrPort) int {
 	g.res.Announced = append(g.res.Announced, text)
 	return 1
 }
+
+// Subnet implements alg.Gateway.
+func (g *gateway) Subnet(*alg.Context) netip.Prefix { return g.cfg.Subnet }
 
 // SeenAs implements alg.Gateway.
 func (g *gateway) SeenAs(_ *alg.Context, _ uint8, ep netip.AddrPort) (netip.AddrPort, bool) {

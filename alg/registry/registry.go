@@ -3,6 +3,7 @@ package registry
 
 import (
 	"example.com/culvert/alg"
+	"example.com/culvert/alg/broadcast"
 	"example.com/culvert/alg/ftp"
 	"example.com/culvert/alg/irc"
 	"example.com/culvert/alg/pptp"
@@ -15,8 +16,10 @@ import (
 var Helpers = []alg.Helper{
 	ftp.Helper{},
 	irc.Helper{},
+	broadcast.NetBIOS,
 	pptp.Helper{},
 	sip.Helper{},
+	broadcast.SNMP,
 	snmp.Helper{},
 	tftp.Helper{},
 }

@@ -455,6 +455,9 @@ func (s *Session) Withdraw(c *alg.Context, class uint8, to netip.AddrPort) int {
 	return s.gateway.Withdraw(c, class, to)
 }
 
+// Subnet implements alg.Gateway.
+func (s *Session) Subnet(c *alg.Context) netip.Prefix { return s.gateway.Subnet(c) }
+
 // SeenAs implements alg.Gateway.
 func (s *Session) SeenAs(c *alg.Context, proto uint8, ep netip.AddrPort) (netip.AddrPort, bool) {
 	return s.gateway.SeenAs(c, proto, ep)

@@ -37,6 +37,7 @@ func (g *took) Announce(_ *alg.Context, x []alg.Expectation) (netip.AddrPort, er
 	return x[0].To, nil
 }
 func (g *took) Withdraw(*alg.Context, uint8, netip.AddrPort) int { g.withdrawn++; return 1 }
+func (g *took) Subnet(*alg.Context) netip.Prefix                 { return netip.Prefix{} }
 func (g *took) SeenAs(*alg.Context, uint8, netip.AddrPort) (netip.AddrPort, bool) {
 	return netip.AddrPort{}, false
 }
