@@ -393,7 +393,7 @@ func wantEvent(t *testing.T, events *netns.Process, kind, want string) {
 func (h *house) wantExpectation(t *testing.T, want string) {
 	t.Helper()
 	until(t, "expectation "+want, func() bool {
-		for line := range strings.Lines(h.expectations(t)) {
+		for line := range strings.Lines(h.expected(t)) {
 			if sameExpectation(strings.Fields(line), want) {
 				return true
 			}
@@ -402,8 +402,8 @@ func (h *house) wantExpectation(t *testing.T, want string) {
 	})
 }
 
-// expectations lists those of both families: conntrack(8) shows one at a time.
-func (h *house) expectations(t *testing.T) string {
+// expected lists the expectations of both families: conntrack(8) shows one at a time.
+func (h *house) expected(t *testing.T) string {
 	t.Helper()
 	all := ""
 	for _, f := range families {

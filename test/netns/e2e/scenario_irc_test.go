@@ -200,7 +200,7 @@ func resumed(t *testing.T, h *house, alice, bob *chatter) {
 // wantNoExpectation fails if a line of conntrack -L expect contains text.
 func (h *house) wantNoExpectation(t *testing.T, text string) {
 	t.Helper()
-	if out := h.expectations(t); strings.Contains(out, text) {
+	if out := h.expected(t); strings.Contains(out, text) {
 		t.Errorf("a flow is expected:\n%s", out)
 	}
 }
