@@ -1,8 +1,11 @@
 package dataplane
 
 import (
+	"encoding/binary"
+	"slices"
 	"testing"
 
+	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port/mem"
 	"example.com/culvert/dataplane/route"
@@ -32,6 +35,10 @@ func TestPacketsThatMustNotBe(t *testing.T) {
 		{"from ::1", "lan", raw(lan, udp("[::1]:1", "[2001:db8:77::7]:1")), Martian},
 		{"from ::", "lan", raw(lan, udp("[::]:1", "[2001:db8:77::7]:1")), Martian},
 		{"from IPv4 inside IPv6", "lan", raw(lan, udp("[::a00:5]:1", "[2001:db8:77::7]:1")), Martian},
+		{"from an IPv4 address in an IPv6 header", "lan", raw(lan, inIPv6("10.0.0.5", "2001:db8:77::7")), Martian},
+		{"to an IPv4 address in an IPv6 header", "lan", raw(lan, inIPv6("2001:db8:1::5", "198.51.100.7")), Martian},
+		{"IPv4 in an IPv6 header, as if it were a flow", "lan", raw(lan, inIPv6("10.0.0.5", "198.51.100.7")), Martian},
+		{"IPv4 in an IPv6 header, to everybody", "lan", raw(lan, inIPv6("10.0.0.5", "255.255.255.255")), Martian},
 		{"from IPv6 multicast", "lan", raw(lan, udp("[ff02::1]:1", "[2001:db8:77::7]:1")), Martian},
 		{"to multicast", "lan", raw(lan, udp("10.0.0.5:1", "224.0.0.251:5353")), Multicast},
 		{"to everybody", "lan", raw(lan, udp("10.0.0.5:1", "255.255.255.255:67")), Multicast},
@@ -65,6 +72,19 @@ func TestPacketsThatMustNotBe(t *testing.T) {
 		})
 	}
 	l.TB = t
+}
+
+// inIPv6 is an IPv6 datagram between any addresses, IPv4 ones in the mapped form
+// (RFC 4291 section 2.5.5.2) that is no address on a wire.
+func inIPv6(src, dst string) []byte {
+	ip := udp("[2001:db8:1::5]:1", "[2001:db8:77::7]:1")
+	a, b := addr(src), addr(dst)
+	copy(ip[8:], a[:])
+	copy(ip[24:], b[:])
+	ip[46], ip[47] = 0, 0
+	pseudo := append(slices.Clone(ip[8:40]), 0, 0, 0, byte(len(ip)-40), 0, 0, 0, tuple.UDP)
+	binary.BigEndian.PutUint16(ip[46:], ^sum(uint32(sum(0, pseudo)), ip[40:]))
+	return ip
 }
 
 func damaged(ip []byte, at int) []byte {

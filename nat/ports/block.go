@@ -11,12 +11,15 @@ import (
 // protocols, that one client has as long as it uses one of them. There are two
 // leases about it: kindBlock says whose it is, kindBlocks, once for each block of
 // a client, what it has. Both count the ports in use.
+//
+// Blocks of different sizes may be in use at once, of several rules or while flows
+// of old rules live on: a block begins only where no other one has a port.
 
 // blockKeys returns both leases for the block that a flow's port is in.
 func blockKeys(f *Flow, power uint8, block, blocks *key) (owner, which Endpoint) {
 	n := f.External.Port >> power
 	who := client(f.Inside.Addr)
-	*block = key{addr: f.External.Addr, port: n, zone: f.External.Zone, kind: kindBlock}
+	*block = key{addr: f.External.Addr, port: n, otherPort: uint16(power), zone: f.External.Zone, kind: kindBlock}
 	*blocks = key{addr: who, port: uint16(power), zone: f.Inside.Zone, kind: kindBlocks}
 	return Endpoint{Addr: who, Zone: f.Inside.Zone}, Endpoint{f.External.Addr, n, f.External.Zone}
 }
@@ -61,11 +64,38 @@ func (s *Set) takeBlock(k *key, v *Endpoint, t *Terms) Outcome {
 }
 
 // leaveBlock is the inverse of enterBlock.
-func (s *Set) leaveBlock(f *Flow, packed terms, now Tick) {
+func (s *Set) leaveBlock(f *Flow, packed terms, how resting, now Tick) {
 	var block, blocks key
 	who, which := blockKeys(f, packed.block(), &block, &blocks)
 	s.release(&blocks, &which, forget, now)
-	s.release(&block, &who, rest, now)
+	s.release(&block, &who, how, now)
+}
+
+// claimBlock makes the ports of a new block those of nobody else, and reports
+// whether they were.
+func (s *Set) claimBlock(k *key) bool {
+	sp := s.spaces.of(spaceKey{k.addr, k.zone, 0})
+	if sp == nil {
+		return true // too many spaces to know
+	}
+	sp.claims.Lock()
+	defer sp.claims.Unlock()
+	free := true
+	eachPort(k, func(port uint16) bool {
+		free = free && !sp.taken.Has(port)
+		return free
+	})
+	if free {
+		eachPort(k, sp.taken.Add)
+	}
+	return free
+}
+
+// unclaimBlock is the inverse of claimBlock.
+func (s *Set) unclaimBlock(k *key) {
+	if sp := s.spaces.get(spaceKey{k.addr, k.zone, 0}); sp != nil {
+		eachPort(k, sp.taken.Remove)
+	}
 }
 
 // Block is a block of a client.
@@ -97,9 +127,9 @@ func (s *Set) Blocks(f *Flow, t *Terms, fits Fits, to *[MaxBlocks]Block) (n int)
 }
 
 // eachPort calls f for the ports of a block.
-func eachPort(l *lease, f func(uint16) bool) {
-	p := l.terms.block()
-	first := int(l.key.port) << p
+func eachPort(k *key, f func(uint16) bool) {
+	p := k.otherPort
+	first := int(k.port) << p
 	for port := first; port < first+1<<p; port++ {
 		f(uint16(port))
 	}
@@ -140,7 +170,7 @@ const eventRoom = 4096
 func (e *events) init() { e.to = make(chan Event, eventRoom) }
 
 func (e *events) tell(k EventKind, l *lease) {
-	p := l.terms.block()
+	p := l.key.otherPort
 	first := l.key.port << p
 	select {
 	case e.to <- Event{k, l.value.Addr, l.value.Zone, Block{l.key.addr, nat.PortRange{First: first, Last: first + 1<<p - 1}}}:

@@ -68,39 +68,79 @@ func (s *Set) Check() (faults []error) {
 	return faults
 }
 
+// held is a lease as flows know it.
+type held struct {
+	key   key
+	value Endpoint
+}
+
 // CheckFlows compares the leases with the flows that there are: every flow holds
-// what its Use says, and nothing else is held. Nobody may change the set meanwhile.
+// what its Use says, nothing else is held, and clients and blocks count the ports
+// that they have. Nobody may change the set meanwhile.
 func (s *Set) CheckFlows(each func(yield func(f *Flow, u Use))) (faults []error) {
-	type held struct {
-		key   key
-		value Endpoint
-	}
 	want := map[held]uint32{}
 	each(func(f *Flow, u Use) {
 		for l := hasOwner; l <= lastLease; l <<= 1 {
-			var h held
-			if leasesOf[u]&l != 0 && l != hasCharge {
+			if leasesOf[u]&l != 0 {
+				var h held
 				h.value = f.lease(l, &h.key)
 				want[h]++
 			}
 		}
 	})
+	s.eachHeld(func(l *lease) { s.expectCounts(l, want) })
+	s.eachHeld(func(l *lease) {
+		h := held{l.key, l.value}
+		if want[h] != l.refs {
+			faults = append(faults, fmt.Errorf("ports: %v lease %+v -> %v: held %d times, by %d flows or ports", l.key.kind, l.key, l.value, l.refs, want[h]))
+		}
+		delete(want, h)
+	})
+	for h, n := range want {
+		faults = append(faults, fmt.Errorf("ports: %v lease %+v -> %v: %d flows or ports hold it, and it is not there", h.key.kind, h.key, h.value, n))
+	}
+	return faults
+}
+
+// eachHeld calls f for the leases that somebody has.
+func (s *Set) eachHeld(f func(*lease)) {
 	for i := range s.shards {
 		for slot := uint32(1); slot <= s.shards[i].high.Load(); slot++ {
-			l := &s.leases[uint32(i)*s.perShard+slot]
-			switch h := (held{l.key, l.value}); {
-			case l.key.kind == 0 || l.refs == 0 || l.key.kind >= kindClient: // free, kept, or a count of others
-			case want[h] != l.refs:
-				faults = append(faults, fmt.Errorf("ports: %v lease %+v -> %v: held %d times, by %d flows", l.key.kind, l.key, l.value, l.refs, want[h]))
-			default:
-				delete(want, h)
+			if l := &s.leases[uint32(i)*s.perShard+slot]; l.refs != 0 {
+				f(l)
 			}
 		}
 	}
-	for h, n := range want {
-		faults = append(faults, fmt.Errorf("ports: %v lease %+v -> %v: %d flows hold it, and it is not there", h.key.kind, h.key, h.value, n))
+}
+
+// expectCounts adds to want what a lease that stands for a port counts in: its
+// client and its block.
+func (s *Set) expectCounts(l *lease, want map[held]uint32) {
+	f := Flow{Proto: l.key.proto}
+	switch l.key.kind {
+	case kindOwner:
+		f.Inside, f.External = l.value, Endpoint{l.key.addr, l.key.port, l.key.zone}
+	case kindPair:
+		f.Inside, f.External = Endpoint{l.key.addr, l.key.port, l.key.zone}, Endpoint{l.key.other, l.key.otherPort, l.key.zone}
+		var k key
+		f.lease(hasOwner, &k)
+		if owner, _, _, ok := s.peek(&k); ok && owner != (Endpoint{}) && l.value != (Endpoint{}) {
+			return // the owner lease stands for the port
+		}
 	}
-	return faults
+	if f.Inside == (Endpoint{}) {
+		return
+	}
+	var client, block, blocks key
+	if l.terms&termsCounted != 0 {
+		v := clientKey(&f, &client)
+		want[held{client, v}]++
+	}
+	if p := l.terms.block(); p != 0 {
+		who, which := blockKeys(&f, p, &block, &blocks)
+		want[held{block, who}]++
+		want[held{blocks, which}]++
+	}
 }
 
 var kindNames = [numKinds]string{

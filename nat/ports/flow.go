@@ -336,9 +336,9 @@ func (s *Set) count(f *Flow, t *Terms, packed terms, now Tick) Outcome {
 }
 
 // uncount is the inverse of count.
-func (s *Set) uncount(f *Flow, packed terms, now Tick) {
+func (s *Set) uncount(f *Flow, packed terms, how resting, now Tick) {
 	if packed.block() != 0 {
-		s.leaveBlock(f, packed, now)
+		s.leaveBlock(f, packed, how, now)
 	}
 	if packed&termsCounted != 0 {
 		var k key
@@ -439,7 +439,7 @@ func (s *Set) giveBack(f *Flow, set leases, how resting, now Tick) {
 		}
 		v := f.lease(l, &k)
 		if last, t := s.release(&k, &v, how, now); last && l == countedBy(set) {
-			s.uncount(f, t, now)
+			s.uncount(f, t, how, now)
 		}
 	}
 }

@@ -80,7 +80,7 @@ type lease struct {
 	value Endpoint
 	refs  uint32
 	next  uint32 // lease in the same chain, or in the free list
-	kept  Tick   // until when it was kept when its first holder took it; 0: it was not
+	kept  Tick   // until when it is kept if nothing comes of who holds it now; 0: it is not
 	rule  uint32
 	terms terms
 }
@@ -301,7 +301,13 @@ func (s *Set) take(k *key, v *Endpoint, rule uint32, t terms, now Tick) taking {
 	l, slot := s.find(c, k, 0)
 	switch {
 	case l == nil:
+		if k.kind == kindBlock && !s.claimBlock(k) {
+			return taken
+		}
 		if l = s.make(c, k, v, rule, t); l == nil {
+			if k.kind == kindBlock {
+				s.unclaimBlock(k)
+			}
 			return noRoom
 		}
 		s.entered(l)
@@ -354,14 +360,15 @@ func (s *Set) release(k *key, v *Endpoint, how resting, now Tick) (last bool, t 
 		return false, 0
 	}
 	t = l.terms
-	if l.refs--; l.refs > 0 {
-		return false, t
-	}
 	until := max(now+t.hold(), 1)
 	if how == forget {
 		until = l.kept
 	} else if t.hold() == 0 || !k.kind.rests() {
 		until = 0
+	}
+	if l.refs--; l.refs > 0 {
+		l.kept = until // nothing may come of the others
+		return false, t
 	}
 	if until == 0 || now.reached(until) {
 		s.drop(c.sh, c.base, slot)

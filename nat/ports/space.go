@@ -18,6 +18,8 @@ type Space struct {
 	taken nat.PortSet // somebody has it, or it is kept for somebody
 	live  nat.PortSet // somebody has it
 	alone nat.PortSet // it has one owner, or is kept for him
+
+	claims sync.Mutex // of blocks, which are under several locks of shards: taken after these
 }
 
 // Used returns how many ports are not to be had, those that are kept for who had
@@ -138,9 +140,6 @@ func (s *Set) entered(l *lease) {
 			}
 		}
 	case kindBlock:
-		if sp := s.spaces.of(spaceKey{l.key.addr, l.key.zone, 0}); sp != nil {
-			eachPort(l, sp.taken.Add)
-		}
 		s.events.tell(BlockAllocated, l)
 	case kindPin, kindTie:
 		if c := s.pinCrowd(l.key); c != nil {
@@ -172,12 +171,10 @@ func (s *Set) left(l *lease, kept bool) {
 			sp.alone.Remove(l.key.port)
 		}
 	case kindBlock:
-		if sp := s.spaces.get(spaceKey{l.key.addr, l.key.zone, 0}); sp != nil {
-			eachPort(l, sp.taken.Remove)
-		}
 		if !kept {
 			s.events.tell(BlockReleased, l)
 		}
+		s.unclaimBlock(&l.key)
 	case kindHint:
 		s.hints.Add(-1)
 	case kindPin, kindTie:
