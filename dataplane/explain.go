@@ -160,7 +160,7 @@ func (x *explainer) end() {
 // walk is the walk of the packet, as in Worker.receive and Worker.finish.
 func (x *explainer) walk() Reason {
 	x.say("arrive", "on %s, area %s", x.in.name, x.v.prog.Area(x.in.area).Name)
-	if x.v.groupAddressed(&x.p.Tuple.Dst) && !x.v.asksSubnet(&x.p, x.role) {
+	if x.v.groupAddressed(&x.p.Tuple) && !x.v.asksSubnet(&x.p, x.role) {
 		return Multicast
 	}
 	if why := martian(&x.p.Tuple); why != None {

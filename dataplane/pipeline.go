@@ -85,7 +85,7 @@ func (w *Worker) receive(p *packet.Packet, in *portEntry, r role) bool {
 		w.drop(ofFault[fault])
 		return false
 	}
-	if (p.Flags&packet.LinkBroadcast != 0 || w.v.groupAddressed(&p.Tuple.Dst)) && !w.v.asksSubnet(p, r) {
+	if (p.Flags&packet.LinkBroadcast != 0 || w.v.groupAddressed(&p.Tuple)) && !w.v.asksSubnet(p, r) {
 		w.multicast(p, in, r)
 		return false
 	}
@@ -403,9 +403,10 @@ func (w *Worker) refuse(p *packet.Packet, ref conntrack.Ref, why Reason, r role)
 	w.drop(why)
 }
 
-// groupAddressed reports whether a is a multicast or broadcast address.
-func (v *view) groupAddressed(a *tuple.Addr) bool {
-	if a.Is4() {
+// groupAddressed reports whether a packet goes to a multicast or broadcast address.
+func (v *view) groupAddressed(t *tuple.Tuple) bool {
+	a := &t.Dst
+	if t.Family == tuple.IPv4 {
 		if a[12]&0xf0 == 0xe0 || a[12]&a[13]&a[14]&a[15] == 0xff {
 			return true
 		}
@@ -425,16 +426,21 @@ func martian(t *tuple.Tuple) Reason {
 	if t.Src == t.Dst {
 		return LandPacket
 	}
-	if badUnicast(&t.Src) || badUnicast(&t.Dst) {
+	if badUnicast(&t.Src, t.Family) || badUnicast(&t.Dst, t.Family) {
 		return Martian
 	}
 	return None
 }
 
 // badUnicast reports whether a can not be the address of a host on a link:
-// unspecified, loopback, multicast, reserved, or IPv4 inside IPv6.
-func badUnicast(a *tuple.Addr) bool {
-	if a.Is4() {
+// unspecified, loopback, multicast, reserved, or IPv4 inside IPv6. The mapped form of
+// an IPv4 address in an IPv6 header would pass for the address itself: rules and
+// routes for IPv4 would apply to what no rule for IPv4 translates.
+func badUnicast(a *tuple.Addr, family uint8) bool {
+	if a.Is4() != (family == tuple.IPv4) {
+		return true
+	}
+	if family == tuple.IPv4 {
 		return a[12] == 0 || a[12] == 127 || a[12] >= 0xe0
 	}
 	if a[0] == 0xff {
