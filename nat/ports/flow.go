@@ -52,6 +52,7 @@ const (
 	termsFilter   = 20     // nat.Behaviour; 2 bits
 	termsMapped   = 1 << 22
 	termsCounted  = 1 << 23
+	termsFresh    = 1 << 24 // it is being counted; nobody else may join it, who would not know whether it stays
 	maxHold       = termsHold * time.Second
 	maxBlockPower = 15
 )
@@ -66,6 +67,9 @@ func (t *Terms) pack(u Use) terms {
 	}
 	return p
 }
+
+// counts reports whether ports under t are counted, for a client or in a block.
+func (t terms) counts() bool { return t&termsCounted != 0 || t.block() != 0 }
 
 func (t terms) hold() Tick               { return Tick(t&termsHold) * TicksPerSecond }
 func (t terms) block() uint8             { return uint8(t >> termsBlock & 15) }
@@ -289,6 +293,10 @@ func (s *Set) Take(f *Flow, u Use, t *Terms, fits Fits, now Tick) (Outcome, Endp
 // takePort takes one of the leases that make a port the flow's, and counts the
 // port for its client if it has not been.
 func (s *Set) takePort(f *Flow, l leases, k *key, v *Endpoint, set leases, t *Terms, packed terms, now Tick) Outcome {
+	counts := l == countedBy(set) && packed.counts()
+	if counts {
+		packed |= termsFresh
+	}
 	switch s.take(k, v, t.Rule, packed, now) {
 	case taken:
 		s.pinBusy(k, now)
@@ -298,14 +306,17 @@ func (s *Set) takePort(f *Flow, l leases, k *key, v *Endpoint, set leases, t *Te
 	case joined:
 		return Granted
 	}
-	if l != countedBy(set) {
+	if !counts {
 		return Granted
 	}
+	packed &^= termsFresh
 	out := s.count(f, t, packed, now)
 	if out != Granted {
 		s.release(k, v, forget, now)
+		return out
 	}
-	return out
+	s.counted(k)
+	return Granted
 }
 
 // countedBy returns which lease of a set stands for its port.
@@ -532,7 +543,7 @@ func (s *Set) join(k *key, v *Endpoint) bool {
 	c := s.open(k)
 	defer c.sh.mu.Unlock()
 	for l, at := s.find(c, k, 0); l != nil; l, at = s.find(c, k, at) {
-		if l.value == *v && l.refs != 0 {
+		if l.value == *v && l.held() {
 			l.refs++
 			return true
 		}

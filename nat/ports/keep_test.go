@@ -2,6 +2,7 @@ package ports
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -82,5 +83,55 @@ func TestBlocksOfTwoSizesDoNotOverlap(t *testing.T) {
 				t.Errorf("%d ports in blocks, %d leases, of no flow", n, s.Len())
 			}
 		})
+	}
+}
+
+// TestCountsHoldUnderRaces has goroutines begin flows of the same sockets at the
+// brim of their quotas and blocks. Who joins a port that its maker may have to give
+// up would hold one that is not counted.
+func TestCountsHoldUnderRaces(t *testing.T) {
+	s := newSet(t, 4096)
+	fits := Fits{Source: newWorld(1).source}
+	for round := range 50 {
+		var all [4][]modelFlow
+		var wg sync.WaitGroup
+		for g := range all {
+			wg.Go(func() {
+				w := newWorld(uint64(round*len(all) + g))
+				mine := &all[g]
+				for i := range 400 {
+					if w.rnd.IntN(3) > 0 && len(*mine) < 12 {
+						f := modelFlow{w.flow(), useOut + Use(w.rnd.IntN(9))}
+						terms := termsOf(f.use, 0)
+						terms.Quota, terms.BlockSize, terms.MaxBlocks = 2, 2, 1
+						if out, _ := s.Take(&f.Flow, f.use, &terms, fits, Tick(i)); out == Granted {
+							*mine = append(*mine, f)
+						}
+					} else if n := len(*mine); n > 0 {
+						f := (*mine)[n-1]
+						*mine = (*mine)[:n-1]
+						s.Release(&f.Flow, f.use, Tick(i))
+					}
+				}
+			})
+		}
+		wg.Wait()
+		for _, err := range s.CheckFlows(func(yield func(*Flow, Use)) {
+			for _, mine := range all {
+				for _, f := range mine {
+					yield(&f.Flow, f.use)
+				}
+			}
+		}) {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		for _, mine := range all {
+			for _, f := range mine {
+				s.Release(&f.Flow, f.use, 0)
+			}
+		}
+		if n := s.Len(); n != 0 {
+			t.Fatalf("round %d: %d leases of no flow", round, n)
+		}
 	}
 }

@@ -322,18 +322,30 @@ func (s *Set) take(k *key, v *Endpoint, rule uint32, t terms, now Tick) taking {
 		l.value, l.refs, l.rule, l.terms = *v, 1, rule, t
 		s.entered(l)
 		return made
-	case l.value != *v:
+	case l.value != *v || !l.held():
 		return taken
 	}
 	l.refs++
 	return joined
 }
 
+// counted says that the port which the lease of k stands for has been counted: from
+// now on others may join.
+func (s *Set) counted(k *key) {
+	c := s.open(k)
+	defer c.sh.mu.Unlock()
+	l, _ := s.find(c, k, 0)
+	l.terms &^= termsFresh
+}
+
+// held reports whether flows hold a lease that is sure to stay.
+func (l *lease) held() bool { return l.refs != 0 && l.terms&termsFresh == 0 }
+
 // peek returns the value of the lease of k that flows hold, and its terms.
 func (s *Set) peek(k *key) (v Endpoint, rule uint32, t terms, ok bool) {
 	c := s.open(k)
 	defer c.sh.mu.Unlock()
-	if l, _ := s.find(c, k, 0); l != nil && l.refs != 0 {
+	if l, _ := s.find(c, k, 0); l != nil && l.held() {
 		return l.value, l.rule, l.terms, true
 	}
 	return v, 0, 0, false
