@@ -1,7 +1,8 @@
 package algtest
 
 import (
-	"testing"
+	"errors"
+	"fmt"
 
 	"example.com/culvert/alg/stream"
 	"example.com/culvert/conntrack/tuple"
@@ -29,10 +30,9 @@ func Heard(says []Say) (text [tuple.NumDirections]string) {
 }
 
 // Cut lets the side that began say text at once and in two pieces, after begin and
-// before the other side's answer. It fails t if that makes a difference or if
-// the helper fails, and returns what became of the whole.
-func Cut(t *testing.T, c Config, begin []Say, text, answer string, cut int) Result {
-	t.Helper()
+// before the other side's answer, and returns what became of the whole. The error
+// says that the cut makes a difference, or that the helper failed.
+func Cut(c Config, begin []Say, text, answer string, cut int) (Result, error) {
 	run := func(parts ...string) Result {
 		says := begin[:len(begin):len(begin)]
 		for _, p := range parts {
@@ -42,11 +42,11 @@ func Cut(t *testing.T, c Config, begin []Say, text, answer string, cut int) Resu
 	}
 	at := int(uint(cut) % uint(len(text)+1))
 	whole, parts := run(text), run(text[:at], text[at:])
-	if err := parts.Differs(whole.Got[tuple.Original][0], whole.Got[tuple.Reply][0], whole.Announced...); err != nil {
-		t.Errorf("cut after %d: %v", at, err)
-	}
 	if whole.Events[stream.Panicked]+whole.Events[stream.Broken] != 0 {
-		t.Error("the helper failed")
+		return whole, errors.New("the helper failed")
 	}
-	return whole
+	if err := parts.Differs(whole.Got[tuple.Original][0], whole.Got[tuple.Reply][0], whole.Announced...); err != nil {
+		return whole, fmt.Errorf("cut after %d: %w", at, err)
+	}
+	return whole, nil
 }

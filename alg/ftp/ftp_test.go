@@ -213,7 +213,10 @@ func FuzzInspect(f *testing.F) {
 		if len(commands) > 2*maxLine || len(replies) > 2*maxLine {
 			return
 		}
-		whole := algtest.Cut(t, algtest.Config{Helper: Helper{}}, algtest.Lines(begin...), commands, replies, cut)
+		whole, err := algtest.Cut(algtest.Config{Helper: Helper{}}, algtest.Lines(begin...), commands, replies, cut)
+		if err != nil {
+			t.Error(err)
+		}
 		for _, a := range whole.Announced {
 			if !strings.Contains(a, "10.0.0.5") {
 				t.Errorf("announced %q", a)

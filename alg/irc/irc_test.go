@@ -128,7 +128,10 @@ func FuzzInspect(f *testing.F) {
 		if len(said) > 2*maxLine || len(answer) > 2*maxLine {
 			return
 		}
-		whole := algtest.Cut(t, algtest.Config{Helper: Helper{}}, say(begin...), said, answer, cut)
+		whole, err := algtest.Cut(algtest.Config{Helper: Helper{}}, say(begin...), said, answer, cut)
+		if err != nil {
+			t.Error(err)
+		}
 		for _, a := range whole.Announced {
 			if !strings.HasSuffix(a, "= 10.0.0.5:4000") && !strings.Contains(a, "= 10.0.0.5:") {
 				t.Errorf("announced %q", a)
