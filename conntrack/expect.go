@@ -61,9 +61,10 @@ type Expectation struct {
 	Data   [4]uint64 // what nat has to know about the flow; opaque here
 }
 
-// ExpectPolicy bounds the expectations of one master and class.
+// ExpectPolicy bounds the expectations of one master and class, and those of one client.
 type ExpectPolicy struct {
 	Max     int  // the oldest is replaced when there are more; 0: no bound
+	Client  int  // of who began the master, over all masters: there are no more; 0: no bound
 	Timeout Tick // how long one waits for its flow
 }
 
@@ -94,6 +95,7 @@ var (
 	ErrExpectMaster = errors.New("master conntrack not found")
 	ErrExpectClash  = errors.New("another expectation is in the way")
 	ErrExpectFull   = errors.New("expectation table full")
+	ErrExpectClient = errors.New("too many expectations of one client")
 	ErrExpectAbsent = errors.New("such expectation doesn't exist")
 )
 
@@ -112,6 +114,7 @@ type expects struct {
 	free   uint32                // first free record, through next
 	heads  [expectCells]uint32   // first record by hash
 	family [masterCells]uint32   // first record by the master's slot
+	held   map[announcer]int     // expectations by who began their master
 	born   uint64                // expectations ever made
 	subs   []*ExpectSubscription //
 }
@@ -119,9 +122,18 @@ type expects struct {
 const (
 	expectCells     = 4096
 	masterCells     = 1024
+	leastShare      = 16
 	defaultExpects  = 4096 // as Linux with the largest table that it chooses itself
 	expectSweepTime = 100  // ticks between two looks for expired ones
 )
+
+// announcer is who has begun the masters of expectations.
+type announcer struct {
+	addr tuple.Addr
+	zone uint16
+}
+
+func announcerOf(t *tuple.Tuple) announcer { return announcer{t.Src, t.Zone} }
 
 // expectRecord is one expectation, or a free place.
 type expectRecord struct {
@@ -152,6 +164,11 @@ func (t *Table) ExpectStats() ExpectStats {
 	c := &t.expects.counts
 	return ExpectStats{c[expectNew].Load(), c[expectCreate].Load(), c[expectDelete].Load()}
 }
+
+// ExpectShare returns how many expectations one client may have of the table's: a
+// quarter, so that no client alone can fill it, but not so few that a phone system or a
+// file server has none left.
+func (t *Table) ExpectShare() int { return max(t.expects.max/4, leastShare) }
 
 // ExpectLen returns the number of expectations.
 func (t *Table) ExpectLen() int { return int(t.expects.n.Load()) }
@@ -184,10 +201,15 @@ func (t *Table) expect(slot uint32, x *Expectation, p ExpectPolicy, now Tick) er
 		return err
 	}
 	t.limitClassLocked(slot, e.gen, x.Class, p.Max, now)
+	who := announcerOf(&e.half[tuple.Original].tuple)
+	if p.Client > 0 && ex.held[who] >= p.Client {
+		return ErrExpectClient
+	}
 	n := ex.takeLocked()
 	if n == 0 {
 		return ErrExpectFull
 	}
+	ex.held[who]++
 	ex.born++
 	ex.recs[n] = expectRecord{
 		x: *x, master: Master{slot, e.gen, e.half[tuple.Original].tuple}, deadline: now + min(p.Timeout, maxTimeout),
@@ -257,6 +279,7 @@ func (ex *expects) takeLocked() uint32 {
 	}
 	if ex.recs == nil { // most gateways have no helpers
 		ex.recs = make([]expectRecord, 1, ex.max+1)
+		ex.held = make(map[announcer]int)
 	}
 	ex.recs = ex.recs[:len(ex.recs)+1]
 	return uint32(len(ex.recs) - 1)
@@ -278,6 +301,11 @@ func (t *Table) removeExpectLocked(n uint32, now Tick) {
 		at = &ex.recs[*at].sibling
 	}
 	*at = r.sibling
+	if who := announcerOf(&r.master.Original); ex.held[who] > 1 {
+		ex.held[who]--
+	} else {
+		delete(ex.held, who)
+	}
 	*r = expectRecord{next: ex.free}
 	ex.free = n
 	ex.n.Add(-1)

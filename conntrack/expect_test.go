@@ -200,6 +200,38 @@ func TestExpectationLimits(t *testing.T) {
 	}
 }
 
+// TestClientHasAShareOfExpectations counts those of all its flows, and no others.
+func TestClientHasAShareOfExpectations(t *testing.T) {
+	x := newExpecter(t, Config{Max: 100, MaxExpect: 40})
+	few := ExpectPolicy{Client: 3, Timeout: 300 * second}
+	another := *x
+	p := proposal(flowTuple(tuple.TCP, 1))
+	another.p, another.master = p, mustAdmit(t, x.Worker, p, syn, start)
+	x.expect(x.data(1), few)
+	x.expect(x.data(2), few)
+	another.expect(another.data(3), few)
+	if err := another.Expect(another.master, another.data(4), few); !errors.Is(err, ErrExpectClient) {
+		t.Errorf("the fourth of three: %v, want %v", err, ErrExpectClient)
+	}
+	var got Announced
+	if k := x.packet(1); !x.Expected(&k, &got) {
+		t.Fatal("the packet is not expected")
+	}
+	another.expect(another.data(4), few) // its place is free
+	stranger := *x
+	p = proposal(flowTuple(tuple.TCP, 2))
+	p.Original.Src[15]++
+	p.Reply, _ = p.Original.Inverse()
+	stranger.p, stranger.master = p, mustAdmit(t, x.Worker, p, syn, start)
+	stranger.expect(stranger.data(5), few)
+	if n := x.Worker.t.FlushExpect(); n != 4 || len(x.Worker.t.expects.held) != 0 {
+		t.Errorf("%d were flushed, and %d clients still have some", n, len(x.Worker.t.expects.held))
+	}
+	if got, want := newExpecter(t, Config{Max: 100, MaxExpect: 4000}).Worker.t.ExpectShare(), 1000; got != want {
+		t.Errorf("a share is %d, want %d", got, want)
+	}
+}
+
 func TestExpectationsThatMaybeConfusedAreRefused(t *testing.T) {
 	x := newExpecter(t, Config{Max: 100})
 	x.expect(x.data(2000), fiveMinutes)

@@ -25,6 +25,7 @@ type helpers struct {
 		mu    sync.Mutex
 		flows map[uint32]*helped // by slot
 	}
+	budgets  [helperShards]budget
 	events   [stream.NumEvents]atomic.Uint64
 	told     atomic.Uint64 // announcements
 	untold   atomic.Uint64 // announcements that were refused
@@ -47,7 +48,7 @@ type Announcement struct {
 
 const (
 	announcementsKept = 256 // that nobody has read yet
-	payloadKept       = 128 // bytes
+	payloadKept       = 512 // bytes: a message of IRC (RFC 1459 section 2.3)
 )
 
 // Announcements returns what helpers ask for, until the engine is closed. When nobody
@@ -135,6 +136,31 @@ func (h *helpers) init(c *Config) {
 	for i := range h.shards {
 		h.shards[i].flows = make(map[uint32]*helped)
 	}
+}
+
+// budget counts what clients announce in a second.
+type budget struct {
+	mu     sync.Mutex
+	second int64 // of the boot clock
+	spent  map[tuple.Addr]int
+}
+
+// spend reports whether who began the flow may announce n flows in a second, whatever
+// number of its flows they are from.
+func (h *helpers) spend(c *alg.Context, n int, second int64) bool {
+	who := c.Tuple[tuple.Original].Src
+	b := &h.budgets[who[len(who)-1]%helperShards]
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.second != second || b.spent == nil {
+		b.second, b.spent = second, make(map[tuple.Addr]int)
+	}
+	was, counted := b.spent[who]
+	if was+n > clientPerSec || !counted && len(b.spent) >= clientsCounted {
+		return false
+	}
+	b.spent[who] = was + n
+	return true
 }
 
 // find returns the flow of an entry, nil if it is not there.

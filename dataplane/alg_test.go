@@ -253,6 +253,45 @@ func TestAnnouncementsOfAFlowAreBounded(t *testing.T) {
 	}
 }
 
+// TestAnnouncementsOfAClientAreBounded floods from so many flows that none is at its own
+// bound: in a second, and over time.
+func TestAnnouncementsOfAClientAreBounded(t *testing.T) {
+	l := parrotLab(t, labConfig{}, alg.Options{})
+	announce := func(host string, flow, n int) {
+		for i := range n {
+			l.send("lan", udp(fmt.Sprintf("%s:%d", host, 30000+flow), "198.51.100.7:5000", body(fmt.Sprintf("@%s:%d\n", host, 2000+2*flow+i))))
+		}
+		l.ports["wan"].TakeFrames()
+	}
+	flood := func(host string) {
+		for flow := range clientPerSec {
+			announce(host, flow, 2)
+		}
+	}
+	flood("10.0.0.5")
+	if s := l.e.HelperStats(); s.Announced > clientPerSec || s.Refused < clientPerSec {
+		t.Errorf("%d announced and %d refused, want %d of each", s.Announced, s.Refused, clientPerSec)
+	}
+	announce("10.0.0.6", 0, 1)
+	if n := l.e.HelperStats().Announced; n > clientPerSec+1 {
+		t.Errorf("%d announced", n)
+	}
+	before := l.table.ExpectLen()
+	for range 8 {
+		l.now += int64(time.Second)
+		flood("10.0.0.5")
+	}
+	share := l.table.ExpectShare()
+	if n := l.table.ExpectLen(); n > share+1 || n < min(before, share) {
+		t.Errorf("%d flows are expected, want no more than %d of one client", n, share)
+	}
+	was := l.e.HelperStats().Announced
+	announce("10.0.0.6", 1, 1)
+	if got := l.e.HelperStats().Announced; got != was+1 {
+		t.Error("another client finds no place")
+	}
+}
+
 func TestDatagramThatGrowsBeyondTheLinkIsToldToItsSender(t *testing.T) {
 	l := parrotLab(t, labConfig{}, alg.Options{})
 	text := strings.Repeat("x", 1400) + "~~\n"

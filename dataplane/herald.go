@@ -21,6 +21,8 @@ type herald struct {
 const (
 	portTries       = 128 // external ports looked at for one announcement
 	announcesPerSec = 64  // of one flow
+	clientPerSec    = 256 // of one client
+	clientsCounted  = 512 // in a second, of a shard: more get none
 	firstHighPort   = 1024
 )
 
@@ -73,7 +75,7 @@ func (h *herald) announce(c *alg.Context, group []alg.Expectation) (netip.AddrPo
 	if sec := h.w.now / int64(time.Second); sec != h.f.charged {
 		h.f.charged, h.f.credit = sec, announcesPerSec
 	}
-	if h.f.credit -= len(group); h.f.credit < 0 {
+	if h.f.credit -= len(group); h.f.credit < 0 || !h.w.e.helpers.spend(c, len(group), h.f.charged) {
 		return netip.AddrPort{}, alg.ErrLimit
 	}
 	at := h.w.e.helpers.set.Get(h.f.number)
@@ -187,7 +189,7 @@ func (h *herald) expect(c *alg.Context, x *alg.Expectation, at *alg.Attachment, 
 	if x.Timeout != 0 {
 		timeout = x.Timeout
 	}
-	policy := conntrack.ExpectPolicy{Max: class.Max, Timeout: conntrack.Ticks(timeout)}
+	policy := conntrack.ExpectPolicy{Max: class.Max, Client: h.w.e.table.ExpectShare(), Timeout: conntrack.Ticks(timeout)}
 	if x.Proto == tuple.GRE {
 		return h.expectCall(&out, c.Self().Addr() != c.SelfSeen().Addr(), policy)
 	}
@@ -199,7 +201,7 @@ func expectError(err error) error {
 	switch {
 	case errors.Is(err, conntrack.ErrExpectClash):
 		return alg.ErrNoPort
-	case errors.Is(err, conntrack.ErrExpectFull):
+	case errors.Is(err, conntrack.ErrExpectFull), errors.Is(err, conntrack.ErrExpectClient):
 		return alg.ErrLimit
 	case err != nil:
 		return alg.ErrEnded
