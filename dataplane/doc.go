@@ -18,6 +18,7 @@
 //	errors    icmp.go      an ICMP error: the flow of its embedded packet
 //	transmit  pipeline.go  on the egress port, or local.go to the gateway itself
 //	(explain  explain.go   the same walk for a packet that somebody asks about)
+//	(request  requested.go the same for a port that a host asks for)
 //
 // A packet that goes no further has a Reason (reason.go), and its sender is told
 // where RFCs 792, 1812, 4443 and 5508 ask for it (icmp.go), within a rate. A

@@ -64,6 +64,23 @@ func (v *view) lease(f *first, src *nat.Source, egress tuple.Addr) {
 	}
 	f.use = f.terms.Outbound(v.sharing)
 	f.hint = f.terms.Mapping == nat.Linux && src.Flags&(nat.Random|nat.FullyRandom) == 0
+	if f.terms.Mapping != nat.EndpointIndependent {
+		v.leaseExplicit(f)
+	}
+}
+
+// leaseExplicit has f join the mapping that its inside endpoint was given at its
+// request, if there is one, whatever mapping its rule makes.
+func (v *view) leaseExplicit(f *first) {
+	flow := f.flow()
+	if _, ok := v.leases.Explicit(&flow, f.fits); !ok {
+		return
+	}
+	f.terms.Mapping, f.hint = nat.EndpointIndependent, false
+	if f.terms.Filtering == nat.Linux {
+		f.terms.Filtering = nat.AddressAndPortDependent
+	}
+	f.use = f.terms.Outbound(v.sharing)
 }
 
 // entry lets f in by the mapping of the external endpoint that it goes to, if there

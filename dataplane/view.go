@@ -67,6 +67,8 @@ type State struct {
 	Routes  *route.Table
 	Ports   []PortConfig
 
+	Requests Requests // for ports, by RequestPort
+
 	// Gone are external addresses that flows may still have and must not use any
 	// more. What comes for such a flow ends it; Engine.End ends the others.
 	Gone []netip.Addr
@@ -262,6 +264,9 @@ func (e *Engine) describe(st State, gen uint32) (*view, error) {
 	}
 	v.host = e.host
 	v.addTerms(e.leases)
+	if st.Requests == TakeRequests {
+		v.sharing = ports.Mixed
+	}
 	return v, nil
 }
 

@@ -57,6 +57,13 @@
 // that it begins joins the leases that let it in, so the mapping lives as long as
 // it does; a packet from outside never makes one.
 //
+// # Mappings that hosts ask for
+//
+// A host may ask for a mapping (RFC 6887). It is an owner and a map lease that
+// belong to no flow (Open, Shut) and let everybody in; flows join them, those under
+// rules with another mapping, too (Explicit). When it is shut its flows keep the
+// leases, with the filtering of their rule from then on.
+//
 // # Order
 //
 // A flow takes the port first and the mapping to it last, and gives back in

@@ -53,6 +53,7 @@ const (
 	termsMapped   = 1 << 22
 	termsCounted  = 1 << 23
 	termsFresh    = 1 << 24 // it is being counted; nobody else may join it, who would not know whether it stays
+	termsExplicit = 1 << 25 // a host has asked for it
 	maxHold       = termsHold * time.Second
 	maxBlockPower = 15
 )

@@ -104,13 +104,14 @@ type Set struct {
 	until    []uint32 // by slot: 0 unless the lease is held
 	mem      [][]byte
 
-	held    atomic.Int64 // leases that nobody has, kept for a while
-	hints   atomic.Int64 // leases of kindHint
-	passed  atomic.Uint64
-	spaces  spaces
-	crowds  crowds
-	events  events
-	refused atomic.Uint64 // for want of room
+	held     atomic.Int64 // leases that nobody has, kept for a while
+	hints    atomic.Int64 // leases of kindHint
+	explicit atomic.Int64 // mappings that were asked for
+	passed   atomic.Uint64
+	spaces   spaces
+	crowds   crowds
+	events   events
+	refused  atomic.Uint64 // for want of room
 }
 
 type shard struct {
