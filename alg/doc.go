@@ -72,6 +72,9 @@
 // business. Ranges that were passed before, and so are beyond reach, are refused as
 // a whole with the edit they are in: the announcements of that call are taken back.
 //
+// What a parser cannot read it leaves as it is, and says so in Edit.Unread: operators
+// see the number for each helper.
+//
 // # Announcing
 //
 // Context.Announce says that a flow is about to come. To is where it goes, in the
@@ -88,6 +91,10 @@
 //	ext, err := c.Announce(
 //		alg.Expectation{Class: rtp, Proto: tuple.UDP, To: media},
 //		alg.Expectation{Class: rtcp, Proto: tuple.UDP, To: next(media)})
+//
+// A socket that is announced again while it is expected keeps its external port. One
+// whose flow has come is not expected any more: a parser that wants the port again, as
+// a call that is changed does, names it in Expectation.Seen.
 //
 // A flow that goes the other way, from who sent the payload to who receives it, is
 // announced with Way: Outbound.
@@ -109,7 +116,8 @@
 // Context.Self, SelfSeen, Peer and PeerSelf are the ends of the flow as each side
 // sees them: a SIP helper replaces Self by SelfSeen in what a phone says about itself,
 // and SelfSeen of the other direction, which is PeerSelf's other name, in what is
-// said to it. Context.SeenAs answers for sockets that the flow has announced.
+// said to it. Context.SeenAs answers for sockets that the flow has announced, and tells
+// a host behind the gateway the inside name of another one that is, too.
 //
 // # Harm
 //

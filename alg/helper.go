@@ -69,6 +69,7 @@ type Edit struct {
 	Done    int  // bytes that are settled; ignored for UDP
 	Rest    Rest // about the bytes after them; of UDP only Leave matters
 	Replace []Replacement
+	Unread  int // messages that the helper could not read, and left as they are; they are counted
 }
 
 // Replacement puts Text in the place of b[From:To].
@@ -81,7 +82,7 @@ type Replacement struct {
 // its replacements are in order, within what is settled, and none is empty on both
 // sides.
 func (e *Edit) Fits(n int) bool {
-	if e.Done < 0 || e.Done > n || e.Rest > Leave {
+	if e.Done < 0 || e.Done > n || e.Rest > Leave || e.Unread < 0 {
 		return false
 	}
 	at := 0
@@ -110,6 +111,10 @@ type Expectation struct {
 
 	// To is where the flow goes, in the addresses of the side that sent the payload.
 	To netip.AddrPort
+
+	// Seen is the external port that it had before, which it gets again if it is free;
+	// 0: any. Of several at once, that of the first one counts.
+	Seen uint16
 
 	// From is where it comes from, in the same addresses. An invalid address means
 	// the other end of the master (Context.Peer, for Outbound Context.Self); one that is

@@ -181,7 +181,7 @@ func (t *Table) expectCell(k *tuple.Tuple) uint64 {
 }
 
 // Expect announces a flow of the master that the worker found in this batch. An
-// expectation for the same packets by the same master is replaced. Errors are
+// expectation for the same packets, with the same Data, by the same master is replaced. Errors are
 // ErrExpectMaster: it has ended or not begun; ErrExpectClash; ErrExpectFull.
 func (w *Worker) Expect(master Ref, x *Expectation, p ExpectPolicy) error {
 	return w.t.expect(master.Slot, x, p, w.now)
@@ -237,7 +237,7 @@ func (t *Table) makeWayLocked(slot, gen uint32, cell uint64, x *Expectation, now
 			continue
 		}
 		if now.Reached(r.deadline) || t.ended(&r.master, now) || r.x.Tuple == x.Tuple && r.x.Mask == x.Mask &&
-			r.x.Class == x.Class && r.master.Slot == slot && r.master.Gen == gen {
+			r.x.Class == x.Class && r.x.Data == x.Data && r.master.Slot == slot && r.master.Gen == gen {
 			t.removeExpectLocked(n, now)
 			return t.makeWayLocked(slot, gen, cell, x, now)
 		}

@@ -244,6 +244,11 @@ func TestExpectationsThatMaybeConfusedAreRefused(t *testing.T) {
 	if err := x.Expect(x.master, wide, fiveMinutes); !errors.Is(err, ErrExpectClash) {
 		t.Errorf("a wider one: %v, want %v", err, ErrExpectClash)
 	}
+	elsewhere := x.data(2000)
+	elsewhere.Data[0] = 1
+	if err := x.Expect(x.master, elsewhere, fiveMinutes); !errors.Is(err, ErrExpectClash) {
+		t.Errorf("one that leads elsewhere: %v, want %v", err, ErrExpectClash)
+	}
 	x.Kill(other)
 	if err := x.Expect(other, x.data(3000), fiveMinutes); !errors.Is(err, ErrExpectMaster) {
 		t.Errorf("of a master that ended: %v, want %v", err, ErrExpectMaster)

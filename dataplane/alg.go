@@ -27,9 +27,11 @@ type helpers struct {
 	}
 	budgets  [helperShards]budget
 	events   [stream.NumEvents]atomic.Uint64
-	told     atomic.Uint64 // announcements
-	untold   atomic.Uint64 // announcements that were refused
-	starving atomic.Uint64 // flows that got no helper, for want of memory
+	names    []string        // of all helpers
+	unread   []atomic.Uint64 // messages that each of names could not read
+	told     atomic.Uint64   // announcements
+	untold   atomic.Uint64   // announcements that were refused
+	starving atomic.Uint64   // flows that got no helper, for want of memory
 	log      chan Announcement
 	unlogged atomic.Uint64 // announcements that found no place in log
 	shut     sync.Once     // of log
@@ -92,6 +94,8 @@ type HelperStats struct {
 	Announced uint64 // groups of expectations
 	Refused   uint64 // announcements refused
 	Unlogged  uint64 // announcements that nobody read in time
+
+	Unread map[string]uint64 // messages that a helper could not read, by its name
 }
 
 // HelperStats returns the counters of helpers. Any goroutine may call it.
@@ -108,6 +112,10 @@ func (e *Engine) HelperStats() (s HelperStats) {
 	s.Left, s.Panicked, s.Broken = event(stream.Left), event(stream.Panicked), event(stream.Broken)
 	s.Starved = event(stream.Starved) + h.starving.Load()
 	s.Announced, s.Refused, s.Unlogged = h.told.Load(), h.untold.Load(), h.unlogged.Load()
+	s.Unread = make(map[string]uint64, len(h.names))
+	for i, name := range h.names {
+		s.Unread[name] = h.unread[i].Load()
+	}
 	return s
 }
 
@@ -129,6 +137,10 @@ type helped struct {
 
 func (h *helpers) init(c *Config) {
 	h.set, h.limit = c.Helpers, c.HelperMemory
+	if h.set != nil {
+		h.names = h.set.Names()
+		h.unread = make([]atomic.Uint64, len(h.names))
+	}
 	h.log = make(chan Announcement, announcementsKept)
 	if h.limit <= 0 {
 		h.limit = defaultHelperMemory
@@ -225,6 +237,9 @@ func (h *helpers) settleLocked(f *helped) {
 	for ev, n := range f.s.Events {
 		if n != f.events[ev] {
 			h.events[ev].Add(uint64(n - f.events[ev]))
+			if i, ok := slices.BinarySearch(h.names, h.set.Name(f.number)); ok && stream.Event(ev) == stream.Unread {
+				h.unread[i].Add(uint64(n - f.events[ev]))
+			}
 			f.events[ev] = n
 		}
 	}

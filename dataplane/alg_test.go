@@ -19,7 +19,8 @@ import (
 
 // parrot is a helper for tests. In every payload it replaces "@address:port" by what
 // the other side has to be told of that socket, "~" by fifty dots, and "#" by nothing;
-// "&" is a pair of sockets, and of lines it is shown whole ones only.
+// "&" is a pair of sockets, "?" one that it only asks about, "%" is what it cannot read,
+// and of lines it is shown whole ones only.
 type parrot struct{}
 
 func (parrot) Spec() alg.Spec {
@@ -41,6 +42,16 @@ func (parrot) Inspect(c *alg.Context, b []byte) (e alg.Edit) {
 			e.Replace = append(e.Replace, alg.Replacement{From: i, To: i + 1, Text: bytes.Repeat([]byte{'.'}, 50)})
 		case '#':
 			e.Replace = append(e.Replace, alg.Replacement{From: i, To: i + 1})
+		case '%':
+			e.Unread++
+		case '?':
+			end := i + 1
+			for end < e.Done && b[end] > ' ' {
+				end++
+			}
+			if seen, ok := c.SeenAs(tuple.UDP, netip.MustParseAddrPort(string(b[i+1:end]))); ok {
+				e.Replace = append(e.Replace, alg.Replacement{From: i, To: end, Text: []byte(seen.String())})
+			}
 		case '@', '&':
 			end := i + 1
 			for end < e.Done && b[end] > ' ' {
@@ -121,6 +132,44 @@ func TestHelperReplacesPayloadOfDatagrams(t *testing.T) {
 	}
 }
 
+func TestHostsBehindOneGatewayLearnTheirInsideNames(t *testing.T) {
+	l := parrotLab(t, labConfig{}, alg.Options{})
+	for _, tt := range []struct{ said, told string }{
+		{"@10.0.0.5:6000\n", "203.0.113.1:6000\n"},
+		{"?10.0.0.5:6000\n", "203.0.113.1:6000\n"},
+		{"?203.0.113.1:6000\n", "?203.0.113.1:6000\n"}, // he knows better
+	} {
+		if got := l.say(tt.said); got != tt.told {
+			t.Errorf("%q arrived as %q, want %q", tt.said, got, tt.told)
+		}
+	}
+	l.send("lan", udp("10.0.0.6:40001", "198.51.100.7:5000"))
+	l.take("wan")
+	for said, want := range map[string]string{
+		"?203.0.113.1:6000\n":         "10.0.0.5:6000\n",
+		"?203.0.113.1:6001\n":         "?203.0.113.1:6001\n",
+		"?[2001:db8:1::1]:6000\n":     "?[2001:db8:1::1]:6000\n",
+		"?198.51.100.9:6000 and so\n": "?198.51.100.9:6000 and so\n",
+	} {
+		l.send("wan", udp("198.51.100.7:5000", "203.0.113.1:40001", body(said)))
+		if got := l.payloadOf("lan"); got != want {
+			t.Errorf("the other host was told %q, want %q for %q", got, want, said)
+		}
+	}
+}
+
+func TestMessagesThatAHelperCannotReadAreCounted(t *testing.T) {
+	l := parrotLab(t, labConfig{}, alg.Options{})
+	for _, text := range []string{"%\n", "fine\n", "%%\n"} {
+		if got := l.say(text); got != text {
+			t.Errorf("%q arrived as %q", text, got)
+		}
+	}
+	if got := l.e.HelperStats().Unread; got["parrot"] != 3 || len(got) != 1 {
+		t.Errorf("counted %v, want 3 of parrot", got)
+	}
+}
+
 func TestUDPWithoutChecksumStaysWithout(t *testing.T) {
 	l := parrotLab(t, labConfig{}, alg.Options{})
 	ip := udp("10.0.0.5:40000", "198.51.100.7:5000", body("<~>\n"))
@@ -163,6 +212,11 @@ func TestPairsKeepTheirDistanceAndParity(t *testing.T) {
 	l.send("lan", udp("10.0.0.6:40001", "198.51.100.7:5000", body("&10.0.0.6:6000\n")))
 	if got, want := l.payloadOf("wan"), "203.0.113.1:6002\n"; got != want {
 		t.Errorf("the second time it is at %q, want %q", got, want)
+	}
+	// Another pair of the same host does not take the place of its first one.
+	l.send("lan", udp("10.0.0.6:40001", "198.51.100.7:5000", body("&10.0.0.6:6002\n")))
+	if got, want := l.payloadOf("wan"), "203.0.113.1:6004\n"; got != want {
+		t.Errorf("the host's second pair is at %q, want %q", got, want)
 	}
 	for port, host := range map[int]string{6000: "10.0.0.5:6000", 6001: "10.0.0.5:6001", 6002: "10.0.0.6:6000", 6003: "10.0.0.6:6001"} {
 		l.send("wan", udp("198.51.100.7:9000", fmt.Sprintf("203.0.113.1:%d", port)))

@@ -92,6 +92,9 @@ func (h *herald) announce(c *alg.Context, group []alg.Expectation) (netip.AddrPo
 			return netip.AddrPortFrom(seen, own), nil
 		}
 	}
+	if first.Seen != 0 && h.expectAll(c, group, at, first.Seen) == nil {
+		return netip.AddrPortFrom(seen, first.Seen), nil
+	}
 	step := uint16(1)
 	if len(group) > 1 {
 		step = 2 // the first one's parity stays (RFC 4787 REQ-4)

@@ -30,6 +30,7 @@ type Config struct {
 	Proto   uint8                             // default: the first that the helper reads
 	Tuple   [tuple.NumDirections]tuple.Tuple  // of the flow; default: see the package comment
 	Taken   []uint16                          // external ports that are not free
+	Freed   int                               // after so many announcements Taken are free; 0: never
 	History stream.History                    // whether the helper sees the flow from its start
 	Refuse  error                             // what every announcement gets; nil: what an engine says
 	SeenAs  map[netip.AddrPort]netip.AddrPort // mappings of other flows
@@ -150,6 +151,8 @@ type gateway struct {
 	cfg  *Config
 	spec alg.Spec
 	res  Result
+
+	granted int // groups
 }
 
 // Announcement is how Result writes an expectation: class, protocol, from where to
@@ -212,12 +215,20 @@ func (g *gateway) Announce(c *alg.Context, group []alg.Expectation) (netip.AddrP
 		if len(group) > 1 {
 			step = 2
 		}
+		if group[0].Seen != 0 {
+			to = netip.AddrPortFrom(to.Addr(), group[0].Seen)
+		}
+		taken := g.cfg.Taken
+		if g.cfg.Freed > 0 && g.granted >= g.cfg.Freed {
+			taken = nil
+		}
 		for slices.ContainsFunc(group, func(x alg.Expectation) bool {
-			return slices.Contains(g.cfg.Taken, to.Port()+x.To.Port()-group[0].To.Port())
+			return slices.Contains(taken, to.Port()+x.To.Port()-group[0].To.Port())
 		}) {
 			to = netip.AddrPortFrom(to.Addr(), to.Port()+step)
 		}
 	}
+	g.granted++
 	for i := range group {
 		x := &group[i]
 		at := netip.AddrPortFrom(to.Addr(), to.Port()+x.To.Port()-group[0].To.Port())

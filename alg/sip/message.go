@@ -32,7 +32,9 @@ const (
 // headerNames has the names in lower case, compact forms too (RFC 3261 section 7.3.3).
 var headerNames = map[string]headerKind{
 	"via": via, "v": via, "from": from, "f": from, "to": to, "t": to, "contact": contact, "m": contact,
-	"route": route, "record-route": route, "call-id": callID, "i": callID, "cseq": cseq, "expires": expires,
+	"route": route, "record-route": route, "path": route, "service-route": route,
+	"refer-to": route, "r": route, "referred-by": route, "b": route,
+	"call-id": callID, "i": callID, "cseq": cseq, "expires": expires,
 	"content-length": contentLength, "l": contentLength, "content-type": contentType, "c": contentType,
 	"content-encoding": contentEncoding, "e": contentEncoding,
 }
@@ -263,4 +265,52 @@ func number(b []byte) (x, digits int) {
 		digits++
 	}
 	return x, digits
+}
+
+// description finds the session description in the body: all of it, or the part of a
+// multipart body (RFC 5621 section 3.1). One that is compressed cannot be read.
+func (m *message) description() (span, bool) {
+	kind := m.first(contentType)
+	switch {
+	case m.body.from == m.body.to || m.first(contentEncoding) != nil:
+		return span{}, false
+	case isType(kind, "application/sdp"):
+		return m.body, true
+	case !hasPrefixFold(kind, "multipart/"):
+		return span{}, false
+	}
+	b, ok := param(kind, span{0, len(kind)}, "boundary")
+	if !ok {
+		return span{}, false
+	}
+	fence := append([]byte("--"), bytes.Trim(b.of(kind), `"`)...)
+	for at := m.body.from; ; {
+		n := bytes.Index(m.raw[at:m.body.to], fence)
+		if n < 0 {
+			return span{}, false
+		}
+		at += n + len(fence)
+		end := bytes.Index(m.raw[at:m.body.to], fence)
+		if end < 0 {
+			return span{}, false
+		}
+		part := span{at, at + end}
+		head := bytes.Index(part.of(m.raw), []byte("\r\n\r\n"))
+		if head < 0 {
+			continue
+		}
+		for line := range bytes.SplitSeq(m.raw[at:at+head], crlf) {
+			name, value, _ := bytes.Cut(line, []byte{':'})
+			if bytes.EqualFold(bytes.TrimSpace(name), []byte("content-type")) && isType(bytes.TrimSpace(value), "application/sdp") {
+				part.from += head + 2*len(crlf)
+				part.to = max(part.from, part.to-len(crlf))
+				return part, true
+			}
+		}
+	}
+}
+
+// isType reports whether a Content-Type is of a media type, with or without parameters.
+func isType(kind []byte, name string) bool {
+	return hasPrefixFold(kind, name) && (len(kind) == len(name) || kind[len(name)] == ';' || isSpace(kind[len(name)]))
 }

@@ -3,6 +3,7 @@ package sip
 import (
 	"bytes"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"example.com/culvert/alg"
@@ -18,34 +19,29 @@ type description struct {
 
 // mediaDesc is a medium of a description.
 type mediaDesc struct {
-	addr netip.Addr // where it is to be received
-	port uint16
-	rtcp uint16 // its companion, 0: none
-	own  bool   // it has a c= of its own
-	seen netip.AddrPort
-	peer uint16 // seen port of rtcp
+	class uint8
+	addr  netip.Addr // where it is to be received
+	port  uint16
+	rtcp  uint16 // its companion, 0: none
+	own   bool   // it has a c= of its own
+	seen  netip.AddrPort
+	peer  uint16 // seen port of rtcp
 }
 
-// describes reports whether the message has a session description that can be read.
-func (p *parser) describes() bool {
-	m := &p.msg
-	if m.body.from == m.body.to || m.first(contentEncoding) != nil {
-		return false
-	}
-	kind := m.first(contentType)
-	return hasPrefixFold(kind, "application/sdp") && (len(kind) == len("application/sdp") || kind[len("application/sdp")] == ';' || isSpace(kind[len("application/sdp")]))
-}
-
-// describe announces the media of the sender and rewrites the description. One that
-// cannot be announced whole stays as it is.
-func (p *parser) describe(c *alg.Context, raw []byte, call uint64) {
+// describe announces the media of the sender and rewrites the description in
+// raw[in.from:in.to]. One that cannot be announced whole stays as it is. It reports
+// false if it cannot be read.
+func (p *parser) describe(c *alg.Context, raw []byte, in span, call uint64) bool {
 	d := &p.desc
 	*d = description{}
-	if !d.read(raw, p.msg.body) || !d.announce(c, p, call) {
-		return
+	if !d.read(raw, in) {
+		return false
+	}
+	if !p.announce(c, call) {
+		return true
 	}
 	before := len(p.edits)
-	p.rewrite(c, raw)
+	p.rewrite(c, raw, in)
 	grown := 0
 	for _, e := range p.edits[before:] {
 		grown += len(e.Text) - (e.To - e.From)
@@ -55,6 +51,7 @@ func (p *parser) describe(c *alg.Context, raw []byte, call uint64) {
 		p.text = strconv.AppendInt(p.text, int64(p.msg.body.to-p.msg.body.from+grown), 10)
 		p.replace(p.msg.length, begin)
 	}
+	return true
 }
 
 // sdpLine returns the line at raw[at:end] without its end, and where the next one is.
@@ -165,7 +162,16 @@ func (d *description) read(raw []byte, in span) bool {
 
 // read reads "audio 49170/2 RTP/AVP 0". A medium that is not over UDP has no port here.
 func (m *mediaDesc) read(w words) bool {
-	w.skip(1)
+	switch string(w.next().of(w.raw)) {
+	case "audio":
+		m.class = classAudio
+	case "video":
+		m.class = classVideo
+	case "image":
+		m.class = classImage
+	default:
+		m.class = classData
+	}
 	port, _, ok := w.port()
 	if !ok {
 		return false
@@ -182,8 +188,12 @@ func (m *mediaDesc) read(w words) bool {
 	return true
 }
 
-// announce announces all media of the sender. It reports false if it cannot.
-func (d *description) announce(c *alg.Context, p *parser, call uint64) bool {
+// announce announces all media of the sender. When one is refused it takes the others
+// back, and reports false.
+func (p *parser) announce(c *alg.Context, call uint64) bool {
+	d, by := &p.desc, p.transaction(c)
+	var fresh [maxMedia]mediumSocket
+	made := 0
 	for i := range d.media[:d.n] {
 		m := &d.media[i]
 		to := netip.AddrPortFrom(m.addr, m.port)
@@ -201,24 +211,29 @@ func (d *description) announce(c *alg.Context, p *parser, call uint64) bool {
 			continue
 		}
 		var group [2]alg.Expectation
-		group[0] = alg.Expectation{Class: classMedia, Proto: tuple.UDP, To: to}
+		group[0] = alg.Expectation{Class: m.class, Proto: tuple.UDP, To: to, Seen: p.known(call, mediumSocket{c.Dir, m.class, to})}
 		if c.Options.AnyMedia {
 			group[0].From = alg.Anybody(m.addr)
 		}
 		n := 1
-		if m.rtcp != 0 {
+		if m.rtcp != 0 && m.rtcp != m.port { // one port for both: RFC 5761 section 5.1.1
 			group[1] = group[0]
-			group[1].To = netip.AddrPortFrom(m.addr, m.rtcp)
+			group[1].To, group[1].Seen = netip.AddrPortFrom(m.addr, m.rtcp), 0
 			n = 2
 		}
 		seen, err := c.Announce(group[:n]...)
 		if err != nil {
+			p.forget(c, func(k *medium) bool { return k.call == call && slices.Contains(fresh[:made], k.mediumSocket) })
 			return false
 		}
 		m.seen = seen
 		m.peer = seen.Port() + (m.rtcp - m.port)
 		for _, e := range group[:n] {
-			p.remember(c, call, e.To)
+			s := mediumSocket{c.Dir, m.class, e.To}
+			if p.remember(medium{call, by, s, seen.Port() + (e.To.Port() - to.Port())}) {
+				fresh[made] = s
+				made++
+			}
 		}
 	}
 	return true
@@ -248,9 +263,9 @@ func (d *description) origin(c *alg.Context, a netip.Addr) netip.Addr {
 	return seen
 }
 
-// rewrite writes the description as the receiver has to see it.
-func (p *parser) rewrite(c *alg.Context, raw []byte) {
-	d, in := &p.desc, p.msg.body
+// rewrite writes the description in raw[in.from:in.to] as the receiver has to see it.
+func (p *parser) rewrite(c *alg.Context, raw []byte, in span) {
+	d := &p.desc
 	session := d.outside(c)
 	var m *mediaDesc
 	n := 0

@@ -2,6 +2,7 @@ package sip
 
 import (
 	"bytes"
+	"encoding/binary"
 	"hash/maphash"
 	"net/netip"
 	"slices"
@@ -18,12 +19,16 @@ type Helper struct{}
 // Classes of what is announced.
 const (
 	classSignalling = iota
-	classMedia
+	classAudio
+	classVideo
+	classImage
+	classData // of other media
 )
 
 const (
 	maxContacts   = 4
-	maxMedia      = 16 // sockets: four calls of audio and video
+	maxMedia      = 16           // sockets of a class: eight calls with RTCP
+	maxSockets    = 2 * maxMedia // of all classes
 	mediaTime     = 3 * time.Minute
 	registration  = time.Hour // without Expires (RFC 3261 section 10.2)
 	longestExpiry = 24 * time.Hour
@@ -35,7 +40,10 @@ func (Helper) Spec() alg.Spec {
 		Name: "sip", Protos: []uint8{tuple.UDP, tuple.TCP}, Port: defaultPort, Limit: alg.MaxLimit,
 		Classes: []alg.Class{
 			classSignalling: {Name: "signalling", Max: maxContacts, Timeout: mediaTime},
-			classMedia:      {Name: "media", Max: maxMedia, Timeout: mediaTime},
+			classAudio:      {Name: "audio", Max: maxMedia, Timeout: mediaTime},
+			classVideo:      {Name: "video", Max: maxMedia, Timeout: mediaTime},
+			classImage:      {Name: "image", Max: maxMedia, Timeout: mediaTime},
+			classData:       {Name: "data", Max: maxMedia, Timeout: mediaTime},
 		},
 	}
 }
@@ -49,27 +57,59 @@ type parser struct {
 	msg   message
 	edits []alg.Replacement
 	text  []byte // of the replacements
-	calls [maxMedia]medium
+	calls [maxSockets]medium
 	next  uint8 // where the next one of calls goes
 	desc  description
+
+	contacts    [maxContacts]binding
+	nextContact uint8 // where the next one of contacts goes
 }
 
 // medium is a socket that a call has announced.
 type medium struct {
-	call uint64 // hash of Call-ID
-	dir  tuple.Direction
-	to   netip.AddrPort
+	call uint64      // hash of Call-ID
+	by   transaction // that announced it first
+	mediumSocket
+	seen uint16 // its external port, which it keeps while the call lasts
 }
 
-var leave = alg.Edit{Rest: alg.Leave}
+// mediumSocket names a socket of a medium.
+type mediumSocket struct {
+	dir   tuple.Direction // whose it is
+	class uint8
+	to    netip.AddrPort
+}
+
+// binding is a contact that a phone has registered.
+type binding struct {
+	by      transaction // that announced it first
+	dir     tuple.Direction
+	to      netip.AddrPort
+	seen    netip.AddrPort
+	life    time.Duration
+	granted bool // by the registrar
+}
+
+// transaction names a request of a call, its answers and its CANCEL: by the number in
+// CSeq and the side that chose it.
+type transaction struct {
+	number int
+	asker  tuple.Direction
+}
+
+var leave = alg.Edit{Rest: alg.Leave, Unread: 1}
 
 // Inspect implements alg.Parser. It settles one message at a time.
 func (p *parser) Inspect(c *alg.Context, b []byte) alg.Edit {
 	if !c.Stream() {
 		if n, st := p.msg.read(b, false); st == whole {
-			return alg.Edit{Done: len(b), Replace: p.message(c, b[:n])}
+			return p.message(c, b[:n], len(b))
 		}
-		return alg.Edit{Done: len(b)}
+		e := alg.Edit{Done: len(b)}
+		if !keepsAlive(b) {
+			e.Unread = 1
+		}
+		return e
 	}
 	if c.Gap {
 		return leave
@@ -83,9 +123,17 @@ func (p *parser) Inspect(c *alg.Context, b []byte) alg.Edit {
 	case notSIP:
 		return leave
 	default:
-		return alg.Edit{Done: n, Replace: p.message(c, b[:n])}
+		return p.message(c, b[:n], n)
 	}
 }
+
+// keepsAlive reports whether a datagram is one that phones send to keep their mapping:
+// empty lines, zeros, or STUN (RFC 5626 section 3.5.2, whose first octet is below 4).
+func keepsAlive(b []byte) bool {
+	return len(bytes.Trim(b, "\r\n\x00")) == 0 || len(b) >= 20 && b[0] < 4 && binary.BigEndian.Uint32(b[4:]) == stunCookie
+}
+
+const stunCookie = 0x2112a442 // RFC 8489 section 5
 
 // keepAlive counts the bytes of empty lines at the start of b (RFC 5626 section 3.5.1,
 // RFC 3261 section 7.5).
@@ -97,14 +145,15 @@ func keepAlive(b []byte) int {
 	return n
 }
 
-// message rewrites p.msg and announces what it speaks of.
-func (p *parser) message(c *alg.Context, raw []byte) []alg.Replacement {
+// message rewrites p.msg, which raw holds, announces what it speaks of, and settles
+// done bytes.
+func (p *parser) message(c *alg.Context, raw []byte, done int) alg.Edit {
 	m := &p.msg
+	e := alg.Edit{Done: done}
 	p.edits, p.text = p.edits[:0], p.text[:0]
 	if m.request() {
 		p.uris(c, raw, m.uri, nil)
 	}
-	call := maphash.Bytes(p.seed, m.first(callID))
 	for _, h := range m.headers {
 		switch h.kind {
 		case via:
@@ -116,13 +165,30 @@ func (p *parser) message(c *alg.Context, raw []byte) []alg.Replacement {
 		}
 	}
 	p.registered(c)
-	if p.ends() {
-		p.forget(c, call)
-	} else if p.describes() {
-		p.describe(c, raw, call)
+	call := maphash.Bytes(p.seed, m.first(callID))
+	if p.ends(c, call) {
+		return p.settle(e)
 	}
+	if body, ok := m.description(); ok && !p.describe(c, raw, body, call) {
+		e.Unread = 1
+	}
+	return p.settle(e)
+}
+
+// settle gives e the replacements, in order.
+func (p *parser) settle(e alg.Edit) alg.Edit {
 	slices.SortFunc(p.edits, func(a, b alg.Replacement) int { return a.From - b.From })
-	return p.edits
+	e.Replace = p.edits
+	return e
+}
+
+// transaction names that of p.msg.
+func (p *parser) transaction(c *alg.Context) transaction {
+	n, _ := number(p.msg.first(cseq))
+	if p.msg.request() {
+		return transaction{n, c.Dir}
+	}
+	return transaction{n, c.Dir.Other()}
 }
 
 // replace puts text, which ends p.text and begins at p.text[begin], in the place of s.
@@ -268,15 +334,68 @@ func (p *parser) reachable(c *alg.Context, raw []byte, u *uri, value span) (neti
 	if register {
 		if life = p.expires(raw, u, value); life == 0 {
 			c.Withdraw(classSignalling, to)
+			p.unbind(c, func(b *binding) bool { return b.to == to })
 			return to, false
 		}
 	}
+	seen, err := announceContact(c, to, life)
+	if register && err == nil {
+		p.bind(binding{by: p.transaction(c), dir: c.Dir, to: to, seen: seen, life: life})
+	}
+	return seen, err == nil
+}
+
+// announceContact says that calls may come to a contact of c.Dir's for a time.
+func announceContact(c *alg.Context, to netip.AddrPort, life time.Duration) (netip.AddrPort, error) {
 	e := alg.Expectation{Class: classSignalling, Proto: c.Tuple[tuple.Original].Proto, To: to, Permanent: true, Timeout: life, Child: "sip"}
 	if c.Options.AnySignalling {
 		e.From = alg.Anybody(to.Addr())
 	}
-	seen, err := c.Announce(e)
-	return seen, err == nil
+	return c.Announce(e)
+}
+
+// bind notes a registration that is asked for, or again.
+func (p *parser) bind(b binding) {
+	for i := range p.contacts {
+		if old := &p.contacts[i]; old.to == b.to && old.dir == b.dir {
+			old.seen, old.life = b.seen, b.life
+			if !old.granted {
+				old.by = b.by
+			}
+			return
+		}
+	}
+	p.contacts[p.nextContact] = b
+	p.nextContact = (p.nextContact + 1) % maxContacts
+}
+
+// unbind ends the registrations that match.
+func (p *parser) unbind(c *alg.Context, match func(*binding) bool) {
+	for i := range p.contacts {
+		if b := &p.contacts[i]; b.to.IsValid() && match(b) {
+			as := *c
+			as.Dir = b.dir
+			as.Withdraw(classSignalling, b.to)
+			*b = binding{}
+		}
+	}
+}
+
+// granted makes a registration last for as long as the registrar says.
+func (p *parser) granted(c *alg.Context, contact netip.AddrPort, life time.Duration) {
+	for i := range p.contacts {
+		b := &p.contacts[i]
+		if b.to.IsValid() && b.dir != c.Dir && (b.seen == contact || b.to == contact) {
+			b.granted = true
+			if life > 0 && life != b.life {
+				as := *c
+				as.Dir = b.dir
+				if _, err := announceContact(&as, b.to, life); err == nil {
+					b.life = life
+				}
+			}
+		}
+	}
 }
 
 // expires returns how long a binding is to last: by the parameter of its Contact, or
@@ -299,10 +418,16 @@ func (p *parser) expires(raw []byte, u *uri, value span) time.Duration {
 	return min(time.Duration(seconds)*time.Second, longestExpiry)
 }
 
-// registered keeps the flow for as long as a registrar says that it may be used.
+// registered follows a registration: it lasts for as long as the registrar says, and the
+// flow with it. One that he refuses has not begun.
 func (p *parser) registered(c *alg.Context) {
 	m := &p.msg
-	if !m.is("REGISTER") || m.request() && c.Dir == tuple.Reply || m.code >= 300 || m.code > 0 && m.code < 200 {
+	switch {
+	case !m.is("REGISTER"), m.request() && c.Dir == tuple.Reply, m.code > 0 && m.code < 200, challenges(m.code):
+		return
+	case m.code >= 300:
+		by := p.transaction(c)
+		p.unbind(c, func(b *binding) bool { return !b.granted && b.by == by })
 		return
 	}
 	life := time.Duration(0)
@@ -311,13 +436,20 @@ func (p *parser) registered(c *alg.Context) {
 			continue
 		}
 		v := h.span
+		if m.request() && string(v.of(m.raw)) == "*" { // RFC 3261 section 10.2.2
+			p.unbind(c, func(b *binding) bool { return b.dir == c.Dir })
+		}
 		for at := v.from; at < v.to; {
 			u, ok := nextURI(m.raw, at, v.to)
 			if !ok {
 				break
 			}
 			at = u.after
-			life = max(life, p.expires(m.raw, &u, v))
+			lasts := p.expires(m.raw, &u, v)
+			if !m.request() {
+				p.granted(c, u.effective(u.def), lasts)
+			}
+			life = max(life, lasts)
 		}
 	}
 	if life > 0 {
@@ -325,31 +457,57 @@ func (p *parser) registered(c *alg.Context) {
 	}
 }
 
-// ends reports whether the message ends the call that it belongs to.
-func (p *parser) ends() bool {
-	m := &p.msg
-	return m.request() && (m.is("BYE") || m.is("CANCEL")) || m.is("INVITE") && m.code >= 300 && m.code != 401 && m.code != 407
-}
+// challenges reports whether a request comes again at once, with credentials.
+func challenges(code int) bool { return code == 401 || code == 407 }
 
-// remember notes that a call has announced a socket, and forget ends all of a call.
-func (p *parser) remember(c *alg.Context, call uint64, to netip.AddrPort) {
-	k := medium{call, c.Dir, to}
-	if slices.Contains(p.calls[:], k) {
-		return
+// ends ends what a message takes back, and reports whether there is such: BYE all of the
+// call, CANCEL and a final refusal what their request and its answers announced. A
+// call goes on as it was when a later request is refused (RFC 3261 section 14.1).
+func (p *parser) ends(c *alg.Context, call uint64) bool {
+	m, by := &p.msg, p.transaction(c)
+	switch {
+	case m.request() && m.is("BYE"):
+		p.forget(c, func(k *medium) bool { return k.call == call })
+	case m.request() && m.is("CANCEL"), m.code >= 300 && !challenges(m.code) && (m.is("INVITE") || m.is("UPDATE") || m.is("PRACK")):
+		p.forget(c, func(k *medium) bool { return k.call == call && k.by == by })
+	default:
+		return false
 	}
-	p.calls[p.next] = k
-	p.next = (p.next + 1) % maxMedia
+	return true
 }
 
-func (p *parser) forget(c *alg.Context, call uint64) {
+// known returns the external port of a socket that the call has announced, 0 if it has
+// not.
+func (p *parser) known(call uint64, s mediumSocket) uint16 {
 	for i := range p.calls {
-		k := &p.calls[i]
-		if k.call != call || !k.to.IsValid() {
-			continue
+		if k := &p.calls[i]; k.call == call && k.mediumSocket == s {
+			return k.seen
 		}
-		as := *c
-		as.Dir = k.dir // in whose words it was announced
-		c.Gateway.Withdraw(&as, classMedia, k.to)
-		*k = medium{}
+	}
+	return 0
+}
+
+// remember notes that a call has announced a socket, and reports whether that is new.
+func (p *parser) remember(m medium) bool {
+	for i := range p.calls {
+		if k := &p.calls[i]; k.call == m.call && k.mediumSocket == m.mediumSocket {
+			k.seen = m.seen
+			return false
+		}
+	}
+	p.calls[p.next] = m
+	p.next = (p.next + 1) % maxSockets
+	return true
+}
+
+// forget ends the media that match.
+func (p *parser) forget(c *alg.Context, match func(*medium) bool) {
+	for i := range p.calls {
+		if k := &p.calls[i]; k.to.IsValid() && match(k) {
+			as := *c
+			as.Dir = k.dir // in whose words it was announced
+			as.Withdraw(k.class, k.to)
+			*k = medium{}
+		}
 	}
 }

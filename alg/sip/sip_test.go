@@ -3,6 +3,7 @@ package sip
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,7 +34,7 @@ func flow(proto uint8, seenPort uint16) [tuple.NumDirections]tuple.Tuple {
 const signalling = "signalling udp 198.51.100.7:* > 203.0.113.1:5060 = 10.0.0.5:5060 permanent"
 
 func media(port int) string {
-	return fmt.Sprintf("media udp 198.51.100.7:* > 203.0.113.1:%d = 10.0.0.5:%d", port, port)
+	return fmt.Sprintf("audio udp 198.51.100.7:* > 203.0.113.1:%d = 10.0.0.5:%d", port, port)
 }
 
 // invite is a call of the phone, with a description.
@@ -133,11 +134,11 @@ func TestCalls(t *testing.T) {
 		{claim: "a call is announced with its media", in: plain, out: seen(plain), announced: []string{media(40000), media(40001)}},
 		{claim: "taken ports: the pair moves by two", cfg: algtest.Config{Taken: []uint16{40001}}, in: plain,
 			out:       edit(seen(plain), "audio 40000", "audio 40002"),
-			announced: []string{"media udp 198.51.100.7:* > 203.0.113.1:40002 = 10.0.0.5:40000", "media udp 198.51.100.7:* > 203.0.113.1:40003 = 10.0.0.5:40001"}},
+			announced: []string{"audio udp 198.51.100.7:* > 203.0.113.1:40002 = 10.0.0.5:40000", "audio udp 198.51.100.7:* > 203.0.113.1:40003 = 10.0.0.5:40001"}},
 		{claim: "several media, one refused, RTCP elsewhere, T.38",
 			in:        invite(append(sdp[:5:5], "m=audio 40000 RTP/AVP 0", "a=rtcp:40010 IN IP4 10.0.0.5", "m=video 0 RTP/AVP 34", "m=image 40020 udptl t38", "c=IN IP4 10.0.0.5")...),
 			out:       seen(invite(append(sdp[:5:5], "m=audio 40000 RTP/AVP 0", "a=rtcp:40010 IN IP4 10.0.0.5", "m=video 0 RTP/AVP 34", "m=image 40020 udptl t38", "c=IN IP4 10.0.0.5")...)),
-			announced: []string{media(40000), media(40010), media(40020)}},
+			announced: []string{media(40000), media(40010), strings.Replace(media(40020), "audio", "image", 1)}},
 		{claim: "candidates of ICE", in: invite(append(sdp, "a=candidate:1 1 UDP 2130706431 10.0.0.5 40000 typ host", "a=candidate:2 1 UDP 1694498815 192.0.2.3 45664 typ srflx raddr 10.0.0.9 rport 40000")...),
 			out:       seen(invite(append(sdp, "a=candidate:1 1 UDP 2130706431 10.0.0.5 40000 typ host", "a=candidate:2 1 UDP 1694498815 192.0.2.3 45664 typ srflx raddr 10.0.0.9 rport 40000")...)),
 			announced: []string{media(40000), media(40001)}},
@@ -147,14 +148,14 @@ func TestCalls(t *testing.T) {
 			out: seen(invite(append(append(sdp[:3:3], "c=IN IP4 10.0.0.9"), sdp[4:]...)...))},
 		{claim: "privileged ports: the description stays", in: low, out: before(seen(low)) + "\r\nContent-Length" + after(low)},
 		{claim: "any peer if the rule says so", cfg: algtest.Config{Options: alg.Options{AnyMedia: true}}, in: plain, out: seen(plain),
-			announced: []string{"media udp 0.0.0.0:* > 203.0.113.1:40000 = 10.0.0.5:40000", "media udp 0.0.0.0:* > 203.0.113.1:40001 = 10.0.0.5:40001"}},
+			announced: []string{"audio udp 0.0.0.0:* > 203.0.113.1:40000 = 10.0.0.5:40000", "audio udp 0.0.0.0:* > 203.0.113.1:40001 = 10.0.0.5:40001"}},
 		{claim: "compact names and folded lines",
 			in:  "INVITE sip:bob@example.org SIP/2.0\r\nv: SIP/2.0/UDP\r\n 10.0.0.5\r\n\t;branch=z9hG4bK1\r\nf: <sip:a@example.org>\r\nt : <sip:b@example.org>\r\ni: 1\r\nCSeq: 1 INVITE\r\nm: \"sip:x@10.0.0.5\"\r\n <sip:a@10.0.0.5>\r\nl: 0\r\n\r\n",
 			out: "INVITE sip:bob@example.org SIP/2.0\r\nv: SIP/2.0/UDP\r\n 203.0.113.1\r\n\t;branch=z9hG4bK1\r\nf: <sip:a@example.org>\r\nt : <sip:b@example.org>\r\ni: 1\r\nCSeq: 1 INVITE\r\nm: \"sip:x@10.0.0.5\"\r\n <sip:a@203.0.113.1>\r\nl: 0\r\n\r\n"},
 		{claim: "an answer to the phone", dir: tuple.Reply,
 			in:        text("SIP/2.0 200 OK", "Via: SIP/2.0/UDP 203.0.113.1:5060;branch=z9hG4bK1;received=203.0.113.1;rport=5060", "Record-Route: <sip:198.51.100.7;lr>", "From: <sip:alice@example.org>;tag=1", "To: <sip:bob@example.org>;tag=2", "Call-ID: 1@10.0.0.5", "CSeq: 1 INVITE", "Contact: <sip:bob@198.51.100.7>", "Content-Type: application/sdp", "Content-Length: LEN", "", "v=0", "o=bob 1 1 IN IP4 198.51.100.7", "s=-", "c=IN IP4 198.51.100.7", "t=0 0", "m=audio 50000 RTP/AVP 0"),
 			out:       text("SIP/2.0 200 OK", "Via: SIP/2.0/UDP 10.0.0.5:5060;branch=z9hG4bK1;received=10.0.0.5;rport=5060", "Record-Route: <sip:198.51.100.7;lr>", "From: <sip:alice@example.org>;tag=1", "To: <sip:bob@example.org>;tag=2", "Call-ID: 1@10.0.0.5", "CSeq: 1 INVITE", "Contact: <sip:bob@198.51.100.7>", "Content-Type: application/sdp", "Content-Length: LEN", "", "v=0", "o=bob 1 1 IN IP4 198.51.100.7", "s=-", "c=IN IP4 198.51.100.7", "t=0 0", "m=audio 50000 RTP/AVP 0"),
-			announced: []string{"media udp 10.0.0.5:* > 198.51.100.7:50000", "media udp 10.0.0.5:* > 198.51.100.7:50001"}},
+			announced: []string{"audio udp 10.0.0.5:* > 198.51.100.7:50000", "audio udp 10.0.0.5:* > 198.51.100.7:50001"}},
 		{claim: "a call to the phone", dir: tuple.Reply, cfg: algtest.Config{Tuple: flow(tuple.UDP, 61000)},
 			in:  text("INVITE sip:alice@203.0.113.1:61000;line=1 SIP/2.0", "Via: SIP/2.0/UDP 198.51.100.7;branch=z9hG4bK9", "Route: <sip:203.0.113.1:61000;lr>", "From: <sip:bob@example.org>", "To: <sip:alice@203.0.113.1:61000>", "Call-ID: 2", "CSeq: 1 INVITE", "Content-Length: 0", ""),
 			out: text("INVITE sip:alice@10.0.0.5:5060;line=1 SIP/2.0", "Via: SIP/2.0/UDP 198.51.100.7;branch=z9hG4bK9", "Route: <sip:10.0.0.5:5060;lr>", "From: <sip:bob@example.org>", "To: <sip:alice@10.0.0.5:5060>", "Call-ID: 2", "CSeq: 1 INVITE", "Content-Length: 0", "")},
@@ -199,12 +200,12 @@ func TestRegistrations(t *testing.T) {
 
 func TestMediaEndWithTheirCall(t *testing.T) {
 	bye := func(method string) string {
-		return text(method+" sip:bob@example.org SIP/2.0", "Via: SIP/2.0/UDP 10.0.0.5:5060", "Call-ID: 1@10.0.0.5", "CSeq: 2 "+method, "Content-Length: 0", "")
+		return text(method+" sip:bob@example.org SIP/2.0", "Via: SIP/2.0/UDP 10.0.0.5:5060", "Call-ID: 1@10.0.0.5", "CSeq: "+map[string]string{"BYE": "2 BYE", "CANCEL": "1 CANCEL"}[method], "Content-Length: 0", "")
 	}
 	refusal := text("SIP/2.0 486 Busy", "Via: SIP/2.0/UDP 10.0.0.5:5060", "Call-ID: 1@10.0.0.5", "CSeq: 1 INVITE", "Content-Length: 0", "")
 	for _, end := range []algtest.Say{{Text: bye("BYE")}, {Text: bye("CANCEL")}, {Dir: tuple.Reply, Text: refusal}, {Dir: tuple.Reply, Text: bye("BYE")}} {
 		got := algtest.Run(algtest.Config{Helper: Helper{}, Tuple: flow(tuple.UDP, 5060)}, algtest.Say{Text: invite(sdp...)}, end)
-		want := fmt.Sprint([]string{media(40000), media(40001), "withdraw media 10.0.0.5:40000", "withdraw media 10.0.0.5:40001"})
+		want := fmt.Sprint([]string{media(40000), media(40001), "withdraw audio 10.0.0.5:40000", "withdraw audio 10.0.0.5:40001"})
 		if fmt.Sprint(got.Announced) != want {
 			t.Errorf("%.20q: %v, want %v", end.Text, got.Announced, want)
 		}
@@ -214,6 +215,149 @@ func TestMediaEndWithTheirCall(t *testing.T) {
 	if len(got.Announced) != 2 {
 		t.Errorf("a challenge or another call's end: %v", got.Announced)
 	}
+}
+
+// run is a conversation over UDP with the phone's proxy.
+func run(cfg algtest.Config, says ...algtest.Say) algtest.Result {
+	cfg.Helper = Helper{}
+	if cfg.Tuple == ([tuple.NumDirections]tuple.Tuple{}) {
+		cfg.Tuple = flow(tuple.UDP, 5060)
+	}
+	return algtest.Run(cfg, says...)
+}
+
+func wantAnnounced(t *testing.T, got algtest.Result, want ...string) {
+	t.Helper()
+	if !slices.Equal(got.Announced, want) {
+		t.Errorf("announced\n%q, want\n%q", got.Announced, want)
+	}
+}
+
+// answer is what the proxy says to request number n of the call.
+func answer(status, number, method string) algtest.Say {
+	return algtest.Say{Dir: tuple.Reply, Text: text("SIP/2.0 "+status, "Via: SIP/2.0/UDP 203.0.113.1:5060", "Call-ID: 1@10.0.0.5", "CSeq: "+number+" "+method, "Content-Length: 0", "")}
+}
+
+// again is the next request of a call.
+func again(s, number, method string) algtest.Say {
+	s = strings.Replace(s, "INVITE sip:", method+" sip:", 1)
+	return algtest.Say{Text: strings.Replace(s, "CSeq: 1 INVITE", "CSeq: "+number+" "+method, 1)}
+}
+
+func TestRefusedChangeLeavesTheCallAsItWas(t *testing.T) {
+	first, second := invite(sdp...), strings.ReplaceAll(invite(sdp...), "audio 40000", "audio 40008")
+	for _, method := range []string{"INVITE", "UPDATE", "PRACK"} {
+		got := run(algtest.Config{}, algtest.Say{Text: first}, answer("200 OK", "1", "INVITE"), again(second, "2", method), answer("488 Not Acceptable Here", "2", method))
+		wantAnnounced(t, got, media(40000), media(40001), media(40008), media(40009), "withdraw audio 10.0.0.5:40008", "withdraw audio 10.0.0.5:40009")
+		got = run(algtest.Config{}, algtest.Say{Text: first}, answer("200 OK", "1", "INVITE"), again(first, "2", method), answer("491 Request Pending", "2", method))
+		wantAnnounced(t, got, media(40000), media(40001), media(40000), media(40001))
+	}
+}
+
+func TestSocketsKeepTheirExternalPortsDuringACall(t *testing.T) {
+	// Between the two offers port 40000 becomes free: the flows of the first one came.
+	cfg := algtest.Config{Taken: []uint16{40000}, Freed: 1}
+	hold := strings.Replace(invite(sdp...), "a=sendrecv", "a=sendonly", 1)
+	got := run(cfg, algtest.Say{Text: invite(sdp...)}, again(hold, "2", "INVITE"))
+	for i, offer := range got.Got[tuple.Original] {
+		if !strings.Contains(offer, "m=audio 40002 ") {
+			t.Errorf("offer %d: %q", i, offer)
+		}
+	}
+}
+
+func TestAnnouncementsOfARefusedDescriptionAreTakenBack(t *testing.T) {
+	in := invite(append(sdp[:5:5], "m=audio 40000 RTP/AVP 0", "m=video 22 RTP/AVP 34")...)
+	got := run(algtest.Config{}, algtest.Say{Text: in})
+	wantAnnounced(t, got, media(40000), media(40001), "withdraw audio 10.0.0.5:40000", "withdraw audio 10.0.0.5:40001")
+	if !strings.Contains(got.Got[tuple.Original][0], "m=video 22 ") || len(got.Refused) != 1 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestOnePortForMediaAndTheirControl(t *testing.T) {
+	in := invite(append(sdp[:5:5], "m=audio 40000 RTP/SAVPF 0", "a=rtcp:40000 IN IP4 10.0.0.5", "a=rtcp-mux")...)
+	got := run(algtest.Config{Taken: []uint16{40000}}, algtest.Say{Text: in})
+	wantAnnounced(t, got, "audio udp 198.51.100.7:* > 203.0.113.1:40001 = 10.0.0.5:40000")
+	if out := got.Got[tuple.Original][0]; !strings.Contains(out, "m=audio 40001 RTP/SAVPF 0\r\na=rtcp:40001 IN IP4 203.0.113.1\r\n") {
+		t.Errorf("%q", out)
+	}
+}
+
+func TestEachKindOfMediaHasItsClass(t *testing.T) {
+	in := invite(append(sdp[:5:5], "m=audio 40000 RTP/AVP 0", "m=video 40002 RTP/AVP 34", "m=image 40004 udptl t38", "m=application 40006 UDP/BFCP *", "m=message 40008 TCP/MSRP *")...)
+	got := run(algtest.Config{}, algtest.Say{Text: in})
+	kind := func(name string, port int) string { return strings.Replace(media(port), "audio", name, 1) }
+	wantAnnounced(t, got, media(40000), media(40001), kind("video", 40002), kind("video", 40003), kind("image", 40004), kind("data", 40006))
+}
+
+func TestDescriptionInAMultipartBody(t *testing.T) {
+	plain := invite(append([]string{"--frontier", "Content-Type: application/isup;version=nxv3", "", "binary", "--frontier", "Content-Type: application/sdp", "Content-Disposition: session", ""}, append(sdp[:len(sdp):len(sdp)], "--frontier--")...)...)
+	in := strings.Replace(plain, "Content-Type: application/sdp", `Content-Type: multipart/mixed; boundary="frontier"`, 1)
+	x := exchange{in: in, out: seen(in), announced: []string{media(40000), media(40001)}}
+	x.run(t)
+	for claim, in := range map[string]string{
+		"no boundary":   strings.Replace(in, `boundary="frontier"`, "x=y", 1),
+		"no such part":  strings.Replace(in, "application/sdp\r\nContent-Disposition", "text/plain\r\nContent-Disposition", 1),
+		"an open part":  strings.Replace(in, "--frontier--", "----------", 1),
+		"another fence": strings.Replace(in, `"frontier"`, "border", 1),
+	} {
+		if got := run(algtest.Config{}, algtest.Say{Text: in}); len(got.Announced) > 0 {
+			t.Errorf("%s: %v", claim, got.Announced)
+		}
+	}
+}
+
+func TestWhatCannotBeReadIsCounted(t *testing.T) {
+	for in, want := range map[string]uint32{
+		invite(sdp...):     0,
+		"\r\n\r\n":         0,
+		"\x00\x00\x00\x00": 0,
+		"\x00\x01\x00\x00\x21\x12\xa4\x42" + strings.Repeat("x", 12): 0, // STUN
+		"hello":                    1,
+		"INVITE sip:x SIP/2.0\r\n": 1,
+		invite("v=0", "c=IN IP4 bob.example.org", "m=audio 40000 RTP/AVP 0"): 1,
+		invite("v=1"): 1,
+	} {
+		got := run(algtest.Config{}, algtest.Say{Text: in})
+		if got.Got[tuple.Original][0] != in && want > 0 && !strings.HasPrefix(in, "INVITE sip:bob") || got.Events[stream.Unread] != want {
+			t.Errorf("%q: counted %d times, want %d; got %q", in, got.Events[stream.Unread], want, got.Got[tuple.Original])
+		}
+	}
+	got := run(algtest.Config{Proto: tuple.TCP, Tuple: flow(tuple.TCP, 5060)}, algtest.Say{Text: "GET / HTTP/1.1\r\n\r\n"}, algtest.Say{Text: "more"})
+	if got.Events[stream.Unread] != 1 || got.Helped {
+		t.Errorf("of a stream: %+v", got)
+	}
+}
+
+func TestRegistrarDecides(t *testing.T) {
+	register := func(number, contact string) algtest.Say {
+		return algtest.Say{Text: text("REGISTER sip:example.org SIP/2.0", "Via: SIP/2.0/UDP 10.0.0.5:5060", "Call-ID: 1@10.0.0.5", "CSeq: "+number+" REGISTER", "Contact: "+contact, "Expires: 600", "Content-Length: 0", "")}
+	}
+	granted := algtest.Say{Dir: tuple.Reply, Text: text("SIP/2.0 200 OK", "Call-ID: 1@10.0.0.5", "CSeq: 1 REGISTER", "Contact: <sip:a@203.0.113.1>;expires=60, <sip:a@203.0.113.9>;expires=90", "Content-Length: 0", "")}
+	asked, gone := signalling+" for 10m0s helper sip", "withdraw signalling 10.0.0.5:5060"
+	for _, tt := range []struct {
+		claim string
+		says  []algtest.Say
+		want  []string
+	}{
+		{"a shorter time", []algtest.Say{register("1", "<sip:a@10.0.0.5>"), granted}, []string{asked, signalling + " for 1m0s helper sip"}},
+		{"nothing at all", []algtest.Say{register("1", "<sip:a@10.0.0.5>"), answer("403 Forbidden", "1", "REGISTER")}, []string{asked, gone}},
+		{"who it is first", []algtest.Say{register("1", "<sip:a@10.0.0.5>"), answer("401 Unauthorized", "1", "REGISTER")}, []string{asked}},
+		{"that it cannot be renewed now", []algtest.Say{register("1", "<sip:a@10.0.0.5>"), granted, register("2", "<sip:a@10.0.0.5>"), answer("503 Service Unavailable", "2", "REGISTER")},
+			[]string{asked, signalling + " for 1m0s helper sip", asked}},
+		{"and the phone that it ends", []algtest.Say{register("1", "<sip:a@10.0.0.5>"), granted, register("2", "*")}, []string{asked, signalling + " for 1m0s helper sip", gone}},
+	} {
+		t.Run(tt.claim, func(t *testing.T) { wantAnnounced(t, run(algtest.Config{}, tt.says...), tt.want...) })
+	}
+}
+
+func TestTransfersNameTheReceiversWorld(t *testing.T) {
+	x := exchange{
+		in:  text("REFER sip:bob@198.51.100.7 SIP/2.0", "Via: SIP/2.0/UDP 10.0.0.5:5060", "Call-ID: 1", "CSeq: 3 REFER", "Refer-To: <sip:carol@example.org>", "Referred-By: <sip:alice@10.0.0.5>", "Content-Length: 0", ""),
+		out: text("REFER sip:bob@198.51.100.7 SIP/2.0", "Via: SIP/2.0/UDP 203.0.113.1:5060", "Call-ID: 1", "CSeq: 3 REFER", "Refer-To: <sip:carol@example.org>", "Referred-By: <sip:alice@203.0.113.1>", "Content-Length: 0", ""),
+	}
+	x.run(t)
 }
 
 func TestSeveralMessagesInOneSegment(t *testing.T) {
@@ -274,7 +418,7 @@ func TestIPv6(t *testing.T) {
 	out := strings.ReplaceAll(in, "fd00::5", "2001:db8:1::1")
 	out = strings.Replace(out, fmt.Sprintf("Length: %d", len(in)-body-4), fmt.Sprintf("Length: %d", len(out)-strings.Index(out, "\r\n\r\n")-4), 1)
 	x := exchange{cfg: algtest.Config{Tuple: [2]tuple.Tuple{f, back}}, in: in, out: out,
-		announced: []string{"media udp 2001:db8::7:* > [2001:db8:1::1]:40000 = [fd00::5]:40000", "media udp 2001:db8::7:* > [2001:db8:1::1]:40001 = [fd00::5]:40001"}}
+		announced: []string{"audio udp 2001:db8::7:* > [2001:db8:1::1]:40000 = [fd00::5]:40000", "audio udp 2001:db8::7:* > [2001:db8:1::1]:40001 = [fd00::5]:40001"}}
 	x.run(t)
 }
 

@@ -19,6 +19,7 @@ const (
 	Panicked              // it was taken away, because it panicked
 	Broken                // it was taken away, because it returned what cannot be
 	Starved               // it was taken away, because there was no memory
+	Unread                // the helper could not read a message
 	NumEvents
 )
 
@@ -396,6 +397,7 @@ func (s *Session) inspect(d tuple.Direction, gap bool, view []byte, g alg.Gatewa
 		}
 		why = Broken
 		if e.Fits(len(view)) {
+			s.Events[Unread] += uint32(e.Unread)
 			if e.Rest == alg.Leave {
 				s.lose(Left)
 			}

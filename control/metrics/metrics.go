@@ -1,7 +1,7 @@
 // Package metrics exports a gateway's counters to Prometheus.
 //
 // The collector reads snapshots when it is scraped and keeps nothing. Labels are
-// closed sets: reasons, interfaces of the gateway, rules. Never addresses.
+// closed sets: reasons, interfaces of the gateway, rules, helpers. Never addresses.
 package metrics
 
 import (
@@ -63,6 +63,7 @@ var (
 	helped     = describe("culvert_helper_flows", "Flows that a helper reads or has changed.")
 	helpedMem  = describe("culvert_helper_memory_bytes", "Memory that helpers keep for flows.")
 	helperEv   = describe("culvert_helper_events_total", "What helpers did: edited a payload, left their flow, found an edit too late or a message too long (overflow); and panicked, broken, starved: flows that lost their helper by a defect or for want of memory. The last three should stay zero.", "event")
+	unread     = describe("culvert_helper_unread_total", "Messages that a helper could not read and passed as they were. If it grows, something else talks on the port that a rule gives the helper to.", "helper")
 	announces  = describe("culvert_helper_announcements_total", "Flows that payloads announced, by event: granted, refused, because they may not (an attack, or a rule must allow it), or unlogged.", "event")
 	forwarded  = describe("culvert_forwarded_packets_total", "Packets sent out of an interface.")
 	dropped    = describe("culvert_dropped_packets_total", "Packets that did not leave, by reason; culvert counters says what to do about each.", "reason")
@@ -85,7 +86,7 @@ var (
 	portsFree = describe("culvert_nat_ports_free", "Ports of an external address that are left; widen ports or add an address when it nears 0.", "address", "zone", "protocol")
 
 	all = []*prometheus.Desc{portsUsed, portsFree, info, ready, generation, flows, flowLimit, begun, ended, refusedNew, clashes, alarms, expects, expectEv,
-		helped, helpedMem, helperEv, announces,
+		helped, helpedMem, helperEv, unread, announces,
 		forwarded, dropped, ruleHits, ruleBytes, counted, countedB, linesLost,
 		uplinkUp, uplinkMove,
 		received, receivedB, sent, sentB, ringDrops, truncated, refused}
@@ -189,6 +190,9 @@ func (t Tracking) collect(gauge func(*prometheus.Desc, float64, ...string), coun
 	count(helperEv, h.Panicked, "panicked")
 	count(helperEv, h.Broken, "broken")
 	count(helperEv, h.Starved, "starved")
+	for name, n := range h.Unread {
+		count(unread, n, name)
+	}
 	count(announces, h.Announced, "granted")
 	count(announces, h.Refused, "refused")
 	count(announces, h.Unlogged, "unlogged")

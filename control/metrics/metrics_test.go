@@ -37,7 +37,7 @@ func (source) Tracking() Tracking {
 		Stats:        conntrack.Stats{Insert: 10, Expired: 11, EarlyDrop: 12, ClientFull: 13, InsertFailed: 20, ClashResolve: 14},
 		Expect:       conntrack.ExpectStats{Create: 16, New: 17, Delete: 18},
 		Expectations: 19,
-		Helpers:      dataplane.HelperStats{Flows: 23, Memory: 24, Edited: 25, Panicked: 26, Announced: 27, Refused: 28},
+		Helpers:      dataplane.HelperStats{Flows: 23, Memory: 24, Edited: 25, Panicked: 26, Announced: 27, Refused: 28, Unread: map[string]uint64{"sip": 29}},
 		Alarms:       [...]uint64{3, 2, 1},
 		Ended:        [...]uint64{conntrack.AddressLost: 21, conntrack.RulesChanged: 22},
 	}
@@ -60,7 +60,7 @@ func gather(t *testing.T) map[string]*dto.MetricFamily {
 
 func TestNamesFollowTheConventions(t *testing.T) {
 	labels := map[string]bool{"version": true, "reason": true, "list": true, "rule": true, "interface": true,
-		"cause": true, "kind": true, "percent": true, "event": true, "counter": true}
+		"cause": true, "kind": true, "percent": true, "event": true, "counter": true, "helper": true}
 	for name, f := range gather(t) {
 		counter := f.GetType() == dto.MetricType_COUNTER
 		if counter != strings.HasSuffix(name, "_total") {
@@ -105,6 +105,7 @@ func TestValues(t *testing.T) {
 		{"culvert_helper_memory_bytes", "", 24},
 		{"culvert_helper_events_total", "edited", 25},
 		{"culvert_helper_events_total", "panicked", 26},
+		{"culvert_helper_unread_total", "sip", 29},
 		{"culvert_helper_announcements_total", "granted", 27},
 		{"culvert_helper_announcements_total", "refused", 28},
 		{"culvert_forwarded_packets_total", "", 7},

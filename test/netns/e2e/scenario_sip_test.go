@@ -5,12 +5,17 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"example.com/culvert/test/netns"
 )
@@ -402,4 +407,182 @@ func (p *sipProxy) handle(message string, from netip.AddrPort) {
 
 func (p *sipProxy) send(message string, to netip.AddrPort) {
 	_, _ = p.WriteToUDPAddrPort([]byte(message), to) // lost ones come again
+}
+
+// sipText writes a message; LEN becomes the length of what comes after an empty line.
+func sipText(lines ...string) string {
+	head, body, _ := strings.Cut(strings.Join(lines, "\r\n")+"\r\n", "\r\n\r\n")
+	return strings.Replace(head, "LEN", fmt.Sprint(len(body)), 1) + "\r\n\r\n" + body
+}
+
+// register is what a phone says to be called at a contact.
+func register(contact netip.AddrPort, transport string) string {
+	return sipText("REGISTER sip:example.org SIP/2.0", fmt.Sprintf("Via: SIP/2.0/%s %v;branch=z9hG4bK1", transport, contact), "From: <sip:bob@example.org>;tag=1", "To: <sip:bob@example.org>",
+		"Call-ID: 7", "CSeq: 1 REGISTER", fmt.Sprintf("Contact: <sip:bob@%v>", contact), "Expires: 600", "Content-Length: 0", "")
+}
+
+// offer is a call of a phone that receives media on a port.
+func offer(phone netip.AddrPort, media uint16) string {
+	return sipText("INVITE sip:carol@example.org SIP/2.0", fmt.Sprintf("Via: SIP/2.0/UDP %v;branch=z9hG4bK2", phone), "From: <sip:bob@example.org>;tag=1", "To: <sip:carol@example.org>",
+		"Call-ID: 8", "CSeq: 1 INVITE", fmt.Sprintf("Contact: <sip:bob@%v>", phone), "Content-Type: application/sdp", "Content-Length: LEN", "",
+		"v=0", fmt.Sprintf("o=- 1 1 IN IP4 %v", phone.Addr()), "s=-", fmt.Sprintf("c=IN IP4 %v", phone.Addr()), "t=0 0", fmt.Sprintf("m=audio %d RTP/AVP 0", media))
+}
+
+// wantDatagram waits for a datagram that contains text, and returns who sent it.
+func (d datagrams) wantDatagram(t *testing.T, text string) netip.AddrPort {
+	t.Helper()
+	must(t, d.SetReadDeadline(time.Now().Add(patience)))
+	buf := make([]byte, 1<<16)
+	for {
+		n, from, err := d.ReadFromUDPAddrPort(buf)
+		must(t, err)
+		if strings.Contains(string(buf[:n]), text) {
+			return at(from.Addr().Unmap(), from.Port())
+		}
+	}
+}
+
+// TestSIPOptionsLetStrangersIn has a third party send media and call a phone that has
+// announced both to its proxy: it may only if the rule says so.
+func TestSIPOptionsLetStrangersIn(t *testing.T) {
+	const media, signalling, proxysOwn = "media of a stranger", "a call of a stranger", "of the proxy"
+	for _, tt := range []struct{ name, options, media, signalling string }{ // what comes first to both sockets
+		{"neither", "", proxysOwn, proxysOwn},
+		{"any-media", `helper_options = ["any-media"]`, media, proxysOwn},
+		{"any-signalling", `helper_options = ["any-signalling"]`, proxysOwn, signalling},
+	} {
+		s := setup{config: `
+[[filter]]
+proto = "udp"
+dport = 5060
+action = "accept"
+helper = "sip"
+` + tt.options}
+		t.Run(tt.name, func(t *testing.T) {
+			onlyCulvert(t, s, func(t *testing.T, h *house) {
+				f := &ipv4
+				proxy, otherPort := bindUDP(t, h.server, at(f.server, 5060)), bindUDP(t, h.server, at(f.server, 5062))
+				stranger := bindUDP(t, h.router, at(f.up, 7000))
+				line, contact := bindUDP(t, h.first, at(f.first, 5060)), bindUDP(t, h.first, at(f.first, 5070))
+				audio := bindUDP(t, h.first, at(f.first, callerMedia))
+				send := func(d datagrams, text string, to netip.AddrPort) {
+					_, err := d.WriteToUDPAddrPort([]byte(text), to)
+					must(t, err)
+				}
+				send(line, register(at(f.first, 5070), "UDP"), at(f.server, 5060))
+				proxy.wantDatagram(t, fmt.Sprintf("<sip:bob@%v:5070>", f.outside))
+				send(line, offer(at(f.first, 5060), callerMedia), at(f.server, 5060))
+				proxy.wantDatagram(t, fmt.Sprintf("c=IN IP4 %v\r\nt=0 0\r\nm=audio %d ", f.outside, callerMedia))
+
+				for _, x := range []struct {
+					socket         datagrams
+					port           uint16
+					strangers, one string
+				}{{audio, callerMedia, media, tt.media}, {contact, 5070, signalling, tt.signalling}} {
+					send(stranger, x.strangers, at(f.outside, x.port))
+					if x.one == proxysOwn {
+						send(otherPort, proxysOwn, at(f.outside, x.port))
+					}
+					x.socket.wantNext(t, x.one)
+				}
+			})
+		})
+	}
+}
+
+// wantNext expects that the next datagram is text: nothing came before it.
+func (d datagrams) wantNext(t *testing.T, text string) {
+	t.Helper()
+	must(t, d.SetReadDeadline(time.Now().Add(patience)))
+	buf := make([]byte, 1<<16)
+	n, from, err := d.ReadFromUDPAddrPort(buf)
+	must(t, err)
+	if string(buf[:n]) != text {
+		t.Errorf("%q came from %v before %q", buf[:n], from, text)
+	}
+}
+
+// TestSIPSlipstreaming has a browser's kinds of traffic carry a REGISTER that names a
+// port of its host, as the published attacks do. The kernel's helper opens the port
+// for some of them; Culvert opens none.
+func TestSIPSlipstreaming(t *testing.T) {
+	const target = 6060 // the port that the attacker wants
+	eachGateway(t, sipThrough, func(t *testing.T, h *house) {
+		f := &ipv4
+		victim, attacker := at(f.first, target), at(f.server, 5060)
+		in := register(victim, "TCP")
+		opens := func(t *testing.T, kernelOpens bool) {
+			t.Helper()
+			opened := func() bool { return len(h.expectations(t, f, fmt.Sprintf("dport=%d", target))) > 0 }
+			if h.gw.Kind() == netns.Kernel && kernelOpens {
+				until(t, "the kernel opens the port", opened)
+			} else if opened() {
+				t.Errorf("port %d is open", target)
+			}
+		}
+		web := make(chan string, 16)
+		serveTCP(t, h.server, attacker, func(c net.Conn) {
+			text, _ := io.ReadAll(c)
+			web <- string(text)
+		})
+		for _, tt := range []struct {
+			name        string
+			segments    []string
+			kernelOpens bool
+		}{
+			{"a REGISTER inside of a request", []string{"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n" + in}, false},
+			{"a REGISTER at the start of a segment", []string{"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n", in}, true},
+			{"a REGISTER behind many segments", append(slices.Repeat([]string{strings.Repeat("x", 1000)}, 5), in), true},
+			{"an INVITE at the start of a segment", []string{"POST / HTTP/1.1\r\nHost: x\r\n\r\n", offer(victim, target)}, true},
+			{"a method of that name", []string{"REGISTER / HTTP/1.1\r\nHost: x\r\n\r\n", in}, true},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				c := dial(t, h.first, at(f.first, 0), attacker).(*net.TCPConn)
+				must(t, c.SetNoDelay(true))
+				for _, s := range tt.segments {
+					_, err := io.WriteString(c, s)
+					must(t, err)
+					h.delivered(t, c)
+				}
+				opens(t, tt.kernelOpens)
+				must(t, c.CloseWrite())
+				if got, want := <-web, strings.Join(tt.segments, ""); h.gw.Kind() == netns.Culvert && got != want {
+					t.Errorf("the web server got %q", got)
+				}
+				must(t, c.Close())
+				until(t, "its expectations are gone", func() bool {
+					if h.gw.Kind() == netns.Kernel {
+						_, _ = h.conntrack(t, "-F", "expect")
+					}
+					return len(h.expectations(t, f, fmt.Sprintf("dport=%d", target))) == 0
+				})
+			})
+		}
+		t.Run("a REGISTER at the start of a fragment", func(t *testing.T) {
+			got := bindUDP(t, h.server, attacker)
+			head := strings.Repeat("x", 1480-8) // TURN with a long user name
+			whole := udpDatagram(t, at(f.first, 5555), attacker, []byte(head+register(victim, "UDP")))
+			var packets [][]byte
+			for _, g := range cut(whole, 1480) {
+				packets = append(packets, g.packet(f.first, f.server, 77))
+			}
+			sendRaw(t, h.first, f.server, packets...)
+			got.wantDatagram(t, head+register(victim, "UDP"))
+			opens(t, false)
+		})
+	})
+}
+
+// delivered waits until the other end has acknowledged all that was written, so that
+// what is written next begins a segment.
+func (h *house) delivered(t *testing.T, c *net.TCPConn) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	must(t, err)
+	until(t, "all is acknowledged", func() bool {
+		left := 0
+		must(t, raw.Control(func(fd uintptr) { left, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) }))
+		must(t, err)
+		return left == 0
+	})
 }
