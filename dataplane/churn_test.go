@@ -3,6 +3,7 @@ package dataplane
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -166,6 +167,16 @@ func (l *lab) collect() {
 	}
 }
 
+// hasFlows reports whether the socket that sends packets with tuple k has flows.
+func (l *lab) hasFlows(k *tuple.Tuple) (has bool) {
+	l.table.Dump(func(f *conntrack.Flow) bool {
+		o := &f.Tuple[tuple.Original]
+		has = has || o.Src == k.Src && o.SrcPort == k.SrcPort && *o != *k
+		return !has
+	})
+	return has
+}
+
 // deleteOne deletes some flow.
 func (l *lab) deleteOne(r *rand.Rand) {
 	l.Helper()
@@ -223,6 +234,72 @@ func (b blockBook) check(t *testing.T) {
 				return
 			}
 			whose[at] = block
+		}
+	}
+}
+
+// TestExplainAgreesAboutPorts asks before each first packet whether it gets a port,
+// and which: at the brim of everything that rules can say about ports. What it can
+// not know is chance: a random port, in which address it is if the first has none,
+// and whether it is one that the socket has, which costs nothing.
+func TestExplainAgreesAboutPorts(t *testing.T) {
+	homes := map[string]uint16{"lan": lanID, "guest": guestID, "wan": wanID}
+	reasons := map[Reason]int{}
+	for seed := range uint64(60) {
+		r := rand.New(rand.NewPCG(seed, 6))
+		pick := func(s ...string) string { return s[r.IntN(len(s))] }
+		l := newLab(t, labConfig{rules: tight(r)})
+		for range 300 {
+			in, src, dst := "lan", pick("10.0.0.5", "10.0.0.6", "10.0.0.7"), pick("198.51.100.7", "198.51.100.8")
+			sport, dport := uint16(1020+r.IntN(30)), uint16(53+r.IntN(2))
+			switch r.IntN(4) {
+			case 0:
+				in, src = "guest", "10.9.0.5"
+			case 1:
+				in, src, dst, sport, dport = "wan", dst, pick("203.0.113.1", "203.0.113.2"), dport, uint16(1024+r.IntN(48))
+			}
+			q := Probe{Tuple: portTuple(tuple.UDP, src, sport, dst, dport), In: homes[in]}
+			before := l.e.Stats()
+			x := l.explain(q)
+			l.send(in, udp(endText(&q.Tuple, q.Tuple.Src, sport), endText(&q.Tuple, q.Tuple.Dst, dport)))
+			now := l.e.Stats()
+			got := None
+			for why := range now.Dropped {
+				if now.Dropped[why] != before.Dropped[why] {
+					got = Reason(why)
+				}
+			}
+			chance := x.Reason == PortQuota && got == None || x.Reason == None && got == PortQuota
+			if reasons[got]++; got != x.Reason && !(chance && l.hasFlows(&q.Tuple)) {
+				t.Fatalf("seed %d: %v by %s: %v, explained\n%s", seed, q.Tuple, in, got, told(&x))
+			}
+			for name, p := range l.ports {
+				for _, f := range p.TakeFrames() {
+					if got != None || x.Reason != None {
+						continue
+					}
+					want := x.Leaves.String()
+					if x.Choice == nat.Class || x.Choice == nat.RandomPort {
+						want = strings.TrimRight(strings.Split(want, ":")[0], "12") // either address of a pool
+					}
+					if text := describe(f, p.Info().Link); name != x.Out || !strings.HasPrefix(text, want) {
+						t.Fatalf("seed %d: %v by %s leaves by %s as %s, explained\n%s", seed, q.Tuple, in, name, text, told(&x))
+					}
+				}
+			}
+			switch r.IntN(8) {
+			case 0, 1:
+				l.deleteOne(r)
+			case 2:
+				l.advance(time.Duration(r.IntN(1000)) * time.Millisecond)
+			}
+		}
+		l.last = l.e.Stats()
+	}
+	t.Log(reasons)
+	for _, why := range []Reason{None, PortsExhausted, PortQuota, PortBlocks} {
+		if reasons[why] < 100 {
+			t.Errorf("%v came %d times: the test has no force", why, reasons[why])
 		}
 	}
 }

@@ -36,15 +36,12 @@ func (p *passed) String() string {
 	return fmt.Sprintf("; %s is taken, and %d others that were tried", sourceText(&p.first), p.n-1)
 }
 
-// bind is Worker.bindAny without taking or claiming anything. Whether the client's
-// quota lets it have the port is seen only when it takes one.
+// bind is Worker.bindAny without taking or claiming anything.
 func (x *explainer) bind(f *first) Reason {
 	if f.use.Inbound() {
-		x.say("bind", "let in by the mapping of %v", f.admitted.Inside)
-		x.out.Leaves, x.out.Choice = f.key.Tuple, nat.Preserved
-		return None
+		return x.bindInbound(f)
 	}
-	if f.fits.Source != nil && leasable(f.prop.Original.Proto) {
+	if x.e.mayBeMapped(f) {
 		if done, why := x.bindMapped(f); done {
 			return why
 		}
@@ -53,10 +50,32 @@ func (x *explainer) bind(f *first) Reason {
 		return x.bindBlocks(f)
 	}
 	var p passed
-	if x.bindSearch(f, &f.search, &p, everyPort, "") {
-		return None
+	if why, done := x.bindSearch(f, &f.search, &p, everyPort, ""); done {
+		return why
+	}
+	if x.e.mayBeKept(f) {
+		search := f.fits.Source.Search(f.key.Tuple, f.fits.Egress, f.rnd.Uint64())
+		if why, done := x.bindSearch(f, &search, &p, keptPorts, ", kept for the client"); done {
+			return why
+		}
 	}
 	x.say("bind", "none of %d candidates is free, %s first", p.n, sourceText(&p.first))
+	return PortsExhausted
+}
+
+// bindInbound is Worker.bindInbound.
+func (x *explainer) bindInbound(f *first) Reason {
+	for cand, choice, ok := f.search.Next(); ok; cand, choice, ok = f.search.Next() {
+		cand.Zone = f.admitted.Inside.Zone
+		if why := x.try(f, &cand, &choice); why == PortsExhausted {
+			continue
+		} else if why != None {
+			return why
+		}
+		x.say("bind", "let in by the mapping of %v", f.admitted.Inside)
+		x.out.Leaves, x.out.Choice = cand, choice
+		return None
+	}
 	return PortsExhausted
 }
 
@@ -67,13 +86,14 @@ func (x *explainer) bindMapped(f *first) (done bool, why Reason) {
 	if !ok {
 		return false, None
 	}
-	cand := f.search.At(ext.Addr, ext.Port)
-	reply, _ := cand.Inverse()
-	reply.Zone = f.ruling.ZoneOf(tuple.Reply)
-	switch {
-	case !x.e.table.Has(reply):
-		x.chosen(&cand, nat.Reused, &passed{}, "")
+	cand, choice := f.search.At(ext.Addr, ext.Port), nat.Reused
+	cand.Zone = f.ruling.ZoneOf(tuple.Reply)
+	switch why := x.try(f, &cand, &choice); {
+	case why == None:
+		x.chosen(&cand, choice, &passed{}, "")
 		return true, None
+	case why != PortsExhausted && why != MappingClash:
+		return true, why
 	case f.terms.Mapping == nat.Linux:
 		return false, None
 	}
@@ -89,66 +109,98 @@ func (x *explainer) bindBlocks(f *first) Reason {
 	var p passed
 	for i := range n {
 		search := f.fits.Source.SearchIn(f.key.Tuple, blocks[i].Addr, blocks[i].Ports, f.rnd.Uint64())
-		if x.bindSearch(f, &search, &p, everyPort, fmt.Sprintf(" in the client's block %v", blocks[i].Ports)) {
-			return None
+		if why, done := x.bindSearch(f, &search, &p, everyPort, fmt.Sprintf(" in the client's block %v", blocks[i].Ports)); done {
+			return why
 		}
 	}
 	if n >= int(f.terms.MaxBlocks) {
 		x.say("bind", "the client's %d blocks are full", n)
 		return PortBlocks
 	}
-	if x.bindSearch(f, &f.search, &p, newBlocks, " in a new block") {
-		return None
+	if why, done := x.bindSearch(f, &f.search, &p, newBlocks, " in a new block"); done {
+		return why
 	}
 	x.say("bind", "every block is somebody's")
 	return PortsExhausted
 }
 
-// bindSearch finds the first candidate that is free. where is added to what it says.
-func (x *explainer) bindSearch(f *first, search *nat.Search, p *passed, which among, where string) bool {
+// bindSearch is Worker.bindSearch: it finds the first candidate that is to be had, or
+// what refuses the flow, and reports whether there is one of the two. where is added
+// to what it says.
+func (x *explainer) bindSearch(f *first, search *nat.Search, p *passed, which among, where string) (why Reason, done bool) {
 	var last tuple.Addr
-	for {
+	for tries := 0; which != keptPorts || tries < keptTries; tries++ {
 		if at := search.Addr(); at != last {
 			x.e.avoid(f, search, which)
-			last = at
+			last, tries = at, 0
 		}
-		cand, why, ok := search.Next()
+		cand, choice, ok := search.Next()
 		if !ok {
-			return false
+			return PortsExhausted, false
 		}
 		if cand.Src != last {
 			x.e.avoid(f, search, which)
-			last = cand.Src
+			last, tries = cand.Src, 0
 		}
 		cand.Zone = f.ruling.ZoneOf(tuple.Reply)
-		if x.free(f, &cand) {
-			x.chosen(&cand, why, p, where)
-			return true
+		switch why := x.try(f, &cand, &choice); why {
+		case None:
+			x.chosen(&cand, choice, p, where)
+			return None, true
+		case PortsExhausted:
+		default:
+			return why, true
 		}
 		if p.n++; p.n == 1 {
 			p.first = cand
 		}
 	}
+	return PortsExhausted, false
 }
 
-// free reports whether a flow may have a candidate.
-func (x *explainer) free(f *first, cand *tuple.Tuple) bool {
-	reply, ok := cand.Inverse()
-	if !ok || x.e.table.Has(reply) {
-		return false
+// try is Worker.try: None, the flow may have a candidate, which may have become that
+// of its mapping; PortsExhausted, perhaps another one; or what refuses it.
+func (x *explainer) try(f *first, cand *tuple.Tuple, choice *nat.Choice) Reason {
+	mapped := false
+	for range remapTries {
+		reply, ok := cand.Inverse()
+		if !ok {
+			return InvalidNew
+		}
+		out, at := ports.Granted, ports.Endpoint{}
+		if f.use != ports.NoUse {
+			flow := ports.Of(&f.prop.Original, &reply, f.use)
+			out, at = x.e.leases.Would(&flow, f.use, &f.terms, f.fits, ports.Tick(tickAt(x.e.Now())))
+		}
+		switch out {
+		case ports.Granted:
+			switch {
+			case !x.e.table.Has(reply):
+				return None
+			case mapped:
+				x.say("bind", "%s is the mapping of %s, but another flow has it towards this destination", sourceText(cand), sourceText(&f.prop.Original))
+				return MappingClash
+			}
+			return PortsExhausted
+		case ports.Elsewhere:
+			mapped = true
+			cand.Src, cand.SrcPort, *choice = at.Addr, at.Port, nat.Reused
+		case ports.Busy:
+			return PortsExhausted
+		default:
+			x.say("bind", "%s", outcomeTexts[out])
+			return ofOutcome[out]
+		}
 	}
-	if f.use == ports.NoUse {
-		return true
-	}
-	space := x.e.leases.Space(cand.Proto, &ports.Endpoint{Addr: cand.Src, Zone: cand.Zone})
-	if f.use.Exclusive() {
-		return !has(space.Taken(), cand.SrcPort)
-	}
-	flow := ports.Of(&f.prop.Original, &reply, f.use)
-	return !has(space.Alone(), cand.SrcPort) && !has(x.e.leases.Pinned(&flow, f.use), cand.SrcPort)
+	return PortsExhausted
 }
 
-func has(s *nat.PortSet, port uint16) bool { return s != nil && s.Has(port) }
+// outcomeTexts say why a client gets no port at all.
+var outcomeTexts = map[ports.Outcome]string{
+	ports.QuotaReached:  "the client has as many ports as the rule gives to one",
+	ports.BlocksReached: "the client has as many blocks as the rule gives to one, and they are full",
+	ports.Full:          "there is no room to remember more ports",
+}
 
 // chosen says with which source the packet leaves, and why.
 func (x *explainer) chosen(cand *tuple.Tuple, why nat.Choice, p *passed, where string) {

@@ -154,7 +154,7 @@ func (w *Worker) bindAny(b *binding) bool {
 	if f.use.Inbound() {
 		return w.bindInbound(b)
 	}
-	if w.mayBeMapped(f) && (w.bindMapped(b) || b.over) {
+	if w.e.mayBeMapped(f) && (w.bindMapped(b) || b.over) {
 		return !b.over
 	}
 	if f.terms.BlockSize != 0 {
@@ -163,7 +163,7 @@ func (w *Worker) bindAny(b *binding) bool {
 	if w.bindSearch(b, &f.search, everyPort) || b.over {
 		return !b.over
 	}
-	return f.terms.Hold != 0 && f.use.Exclusive() && w.bindKept(b)
+	return w.e.mayBeKept(f) && w.bindKept(b)
 }
 
 // bindInbound takes the leases of a flow that a mapping lets in.
@@ -194,9 +194,9 @@ func (w *Worker) bindInbound(b *binding) bool {
 
 // mayBeMapped reports whether the inside endpoint of f may have a port already
 // that counts. Without moved ports none does under mapping linux.
-func (w *Worker) mayBeMapped(f *first) bool {
+func (e *Engine) mayBeMapped(f *first) bool {
 	if f.terms.Mapping == nat.Linux {
-		return f.hint && w.e.leases.Hinted()
+		return f.hint && e.leases.Hinted()
 	}
 	return f.fits.Source != nil && leasable(f.prop.Original.Proto)
 }
@@ -336,12 +336,14 @@ func (w *Worker) bindBlocks(b *binding) bool {
 	return w.bindSearch(b, &f.search, newBlocks)
 }
 
+// mayBeKept reports whether a port may be kept for the client of f.
+func (e *Engine) mayBeKept(f *first) bool {
+	return f.terms.Hold != 0 && f.use.Exclusive() && e.leases.Kept() != 0
+}
+
 // bindKept tries ports that are kept for who had them last: that may be the client.
 func (w *Worker) bindKept(b *binding) bool {
 	f := b.f
-	if w.e.leases.Kept() == 0 {
-		return false
-	}
 	search := f.fits.Source.Search(f.key.Tuple, f.fits.Egress, w.rnd.Uint64())
 	return w.bindSearch(b, &search, keptPorts)
 }

@@ -80,13 +80,21 @@ func (s *Set) claimBlock(k *key) bool {
 	}
 	sp.claims.Lock()
 	defer sp.claims.Unlock()
-	free := true
-	eachPort(k, func(port uint16) bool {
-		free = free && !sp.taken.Has(port)
-		return free
-	})
+	free := s.blockFree(k)
 	if free {
 		eachPort(k, sp.taken.Add)
+	}
+	return free
+}
+
+// blockFree reports whether no block has a port of one.
+func (s *Set) blockFree(k *key) bool {
+	free, taken := true, s.BlocksOf(Endpoint{Addr: k.addr, Zone: k.zone})
+	if taken != nil {
+		eachPort(k, func(port uint16) bool {
+			free = free && !taken.Has(port)
+			return free
+		})
 	}
 	return free
 }

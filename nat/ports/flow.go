@@ -291,6 +291,107 @@ func (s *Set) Take(f *Flow, u Use, t *Terms, fits Fits, now Tick) (Outcome, Endp
 	return Granted, Endpoint{}
 }
 
+// Would says what Take would, and takes nothing.
+func (s *Set) Would(f *Flow, u Use, t *Terms, fits Fits, now Tick) (Outcome, Endpoint) {
+	var k key
+	set, packed := leasesOf[u], t.pack(u)
+	for l := hasOwner; l <= lastLease; l <<= 1 {
+		if set&l == 0 {
+			continue
+		}
+		v := f.lease(l, &k)
+		out, at := Granted, Endpoint{}
+		switch l {
+		case hasMap, hasMapAddr, hasHint:
+			out, at = s.wouldMap(&k, &v, fits)
+		case hasCharge:
+			out = s.wouldCharge(&k, t.Quota)
+		default:
+			held, free := s.wouldTake(&k, &v, now)
+			switch {
+			case !free:
+				out = Busy
+			case !held && l == countedBy(set):
+				out = s.wouldCount(f, t, packed, now)
+			}
+		}
+		if out != Granted {
+			return out, at
+		}
+	}
+	return Granted, Endpoint{}
+}
+
+// wouldMap is takeMapping for Would, wouldCharge charge, and so on.
+func (s *Set) wouldMap(k *key, v *Endpoint, fits Fits) (Outcome, Endpoint) {
+	c := s.open(k)
+	defer c.sh.mu.Unlock()
+	for l, at := s.find(c, k, 0); l != nil; l, at = s.find(c, k, at) {
+		if l.value == *v {
+			break
+		}
+		if k.kind != kindHint && l.value.Zone == v.Zone && fits.allows(&l.value) {
+			return Elsewhere, l.value
+		}
+	}
+	return Granted, *v
+}
+
+func (s *Set) wouldCharge(k *key, quota uint32) Outcome {
+	c := s.open(k)
+	defer c.sh.mu.Unlock()
+	if l, _ := s.find(c, k, 0); l != nil && l.refs >= quota {
+		return QuotaReached
+	}
+	return Granted
+}
+
+// wouldTake reports whether a lease could be had with value v, and whether somebody
+// has it so already.
+func (s *Set) wouldTake(k *key, v *Endpoint, now Tick) (held, free bool) {
+	c := s.open(k)
+	defer c.sh.mu.Unlock()
+	l, slot := s.find(c, k, 0)
+	switch {
+	case l == nil:
+		return false, k.kind != kindBlock || s.blockFree(k)
+	case l.refs == 0:
+		return false, now.reached(Tick(s.until[c.base+slot])) || client(l.value.Addr) == client(v.Addr)
+	}
+	return true, l.value == *v
+}
+
+func (s *Set) wouldCount(f *Flow, t *Terms, packed terms, now Tick) Outcome {
+	if t.Quota != 0 {
+		var k key
+		clientKey(f, &k)
+		if out := s.wouldCharge(&k, t.Quota); out != Granted {
+			return out
+		}
+	}
+	if packed.block() == 0 {
+		return Granted
+	}
+	var block, blocks key
+	who, which := blockKeys(f, packed.block(), &block, &blocks)
+	if _, free := s.wouldTake(&block, &who, now); !free {
+		return Busy
+	}
+	c := s.open(&blocks)
+	defer c.sh.mu.Unlock()
+	n := 0
+	for l, at := s.find(c, &blocks, 0); l != nil; l, at = s.find(c, &blocks, at) {
+		if l.value == which {
+			return Granted
+		}
+		n++
+	}
+	if n >= int(t.MaxBlocks) {
+		return BlocksReached
+	}
+	return Granted
+}
+
 // takePort takes one of the leases that make a port the flow's, and counts the
 // port for its client if it has not been.
 func (s *Set) takePort(f *Flow, l leases, k *key, v *Endpoint, set leases, t *Terms, packed terms, now Tick) Outcome {
