@@ -7,13 +7,16 @@
 //	name       usual port      announces                 at a time, and waits
 //	ftp        tcp 21          data connections          1, 5 min
 //	irc        tcp 6667        DCC chats and files       8, 5 min
+//	netbios-ns udp 137         answers to a broadcast    1 a question, 3 s
 //	pptp       tcp 1723        GRE of a call, both ways  1 call, 5 min
 //	sip        udp, tcp 5060   media; signalling         see package sip
+//	snmp       udp 161         answers to a broadcast    1 a question, 30 s
 //	snmp_trap  udp 162         nothing: the agent's address in a trap
 //	tftp       udp 69          transfers                 1, 5 min
 //
-// Every one is bounded by a flow's 64 announcements a second, and by the size of its
-// messages (Spec.Limit). What more a rule may allow is in Options (helper_options):
+// Every one is bounded by 64 announcements a second of a flow and 256 of all flows of a
+// client, by a quarter of the expectation table for a client, and by the size of its
+// messages (Spec.Limit). netbios-ns and snmp read what the gateway's own box asks. What more a rule may allow is in Options (helper_options):
 // foreign addresses, ports below 1024, media and signalling from anybody.
 //
 // # Writing a helper

@@ -33,7 +33,8 @@ type helpers struct {
 	untold   atomic.Uint64   // announcements that were refused
 	starving atomic.Uint64   // flows that got no helper, for want of memory
 	log      chan Announcement
-	unlogged atomic.Uint64 // announcements that found no place in log
+	pace     pace
+	unlogged atomic.Uint64 // announcements that found no place in log, or had too many before them
 	shut     sync.Once     // of log
 }
 
@@ -50,15 +51,38 @@ type Announcement struct {
 
 const (
 	announcementsKept = 256 // that nobody has read yet
+	linesPerSec       = 128
 	payloadKept       = 512 // bytes: a message of IRC (RFC 1459 section 2.3)
 )
 
 // Announcements returns what helpers ask for, until the engine is closed. When nobody
-// reads, they are counted and lost.
+// reads, or when there are more than a hundred in a second, they are counted and lost.
 func (e *Engine) Announcements() <-chan Announcement { return e.helpers.log }
 
-// note logs an announcement, without waiting.
+// pace counts what is logged in a second.
+type pace struct {
+	mu     sync.Mutex
+	second int64 // of the boot clock
+	n      int
+}
+
+// step reports whether there may be one line more in a second.
+func (p *pace) step(second int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.second != second {
+		p.second, p.n = second, 0
+	}
+	p.n++
+	return p.n <= linesPerSec
+}
+
+// note logs an announcement, without waiting. A flood of them leaves the log readable.
 func (h *helpers) note(c *alg.Context, f *helped, group []alg.Expectation, seen netip.AddrPort, err error) {
+	if !h.pace.step(f.charged) {
+		h.unlogged.Add(1)
+		return
+	}
 	to := make([]netip.AddrPort, len(group))
 	for i := range group {
 		to[i] = group[i].To
@@ -93,7 +117,7 @@ type HelperStats struct {
 	Starved   uint64 // flows without helper because of memory
 	Announced uint64 // groups of expectations
 	Refused   uint64 // announcements refused
-	Unlogged  uint64 // announcements that nobody read in time
+	Unlogged  uint64 // announcements that nobody read in time, or that were too many
 
 	Unread map[string]uint64 // messages that a helper could not read, by its name
 }

@@ -281,6 +281,30 @@ func TestAnnouncementsAreLoggedWithTheirBytes(t *testing.T) {
 	}
 }
 
+func TestFloodOfAnnouncementsLeavesTheLogReadable(t *testing.T) {
+	l := parrotLab(t, labConfig{}, alg.Options{})
+	log := l.e.Announcements()
+	lines := func() (n int) {
+		for ; len(log) > 0; n++ {
+			<-log
+		}
+		return n
+	}
+	got := 0
+	for range linesPerSec + 10 {
+		l.say("@10.0.0.6:6000\n")
+		got += lines()
+	}
+	if s := l.e.HelperStats(); got != linesPerSec || s.Unlogged != 10 {
+		t.Errorf("%d lines of a second and %d without, want %d and 10", got, s.Unlogged, linesPerSec)
+	}
+	l.now += int64(time.Second)
+	l.say("@10.0.0.6:6000\n")
+	if got := lines(); got != 1 {
+		t.Errorf("%d lines a second later, want 1", got)
+	}
+}
+
 func TestRuleMayAllowForeignAddresses(t *testing.T) {
 	l := parrotLab(t, labConfig{}, alg.Options{Foreign: true})
 	if got, want := l.say("@10.0.0.6:6000\n"), "203.0.113.1:6000\n"; got != want {

@@ -25,6 +25,7 @@ func TestRequestsAnnounceTheAnswer(t *testing.T) {
 		{"an unknown mode", algtest.Say{Text: "\x00\x01f\x00image\x00"}, nil},
 		{"no end", algtest.Say{Text: "\x00\x01f\x00octet"}, nil},
 		{"options without end", algtest.Say{Text: "\x00\x01f\x00octet\x00blksize"}, nil},
+		{"a question of STUN (RFC 8489), which a browser can be made to send", algtest.Say{Text: "\x00\x01\x00\x00\x21\x12\xa4\x42abcdefghijkl"}, nil},
 		{"one byte", algtest.Say{Text: "\x00"}, nil},
 		{"nothing", algtest.Say{}, nil},
 	} {
