@@ -22,7 +22,7 @@ var indirect = []string{
 	"gcc",                 // go test -race
 	"nft",                 // test/netns, for kernel gateways
 	"curl", "lftp", "ftp", // test/netns/e2e, the ways of FTP
-	"sipp", // test/netns/e2e, peers of SIP
+	"sipp", "baresip", // test/netns/e2e, peers of SIP
 }
 
 func TestToolsOfTheTestsAreInstalled(t *testing.T) {
