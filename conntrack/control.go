@@ -194,6 +194,14 @@ func (t *Table) DeleteIf(f func(*Flow) bool) int {
 	return n
 }
 
+// DeleteFrom is DeleteIf in pieces, with the positions of DumpFrom: it ends each flow
+// for which want returns true and calls ended with it, until that returns false.
+func (t *Table) DeleteFrom(position uint32, want, ended func(*Flow) bool) (next uint32) {
+	return t.each(max(position, 1), func(slot uint32, flow *Flow) bool {
+		return !want(flow) || !t.end(slot) || ended(flow)
+	})
+}
+
 // Flush ends all flows and returns how many.
 func (t *Table) Flush() int { return t.DeleteIf(func(*Flow) bool { return true }) }
 

@@ -1,6 +1,7 @@
 package conntrack
 
 import (
+	"slices"
 	"strings"
 
 	"example.com/culvert/conntrack/tuple"
@@ -82,6 +83,12 @@ func (s Status) String() string {
 	return strings.Join(set, ",")
 }
 
+// ParseStatus returns the bit that String calls name.
+func ParseStatus(name string) (Status, bool) {
+	i := slices.Index(statusNames[:], name)
+	return 1 << max(i, 0), name != "" && i >= 0
+}
+
 // State is the protocol state of an entry. Protocols without states stay in None.
 type State uint8
 
@@ -149,6 +156,16 @@ func (s State) String() string {
 		return stateNames[s]
 	}
 	return "INVALID"
+}
+
+// ParseState returns the state of an IP protocol that String calls name.
+func ParseState(proto uint8, name string) (State, bool) {
+	for i, n := range stateNames {
+		if s := State(i); n == name && stateOf(proto, packState(s)) == s && HasStates(proto) {
+			return s, true
+		}
+	}
+	return None, false
 }
 
 // HasStates reports whether flows of an IP protocol have states that are

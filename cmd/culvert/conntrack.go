@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -25,42 +27,30 @@ const eventsLost = "WARNING: We have hit ENOBUFS! We are losing events.\n" +
 	"This message means that the current socket buffer size is too small.\n" +
 	"Please, check --buffer-size in conntrack(8) manpage. (%s events lost)\n"
 
-// conntrackOptions are the flags of culvert conntrack.
-type conntrackOptions struct {
-	list, events, count, flush, create, remove bool
-
-	table                            string // full name
-	socket                           string
-	output, eventMask, family, proto string
-	expectOptions
-}
-
 func conntrackCommand() *cobra.Command {
-	var o conntrackOptions
 	cmd := &cobra.Command{
-		Use:     "conntrack (-L | -E | -C | -F | -I | -D) [TABLE] [flags]",
+		Use:     "conntrack (-L | -G | -D | -E | -C | -F | -I) [TABLE] [flags]",
 		Short:   "Show, count, watch or change flows and expectations, in the words of conntrack(8)",
-		Example: "  culvert conntrack -L -p tcp -o id\n  culvert conntrack -L expect",
-		Args: func(_ *cobra.Command, args []string) (err error) {
-			o.table, err = conntrackTable(args)
-			return err
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
+		Example: "  culvert conntrack -L -p tcp --dport 443 -o id\n  culvert conntrack -L expect",
+
+		DisableFlagParsing: true, // its own rules are older than ours
+		RunE:               conntrackMain,
 	}
-	f := cmd.Flags()
-	f.BoolVarP(&o.list, "dump", "L", false, "list the table: conntrack (the default), expect, dying or unconfirmed")
-	f.BoolVarP(&o.events, "event", "E", false, "print events until interrupted")
-	f.BoolVarP(&o.count, "count", "C", false, "print how many entries there are")
-	f.BoolVarP(&o.flush, "flush", "F", false, "end every entry")
-	f.BoolVarP(&o.create, "create", "I", false, "make an expectation")
-	f.BoolVarP(&o.remove, "delete", "D", false, "end an expectation")
-	f.StringVarP(&o.output, "output", "o", "", "`LIST` of extended, id, timestamp, ktimestamp; or json")
-	f.StringVarP(&o.eventMask, "event-mask", "e", "", "`LIST` of events: ALL, NEW, UPDATES, DESTROY")
-	f.StringVarP(&o.family, "family", "f", "", "`FAMILY` of the flows: ipv4 or ipv6")
-	f.StringVarP(&o.proto, "protonum", "p", "", "`PROTOCOL` of the flows, by name or number")
-	f.StringVar(&o.socket, "socket", "", socketHelp)
-	o.expectOptions.add(f)
-	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return misused(flagError(cmd, err)) })
+	help := cmd.Flags() // for help texts alone
+	for _, o := range slices.Concat(conntrackCommands, conntrackOptionList, portOptions, []longOption{stateOption}, icmpOptions("icmp"), keyOptions, ownOptions) {
+		if o.short == ctHelp || o.help == "" {
+			continue
+		}
+		letter := ""
+		if o.short != 0 {
+			letter = string(o.short)
+		}
+		if strings.Contains(o.help, "`") {
+			help.StringP(o.names[0], letter, "", o.help)
+		} else {
+			help.BoolP(o.names[0], letter, false, o.help)
+		}
+	}
 	return cmd
 }
 
@@ -79,79 +69,113 @@ func failed(cmd *cobra.Command, err error) error {
 	return errReported
 }
 
-func (o *conntrackOptions) run(cmd *cobra.Command) error {
-	if err := o.check(cmd.Flags()); err != nil {
-		return misused(err)
+func conntrackMain(cmd *cobra.Command, args []string) error {
+	l, err := parseConntrack(args)
+	for _, note := range l.notes {
+		fmt.Fprintln(cmd.ErrOrStderr(), note)
 	}
-	form, err := o.format()
 	if err != nil {
 		return misused(err)
 	}
-	x, err := o.expectation()
-	if err != nil {
-		return misused(err)
-	}
-	client := connect(o.socket)
-	defer client.Close()
-	ctx, expect := cmd.Context(), o.table == tableExpect
-	switch {
-	case o.list && expect:
-		return o.dump(cmd, form, client.Expectations, "expectations")
-	case o.list:
-		return o.dump(cmd, form, client.Flows, "flow entries")
-	case o.events && expect:
-		return o.watch(cmd, form, client.ExpectEvents, "expectation")
-	case o.events:
-		return o.watch(cmd, form, client.Events, "flow")
-	case o.count && expect:
-		return o.number(cmd, client.CountExpectations)
-	case o.count:
-		return o.number(cmd, client.CountFlows)
-	case o.create:
-		return failed(cmd, client.CreateExpectation(ctx, x))
-	case o.remove:
-		if err := client.DeleteExpectation(ctx, x.Master); err != nil { // -s and -d name it
-			return failed(cmd, err)
-		}
-		shown(cmd, 1, "expectations")
-		return nil
-	case expect:
-		return o.empty(cmd, client.FlushExpectations, "expectation")
-	}
-	return o.empty(cmd, client.FlushFlows, "connection tracking")
+	return l.run(cmd)
 }
 
-// shown is the last line of lists.
-func shown(cmd *cobra.Command, n int, what string) {
-	fmt.Fprintf(cmd.ErrOrStderr(), "%s: %d %s have been shown.\n", conntrackName, n, what)
+func (l *conntrackLine) run(cmd *cobra.Command) error {
+	switch l.command {
+	case 0, ctHelp:
+		return cmd.Help()
+	case ctVersion:
+		fmt.Fprintln(cmd.OutOrStdout(), conntrackName)
+		return nil
+	}
+	client := connect(l.socket)
+	defer client.Close()
+	if l.table == tableExpect {
+		return l.runExpect(cmd, client)
+	}
+	switch l.command {
+	case ctList:
+		_, err := l.dump(cmd, client.Flows, "flow entries", "shown")
+		return err
+	case ctGet:
+		get := func(ctx context.Context, f api.Format) (io.ReadCloser, error) { return client.Flow(ctx, l.tuple(), f) }
+		return l.some(cmd, get, "shown")
+	case ctDelete:
+		return l.some(cmd, client.DeleteFlows, "deleted")
+	case ctEvents:
+		return l.watch(cmd, client.Events, "flow")
+	case ctCount:
+		return printCount(cmd, client.CountFlows)
+	}
+	return l.empty(cmd, client)
+}
+
+func (l *conntrackLine) runExpect(cmd *cobra.Command, client *api.Client) error {
+	ctx := cmd.Context()
+	switch l.command {
+	case ctList:
+		_, err := l.dump(cmd, client.Expectations, "expectations", "shown")
+		return err
+	case ctEvents:
+		return l.watch(cmd, client.ExpectEvents, "expectation")
+	case ctCount:
+		return printCount(cmd, client.CountExpectations)
+	case ctCreate:
+		x, err := l.expectation()
+		if err != nil {
+			return misused(err)
+		}
+		return failed(cmd, client.CreateExpectation(ctx, x))
+	case ctDelete:
+		if err := client.DeleteExpectation(ctx, l.tuple()); err != nil {
+			return failed(cmd, err)
+		}
+		footer(cmd, 1, "expectations", "shown")
+		return nil
+	}
+	return l.empty(cmd, client)
+}
+
+// footer is the last line of commands that are about entries.
+func footer(cmd *cobra.Command, n int, what, done string) {
+	fmt.Fprintf(cmd.ErrOrStderr(), "%s: %d %s have been %s.\n", conntrackName, n, what, done)
 }
 
 // source opens a list or a stream of lines.
 type source func(context.Context, api.Format) (io.ReadCloser, error)
 
-func (o *conntrackOptions) dump(cmd *cobra.Command, form api.Format, from source, what string) error {
-	body, err := from(cmd.Context(), form)
+// dump prints a list and returns how many entries it has.
+func (l *conntrackLine) dump(cmd *cobra.Command, from source, what, done string) (int, error) {
+	body, err := from(cmd.Context(), l.format)
 	if err != nil {
-		return err
+		return 0, failed(cmd, err)
 	}
 	defer body.Close()
 	n, err := copyLines(cmd.OutOrStdout(), cmd.ErrOrStderr(), body)
-	if err != nil {
-		return err
+	if err == nil {
+		footer(cmd, n, what, done)
 	}
-	shown(cmd, n, what)
-	return nil
+	return n, err
+}
+
+// some is dump for commands that fail when there is no such flow.
+func (l *conntrackLine) some(cmd *cobra.Command, from source, done string) error {
+	n, err := l.dump(cmd, from, "flow entries", done)
+	if err == nil && n == 0 {
+		err = errReported
+	}
+	return err
 }
 
 // watch prints events until the command is interrupted or the gateway ends.
-func (o *conntrackOptions) watch(cmd *cobra.Command, form api.Format, from source, what string) error {
-	body, err := from(cmd.Context(), form)
+func (l *conntrackLine) watch(cmd *cobra.Command, from source, what string) error {
+	body, err := from(cmd.Context(), l.format)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
 	n, err := copyLines(cmd.OutOrStdout(), cmd.ErrOrStderr(), body)
-	shown(cmd, n, what+" events")
+	footer(cmd, n, what+" events", "shown")
 	if err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -161,8 +185,8 @@ func (o *conntrackOptions) watch(cmd *cobra.Command, form api.Format, from sourc
 	return nil
 }
 
-// number prints how many entries there are.
-func (o *conntrackOptions) number(cmd *cobra.Command, count func(context.Context) (int, error)) error {
+// printCount prints how many entries there are.
+func printCount(cmd *cobra.Command, count func(context.Context) (int, error)) error {
 	n, err := count(cmd.Context())
 	if err == nil {
 		fmt.Fprintln(cmd.OutOrStdout(), n)
@@ -170,9 +194,24 @@ func (o *conntrackOptions) number(cmd *cobra.Command, count func(context.Context
 	return err
 }
 
-// empty ends every entry of a table.
-func (o *conntrackOptions) empty(cmd *cobra.Command, flush func(context.Context) (int, error), table string) error {
-	if _, err := flush(cmd.Context()); err != nil {
+// empty ends every entry of a table, or the flows of one family.
+func (l *conntrackLine) empty(cmd *cobra.Command, client *api.Client) error {
+	ctx, table := cmd.Context(), "connection tracking"
+	var err error
+	switch {
+	case l.table == tableExpect:
+		table = "expectation"
+		_, err = client.FlushExpectations(ctx)
+	case l.family != 0:
+		var body io.ReadCloser
+		if body, err = client.DeleteFlows(ctx, l.format); err == nil {
+			_, err = io.Copy(io.Discard, body)
+			body.Close()
+		}
+	default:
+		_, err = client.FlushFlows(ctx)
+	}
+	if err != nil {
 		return err
 	}
 	fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s table has been emptied.\n", conntrackName, table)

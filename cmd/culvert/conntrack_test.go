@@ -307,22 +307,21 @@ func TestEventsOfExpectationsAreWatched(t *testing.T) {
 
 func TestConntrackTellsIllegalOptions(t *testing.T) {
 	for _, tt := range []struct{ claim, line, want string }{
-		{"dying is only listed", "-F dying", "the table dying takes no command but -L"},
-		{"unconfirmed is only listed", "-E u", "the table unconfirmed takes no command but -L"},
-		{"flows are not made", "-I", "-I takes the table expect only"},
-		{"an unknown table", "-L nat", `unknown argument "nat"`},
-		{"two tables", "-L expect dying", `unknown argument "dying"`},
-		{"an option that belongs elsewhere", "-L expect -p udp", "illegal option `--protonum' with this command"},
-		{"by its longer name, too", "-L --orig-src 10.0.0.5", "illegal option `--src' with this command"},
-		{"counting takes none", "-C -f ipv4", "illegal option `--family' with this command"},
-		{"events of expectations take no mask", "-E expect -e NEW", "illegal option `--event-mask' with this command"},
-		{"a missing option", "-D expect -s 10.0.0.5 -p udp", "you need to supply the `--dst' option for this command"},
-		{"a missing timeout", strings.Replace(createExpect, "-t 300", "", 1), "you need to supply the `--timeout' option for this command"},
+		{"dying is only listed", "-F dying", "Can't do that command with tables `dying' and `unconfirmed'"},
+		{"unconfirmed is only listed", "-E u", "Can't do that command with tables `dying' and `unconfirmed'"},
+		{"two commands", "-L -D", "Invalid commands combination"},
+		{"an unknown table", "-L nat", "unknown type `nat'"},
+		{"an option that belongs elsewhere", "-L expect -p udp", "Illegal option `--protonum' with this command"},
+		{"by its longer name, too", "-C --orig-src 10.0.0.5", "Illegal option `--src' with this command"},
+		{"counting takes none", "-C -f ipv4", "Illegal option `--family' with this command"},
+		{"events of expectations take no mask", "-E expect -e NEW", "Illegal option `--event-mask' with this command"},
+		{"a missing option", "-D expect -s 10.0.0.5 -p udp", "You need to supply the `--dst' option for this command"},
+		{"a missing timeout", strings.Replace(createExpect, "-t 300", "", 1), "You need to supply the `--timeout' option for this command"},
 		{"no time", strings.Replace(createExpect, "-t 300", "-t 0", 1), "timeout 0: give at least a second"},
-		{"no address", "-D expect -s 10.0.0 -d 10.0.0.1 -p udp", `invalid IP address "10.0.0"`},
-		{"two families", "-D expect -s 10.0.0.5 -d fd00::1 -p udp", "fd00::1 is of another family than 10.0.0.5"},
+		{"no address", "-D expect -s 10.0.0 -d 10.0.0.1 -p udp", "Invalid IP address `10.0.0'"},
+		{"two families", "-D expect -s 10.0.0.5 -d fd00::1 -p udp", "mismatched address family"},
 		{"a mask of another family", strings.Replace(strings.Replace(createExpect, "--mask-src 255.255.255.255", "--mask-src ffff::", 1), "--mask-dst 255.255.255.255", "--mask-dst ffff::", 1),
-			"ffff:: is of another family than 10.0.0.5"},
+			"mismatched address family"},
 	} {
 		stdout, stderr, code := culvert(t, append([]string{"conntrack"}, strings.Fields(tt.line)...)...)
 		if want := conntrackName + ": " + tt.want + "\n" + conntrackHint + "\n"; code != exitMisused || stdout != "" || stderr != want {

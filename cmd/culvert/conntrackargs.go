@@ -3,12 +3,13 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
-	"github.com/spf13/pflag"
-
-	"example.com/culvert/conntrack/ctfmt"
+	"example.com/culvert/conntrack"
+	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/control/api"
 )
 
@@ -21,113 +22,470 @@ const (
 )
 
 // conntrackTable returns the table that a beginning of its name stands for.
-func conntrackTable(args []string) (string, error) {
-	if len(args) == 0 {
+func conntrackTable(word string) (string, error) {
+	if word == "" {
 		return tableFlows, nil
 	}
-	var found []string
-	for _, table := range []string{tableFlows, tableExpect, tableDying, tableUnconfirmed} {
-		if args[0] != "" && strings.HasPrefix(table, args[0]) {
-			found = append(found, table)
+	for _, table := range []string{tableExpect, tableFlows, tableDying, tableUnconfirmed} {
+		if strings.HasPrefix(table, word) {
+			return table, nil
 		}
 	}
-	switch {
-	case len(args) > 1:
-		return "", misused(fmt.Errorf("unknown argument %q", args[1]))
-	case len(found) != 1:
-		return "", misused(fmt.Errorf("unknown argument %q", args[0]))
-	}
-	return found[0], nil
+	return "", fmt.Errorf("unknown type `%s'", word)
 }
 
-// conntrackCommands are the flags that say what to do.
-var conntrackCommands = []string{"dump", "event", "count", "flush", "create", "delete"}
+// conntrackLine is a parsed command line of culvert conntrack.
+type conntrackLine struct {
+	command byte // its letter; 0: none
+	table   string
+	socket  string
+	notes   []string // what was ignored
 
-// entryOptions say which entry a command is about.
-var entryOptions = []string{"src", "dst", "protonum"}
-
-// conntrackLegal says which options a command takes with a table, as conntrack(8)
-// does; not all of its options exist here yet.
-var conntrackLegal = map[[2]string]struct{ needs, takes []string }{
-	{"dump", tableFlows}:       {takes: []string{"family", "protonum", "output"}},
-	{"dump", tableDying}:       {takes: []string{"family", "protonum", "output"}},
-	{"dump", tableUnconfirmed}: {takes: []string{"family", "protonum", "output"}},
-	{"dump", tableExpect}:      {takes: []string{"family", "output"}},
-	{"event", tableFlows}:      {takes: []string{"family", "protonum", "output", "event-mask"}},
-	{"event", tableExpect}:     {takes: []string{"output"}},
-	{"count", tableFlows}:      {},
-	{"count", tableExpect}:     {},
-	{"flush", tableFlows}:      {},
-	{"flush", tableExpect}:     {},
-	{"delete", tableExpect}:    {needs: entryOptions, takes: []string{"sport", "dport"}},
-	{"create", tableExpect}: {
-		needs: append([]string{"timeout", "tuple-src", "tuple-dst", "mask-src", "mask-dst"}, entryOptions...),
-		takes: []string{"sport", "dport", "tuple-port-src", "tuple-port-dst", "mask-port-src", "mask-port-dst"},
-	},
+	given   map[string]string // options by their first name
+	format  api.Format
+	filter  api.Filter
+	proto   uint8
+	family  uint8
+	address map[string]netip.Prefix // of the options that have one
+	labels  labelMap
 }
 
-// check holds the command and its options against conntrackLegal.
-func (o *conntrackOptions) check(flags *pflag.FlagSet) error {
-	var commands, options []string
-	flags.Visit(func(f *pflag.Flag) {
-		switch {
-		case slices.Contains(conntrackCommands, f.Name):
-			commands = append(commands, f.Name)
-		case f.Name != "socket":
-			options = append(options, f.Name)
+// complaint is an error in the words of conntrack(8), which begins some of them
+// with a capital.
+type complaint string
+
+func (c complaint) Error() string { return string(c) }
+
+func complain(format string, args ...any) error { return complaint(fmt.Sprintf(format, args...)) }
+
+// parseConntrack parses a command line in the order that conntrack(8) does, so that
+// of several mistakes it names the same.
+func parseConntrack(args []string) (*conntrackLine, error) {
+	l := &conntrackLine{given: make(map[string]string), address: make(map[string]netip.Prefix)}
+	g := getopt{args: args, known: slices.Concat(conntrackCommands, conntrackOptionList, ownOptions)}
+	for {
+		o, arg, err := g.next()
+		if err != nil || o == nil {
+			return l, cmpError(err, l.finish)
 		}
-	})
-	if len(commands) != 1 {
-		return errors.New("want exactly one of -L, -E, -C, -F, -I and -D")
+		if slices.ContainsFunc(conntrackCommands, func(c longOption) bool { return c.short == o.short && o.short != 0 }) {
+			err = l.setCommand(o.short, arg)
+		} else {
+			err = l.option(o.names[0], arg, &g)
+		}
+		if err != nil {
+			return l, err
+		}
 	}
-	legal, ok := conntrackLegal[[2]string{commands[0], o.table}]
-	switch {
-	case ok:
-	case o.table == tableDying || o.table == tableUnconfirmed:
-		return fmt.Errorf("the table %s takes no command but -L", o.table)
+}
+
+// cmpError returns err, or else what next returns.
+func cmpError(err error, next func() error) error {
+	if err != nil {
+		return err
+	}
+	return next()
+}
+
+func (l *conntrackLine) setCommand(letter byte, word string) (err error) {
+	if l.table, err = conntrackTable(word); err != nil {
+		return err
+	}
+	if l.command != 0 {
+		return complain("Invalid commands combination")
+	}
+	l.command = letter
+	if letter != ctList && (l.table == tableDying || l.table == tableUnconfirmed) {
+		return complain("Can't do that command with tables `dying' and `unconfirmed'")
+	}
+	return nil
+}
+
+// option takes note of an option. Some are checked here and now, as they come.
+func (l *conntrackLine) option(name, arg string, g *getopt) (err error) {
+	switch name {
+	case "nat-range":
+		l.notes = append(l.notes, "WARNING: ignoring -a, deprecated option.")
+		return nil
+	case "socket":
+		l.socket = arg
+		return nil
+	case "labelmap":
+		l.labels.path = arg
+		return nil
+	case "src", "dst", "tuple-src", "tuple-dst", "mask-src", "mask-dst", "reply-src", "reply-dst":
+		if err = l.addr(name, arg); err != nil {
+			return err
+		}
+	case "src-nat", "dst-nat", "any-nat":
+		err = l.nat(name, arg)
+	case "protonum":
+		p, unknown := api.ParseProto(arg)
+		if unknown != nil {
+			return complain("`%s' unsupported protocol", arg)
+		}
+		l.proto = p
+		g.known = append(g.known, protocolOptions(p)...)
+	case "family":
+		f, unknown := api.ParseFamily(arg)
+		if unknown != nil || f == 0 {
+			return complain("`%s' unsupported protocol", arg)
+		}
+		err = l.setFamily(f)
+	case "status":
+		err = l.status(arg)
+	case "output":
+		err = l.output(arg)
+	case "event-mask":
+		if _, unknown := api.ParseEvents(arg); unknown != nil {
+			return badParameter(arg)
+		}
+		l.format.Events = append(l.format.Events, arg)
+	case "label":
+		l.filter.Labels, err = l.labels.bits(arg)
+	case "state":
+		err = l.state(arg)
+	}
+	l.given[name] = arg
+	return err
+}
+
+func badParameter(word string) error { return complain("Bad parameter `%s'", word) }
+
+// setFamily holds all addresses and -f to one family.
+func (l *conntrackLine) setFamily(family uint8) error {
+	if l.family != 0 && l.family != family {
+		return complain("mismatched address family")
+	}
+	l.family = family
+	return nil
+}
+
+// addr parses an address that may be followed by the length of a prefix.
+func (l *conntrackLine) addr(name, arg string) error {
+	text, length, prefixed := strings.Cut(arg, "/")
+	a, err := netip.ParseAddr(text)
+	if err != nil || a.Zone() != "" {
+		return complain("Invalid IP address `%s'", text)
+	}
+	bits := a.BitLen()
+	if prefixed {
+		n, err := strconv.ParseUint(length, 10, 8)
+		if err != nil || int(n) > bits {
+			return complain("Invalid netmask")
+		}
+		if name != "src" && name != "dst" {
+			return complain("CIDR notation unavailable for `--%s'", name)
+		}
+		bits = int(n)
+	}
+	l.address[name] = netip.PrefixFrom(a, bits)
+	return l.setFamily(familyOf(a))
+}
+
+func familyOf(a netip.Addr) uint8 {
+	if a.Is4() {
+		return tuple.IPv4
+	}
+	return tuple.IPv6
+}
+
+// nat parses an address with a port, which may both be left out: "1.2.3.4:80",
+// "[2001:db8::1]:80".
+func (l *conntrackLine) nat(name, arg string) error {
+	n := &api.NATFilter{}
+	switch name {
+	case "src-nat":
+		l.filter.SrcNAT = n
+	case "dst-nat":
+		l.filter.DstNAT = n
 	default:
-		return fmt.Errorf("-%s takes the table %s only", flags.Lookup(commands[0]).Shorthand, tableExpect)
+		l.filter.AnyNAT = n
 	}
-	for _, name := range options {
-		if !slices.Contains(legal.needs, name) && !slices.Contains(legal.takes, name) {
-			return fmt.Errorf("illegal option `--%s' with this command", name)
+	if arg == "" {
+		return nil
+	}
+	text, port, ported := arg, "", false
+	if inner, is := strings.CutPrefix(arg, "["); is {
+		var rest string
+		if text, rest, is = strings.Cut(inner, "]"); !is {
+			return complain("No closing ']' around IPv6 address")
 		}
+		if text == "" {
+			return complain("No IPv6 address specified")
+		}
+		port, ported = strings.CutPrefix(rest, ":")
+	} else if strings.Count(arg, ":") == 1 {
+		text, port, ported = strings.Cut(arg, ":")
 	}
-	for _, name := range legal.needs {
-		if !slices.Contains(options, name) {
-			return fmt.Errorf("you need to supply the `--%s' option for this command", name)
+	if ported {
+		if port == "" {
+			return complain("No port specified after `:'")
+		}
+		number, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || number == 0 {
+			return complain("Invalid port `%s'", port)
+		}
+		n.Port = uint16(number)
+	}
+	a, err := netip.ParseAddr(text)
+	if err != nil || a.Zone() != "" {
+		return complain("Invalid IP address `%s'", text)
+	}
+	n.Addr = a
+	return l.setFamily(familyOf(a))
+}
+
+// statusWords are what -u takes. UNSET wants nothing.
+var statusWords = []string{"ASSURED", "SEEN_REPLY", "UNSET", "FIXED_TIMEOUT", "EXPECTED", "OFFLOAD", "HW_OFFLOAD", "UNREPLIED"}
+
+func (l *conntrackLine) status(list string) error {
+	for word := range strings.SplitSeq(list, ",") {
+		upper := strings.ToUpper(word)
+		switch {
+		case upper == "SRC_NAT":
+			l.notes = append(l.notes, "WARNING: ignoring SRC_NAT, use --src-nat instead")
+		case upper == "DST_NAT":
+			l.notes = append(l.notes, "WARNING: ignoring DST_NAT, use --dst-nat instead")
+		case !slices.Contains(statusWords, upper):
+			return badParameter(word)
+		case upper != "UNSET":
+			l.filter.Status = append(l.filter.Status, upper)
 		}
 	}
 	return nil
 }
 
-// format returns how a list or stream is to be written.
-func (o *conntrackOptions) format() (f api.Format, err error) {
-	f.Form = api.FormText
-	if o.list && o.table != tableExpect {
-		f.Table = api.Table(o.table)
-	}
-	for _, word := range strings.FieldsFunc(o.output, func(r rune) bool { return r == ',' }) {
-		if word == "json" {
-			f.Form = api.FormJSON
-		} else {
-			f.Output = append(f.Output, word)
+// output takes words of -o; json is ours.
+func (l *conntrackLine) output(list string) error {
+	for word := range strings.SplitSeq(list, ",") {
+		lower := strings.ToLower(word)
+		switch lower {
+		case "json":
+			l.format.Form = api.FormJSON
+		case "extended", "id", "timestamp", "ktimestamp", "labels":
+			l.format.Output = append(l.format.Output, lower)
+		case "userspace": // says itself
+		default:
+			return badParameter(word)
 		}
 	}
-	if err := api.ParseOutput(strings.Join(f.Output, ","), &ctfmt.Options{}); err != nil {
-		return f, err
+	return nil
+}
+
+// state parses a state by the names of the protocol.
+func (l *conntrackLine) state(name string) error {
+	if name == "LISTEN" && l.proto == tuple.TCP {
+		name = conntrack.SynSent2.String()
 	}
-	if o.eventMask != "" {
-		if _, err := api.ParseEvents(o.eventMask); err != nil {
-			return f, err
+	if _, ok := conntrack.ParseState(l.proto, name); !ok {
+		switch l.proto {
+		case tuple.DCCP:
+			return complain("Unknown DCCP state `%s'", name)
+		default:
+			return complain("unknown %s state `%s'", strings.ToUpper(tuple.ProtoName(l.proto)), name)
 		}
-		f.Events = []string{o.eventMask}
 	}
-	if f.Family, err = api.ParseFamily(o.family); err != nil {
-		return f, err
+	l.filter.State = name
+	return nil
+}
+
+// finish checks the options against each other and fills filter and format.
+func (l *conntrackLine) finish() error {
+	if l.command == 0 || l.command == ctHelp || l.command == ctVersion {
+		return nil
 	}
-	if o.proto != "" {
-		f.Proto, err = api.ParseProto(o.proto)
+	if l.filter.AnyNAT != nil && (l.filter.SrcNAT != nil || l.filter.DstNAT != nil) {
+		return complain("cannot specify `--src-nat' or `--dst-nat' with `--any-nat'")
 	}
-	return f, err
+	if err := l.legal(); err != nil {
+		return err
+	}
+	switch {
+	case l.has("zero"):
+		return complain("option `-z' is not supported: counters are never reset")
+	case l.has("secmark"):
+		return complain("option `-c' is not supported: no flow has a secmark")
+	}
+	if err := l.complete(); err != nil {
+		return err
+	}
+	if err := l.numbers(); err != nil {
+		return err
+	}
+	l.fill()
+	return nil
+}
+
+// legal holds the options against conntrackLegal.
+func (l *conntrackLine) legal() error {
+	table := l.table
+	if table == tableDying || table == tableUnconfirmed {
+		table = tableFlows
+	}
+	legal := conntrackLegal[conntrackCall{l.command, table}]
+	for i, o := range conntrackOptionList {
+		_, given := l.given[o.names[0]]
+		switch {
+		case given && legal[i] == '.':
+			return complain("Illegal option `--%s' with this command", o.names[0])
+		case !given && legal[i] == 'M':
+			return complain("You need to supply the `--%s' option for this command", o.names[0])
+		}
+	}
+	if legal[0] == 'P' {
+		if !l.paired("src", "dst", "reply-src", "reply-dst") {
+			if l.has("reply-src") || l.has("reply-dst") {
+				return complain("you have to specify `--reply-src' and `--reply-dst'")
+			}
+			return complain("you have to specify `--src' and `--dst'")
+		}
+	}
+	for _, end := range []string{"src", "dst"} {
+		if l.has("mask-"+end) && !l.has(end) {
+			return complain("Can't use --mask-%s without --%s", end, end)
+		}
+	}
+	return nil
+}
+
+func (l *conntrackLine) has(name string) bool {
+	_, ok := l.given[name]
+	return ok
+}
+
+// paired reports whether there is one pair of options at least, and no half of one.
+func (l *conntrackLine) paired(a, b, c, d string) bool {
+	return l.has(a) == l.has(b) && l.has(c) == l.has(d) && (l.has(a) || l.has(c))
+}
+
+// complete checks that a tuple that names one flow has all that its protocol needs.
+func (l *conntrackLine) complete() error {
+	if l.table != tableFlows || l.command != ctGet {
+		return nil
+	}
+	switch {
+	case tuple.IsICMP(l.proto):
+		for _, o := range protocolOptions(l.proto) {
+			if !l.has(o.names[0]) {
+				return complain("You need to supply the `--%s' option for this command", o.names[0])
+			}
+		}
+	case l.proto == tuple.GRE:
+		if !l.paired("srckey", "dstkey", "reply-key-src", "reply-key-dst") {
+			if l.has("reply-key-src") || l.has("reply-key-dst") {
+				return complain("you have to specify `--reply-src-key' and `--reply-dst-key'")
+			}
+			return complain("you have to specify `--srckey' and `--dstkey'")
+		}
+	case tuple.HasPorts(l.proto):
+		if !l.paired("sport", "dport", "reply-port-src", "reply-port-dst") {
+			if l.has("reply-port-src") || l.has("reply-port-dst") {
+				return complain("you have to specify `--reply-src-port' and `--reply-dst-port'")
+			}
+			return complain("you have to specify `--sport' and `--dport'")
+		}
+	}
+	return nil
+}
+
+// number parses the argument of an option, if it was given, as conntrack(8) does, but
+// refuses what is no number.
+func number[T uint8 | uint16 | uint32](l *conntrackLine, name string, into **T) error {
+	arg, ok := l.given[name]
+	if !ok {
+		return nil
+	}
+	var v T
+	n, err := strconv.ParseUint(arg, 0, 32)
+	if v = T(n); err != nil || uint64(v) != n {
+		return badParameter(arg)
+	}
+	*into = &v
+	return nil
+}
+
+// numbers parses everything that is a number.
+func (l *conntrackLine) numbers() error {
+	f := &l.filter
+	o, r := &f.Original, &f.Reply
+	icmp := tuple.ProtoName(l.proto)
+	err := errors.Join(
+		number(l, "sport", &o.Sport), number(l, "dport", &o.Dport),
+		number(l, "reply-port-src", &r.Sport), number(l, "reply-port-dst", &r.Dport),
+		number(l, icmp+"-type", &o.Type), number(l, icmp+"-code", &o.Code), number(l, icmp+"-id", &o.Ident),
+		number(l, "id", &f.ID), number(l, "timeout", &f.Timeout), number(l, "zone", &f.Zone),
+		number(l, "orig-zone", &f.OrigZone), number(l, "reply-zone", &f.ReplyZone),
+	)
+	if err == nil && l.proto == tuple.GRE {
+		err = errors.Join(number(l, "srckey", &o.Sport), number(l, "dstkey", &o.Dport),
+			number(l, "reply-key-src", &r.Sport), number(l, "reply-key-dst", &r.Dport))
+	}
+	if arg, ok := l.given["mark"]; ok && err == nil {
+		f.Mark, err = parseMark(arg)
+	}
+	if joined, is := err.(interface{ Unwrap() []error }); is {
+		return joined.Unwrap()[0] // the first is enough
+	}
+	return err
+}
+
+// parseMark parses VALUE[/MASK].
+func parseMark(arg string) (*api.MarkFilter, error) {
+	value, mask, masked := strings.Cut(arg, "/")
+	m := &api.MarkFilter{Mask: 1<<32 - 1}
+	v, err := strconv.ParseUint(value, 0, 32)
+	if masked && err == nil {
+		var bits uint64
+		bits, err = strconv.ParseUint(mask, 0, 32)
+		m.Mask = uint32(bits)
+	}
+	if err != nil {
+		return nil, badParameter(arg)
+	}
+	m.Value = uint32(v)
+	return m, nil
+}
+
+// fill completes filter and format.
+func (l *conntrackLine) fill() {
+	if l.format.Form == "" {
+		l.format.Form = api.FormText
+	}
+	if l.command == ctList && l.table != tableExpect {
+		l.format.Table = api.Table(l.table)
+	}
+	if slices.Contains(l.format.Output, "labels") {
+		l.format.Labels = l.labels.names()
+	}
+	l.format.Family, l.format.Proto = l.family, l.proto
+	l.filter.Original.Src, l.filter.Original.Dst = l.address["src"], l.address["dst"]
+	l.filter.Reply.Src, l.filter.Reply.Dst = l.address["reply-src"], l.address["reply-dst"]
+	if l.table != tableExpect {
+		l.format.Filter = &l.filter
+	}
+}
+
+// tuple is the one that the options name, by the original direction if they name both.
+func (l *conntrackLine) tuple() api.Tuple {
+	e := &l.filter.Original
+	if !e.Src.IsValid() {
+		e = &l.filter.Reply
+	}
+	t := api.Tuple{Proto: strconv.Itoa(int(l.proto)), Src: e.Src.Addr(), Dst: e.Dst.Addr()}
+	if tuple.IsICMP(l.proto) {
+		e = &l.filter.Original
+		t.Sport, t.Dport = value(e.Ident), uint16(value(e.Type))<<8|uint16(value(e.Code))
+		return t
+	}
+	t.Sport, t.Dport = value(e.Sport), value(e.Dport)
+	return t
+}
+
+// value is that of an option that may not be there.
+func value[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
 }

@@ -114,6 +114,22 @@ func (c *Client) Flows(ctx context.Context, f Format) (io.ReadCloser, error) {
 	return c.stream(ctx, "/v1/flows", f.query())
 }
 
+// DeleteFlows ends the flows that f wants and returns them as lines; the caller
+// closes it.
+func (c *Client) DeleteFlows(ctx context.Context, f Format) (io.ReadCloser, error) {
+	return c.do(ctx, http.MethodPost, "/v1/flows/delete"+encode(f.query()), nil)
+}
+
+// Flow returns the flow with tuple k in either direction as a line, or gives
+// ErrNotFound. The caller closes it.
+func (c *Client) Flow(ctx context.Context, k Tuple, f Format) (io.ReadCloser, error) {
+	b, err := json.Marshal(k)
+	if err != nil {
+		return nil, err
+	}
+	return c.do(ctx, http.MethodPost, "/v1/flows/get"+encode(f.query()), bytes.NewReader(b))
+}
+
 // Events returns the stream of events as lines; it ends with ctx or the gateway.
 // The caller closes it.
 func (c *Client) Events(ctx context.Context, f Format) (io.ReadCloser, error) {

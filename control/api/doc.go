@@ -4,13 +4,16 @@
 // Everything lives under /v1. A request that fails answers with a status of 400
 // or above and {"error": "what, and what to do"}. Lists of flows and the event
 // stream come as JSON lines, or as the text conntrack(8) prints with
-// format=text.
+// format=text. The parameter filter of those about flows is a Filter as JSON; labels
+// names the labels that the output option of that name prints: 0=voice,7=guest.
 //
 //	GET    /v1/status             health, interfaces, load
 //	GET    /v1/ready              200 once packets flow, 503 before, with the status
 //	GET    /v1/flows              the table (format, output, family, proto; table: unconfirmed, dying)
 //	GET    /v1/flows/count        how many flows there are
 //	DELETE /v1/flows              end every flow
+//	POST   /v1/flows/delete       end those that pass the filter, and list them
+//	POST   /v1/flows/get          the one with a tuple
 //	GET    /v1/events             stream of NEW, UPDATE, DESTROY (format, output, family, proto, events)
 //	GET    /v1/expectations       flows that were announced (format, family, proto)
 //	POST   /v1/expectations       announce one

@@ -135,6 +135,49 @@ func (s *Server) flushFlows(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
+// deleteFlows ends the flows that the request wants and lists them.
+func (s *Server) deleteFlows(w http.ResponseWriter, r *http.Request) error {
+	v, err := s.view(r)
+	if err != nil {
+		return err
+	}
+	out, table := newLines(w, v), s.backend.Table()
+	for at, more := uint32(0), true; more; more = at != 0 {
+		at = table.DeleteFrom(at, v.wants, func(f *conntrack.Flow) bool {
+			out.flow(f)
+			return out.buf.Len() < pieceSize
+		})
+		_ = out.send() // without a reader the flows end all the same
+	}
+	return nil
+}
+
+// flow lists the flow that has a tuple.
+func (s *Server) flow(w http.ResponseWriter, r *http.Request) error {
+	v, err := s.view(r)
+	if err != nil {
+		return err
+	}
+	var request Tuple
+	if err := readJSON(r, &request); err != nil {
+		return err
+	}
+	k, err := request.tuple("tuple")
+	if err != nil {
+		return err
+	}
+	f, err := s.backend.Table().Get(k)
+	if err != nil {
+		return err
+	}
+	out := newLines(w, v)
+	if v.wants(&f) {
+		out.flow(&f)
+	}
+	_ = out.send() // an error: the reader is gone
+	return nil
+}
+
 func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 	v, err := s.view(r)
 	if err != nil {

@@ -45,11 +45,13 @@ func (t Table) dump(of *conntrack.Table) func(func(*conntrack.Flow) bool) {
 // The zero Format is all of them as JSON.
 type Format struct {
 	Form   Form
-	Output []string // of conntrack(8) -o: extended, id, timestamp, ktimestamp, labels
-	Events []string // of conntrack(8) -e: ALL, NEW, UPDATES, DESTROY; none is all
-	Family uint8    // tuple.IPv4, tuple.IPv6, 0: both
-	Proto  uint8    // 0: all
-	Table  Table    // for lists of flows
+	Output []string   // of conntrack(8) -o: extended, id, timestamp, ktimestamp, labels
+	Events []string   // of conntrack(8) -e: ALL, NEW, UPDATES, DESTROY; none is all
+	Family uint8      // tuple.IPv4, tuple.IPv6, 0: both
+	Proto  uint8      // 0: all
+	Table  Table      // for lists of flows
+	Labels LabelNames // for the output option labels
+	Filter *Filter    // nil: all
 }
 
 var familyNames = map[string]uint8{"": 0, "ipv4": tuple.IPv4, "ipv6": tuple.IPv6}
@@ -95,6 +97,8 @@ func (f Format) query() url.Values {
 			set("family", name)
 		}
 	}
+	set("labels", f.Labels.encode())
+	set("filter", encodeFilter(f.Filter))
 	if f.Proto != 0 {
 		set("proto", strconv.Itoa(int(f.Proto)))
 	}
@@ -109,12 +113,13 @@ type view struct {
 	family  uint8
 	proto   uint8
 	table   Table
+	matcher
 }
 
 func parseFormat(q url.Values) (v view, err error) {
 	for key := range q {
 		switch key {
-		case "format", "output", "events", "family", "proto", "table":
+		case "format", "output", "events", "family", "proto", "table", "labels", "filter":
 		default:
 			return v, fmt.Errorf("%w: unknown parameter %q", errBadRequest, key)
 		}
@@ -147,6 +152,16 @@ func parseFormat(q url.Values) (v view, err error) {
 			return v, fmt.Errorf("%w: %w", errBadRequest, err)
 		}
 	}
+	names, err := parseLabelNames(q.Get("labels"))
+	if err != nil {
+		return v, fmt.Errorf("%w: %w", errBadRequest, err)
+	}
+	if v.options.LabelName != nil {
+		v.options.LabelName = func(bit int) string { return names[bit] }
+	}
+	if v.matcher, err = parseFilter(q.Get("filter")); err != nil {
+		return v, fmt.Errorf("%w: %w", errBadRequest, err)
+	}
 	return v, nil
 }
 
@@ -162,8 +177,10 @@ func ParseOutput(list string, o *ctfmt.Options) error {
 			o.Timestamp = true
 		case "ktimestamp":
 			o.KTimestamp = true
+		case "labels":
+			o.LabelName = func(int) string { return "" } // until the request names them
 		default:
-			return fmt.Errorf("unknown output option %q; use extended, id, timestamp or ktimestamp", word)
+			return fmt.Errorf("unknown output option %q; use extended, id, timestamp, ktimestamp or labels", word)
 		}
 	}
 	return nil
@@ -200,7 +217,9 @@ func split(list string) []string {
 }
 
 // wants reports whether f passes the filters of v.
-func (v *view) wants(f *conntrack.Flow) bool { return v.wantsTuple(&f.Tuple[tuple.Original]) }
+func (v *view) wants(f *conntrack.Flow) bool {
+	return v.wantsTuple(&f.Tuple[tuple.Original]) && v.matcher.wants(f)
+}
 
 // wantsTuple reports whether a flow with original tuple t passes the filters of v.
 func (v *view) wantsTuple(t *tuple.Tuple) bool {

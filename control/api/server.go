@@ -66,6 +66,8 @@ func NewServer(backend Backend, log *slog.Logger, more map[string]http.Handler) 
 		"GET /v1/flows":                s.flows,
 		"GET /v1/flows/count":          s.countFlows,
 		"DELETE /v1/flows":             s.flushFlows,
+		"POST /v1/flows/delete":        s.deleteFlows,
+		"POST /v1/flows/get":           s.flow,
 		"GET /v1/events":               s.events,
 		"GET /v1/expectations":         s.expectations,
 		"POST /v1/expectations":        s.createExpectation,
@@ -151,7 +153,7 @@ func (s *Server) handler(handle func(http.ResponseWriter, *http.Request) error) 
 
 func statusOf(err error) int {
 	switch {
-	case errors.Is(err, ErrNotFound), errors.Is(err, conntrack.ErrExpectMaster), errors.Is(err, conntrack.ErrExpectAbsent):
+	case errors.Is(err, ErrNotFound), errors.Is(err, conntrack.ErrNotFound), errors.Is(err, conntrack.ErrExpectMaster), errors.Is(err, conntrack.ErrExpectAbsent):
 		return http.StatusNotFound
 	case errors.Is(err, ErrExists), errors.Is(err, conntrack.ErrExpectClash):
 		return http.StatusConflict
