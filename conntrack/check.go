@@ -33,7 +33,8 @@ func (c *checker) fault(format string, args ...any) {
 //   - a confirmed entry is swept at its deadline, or little later when workers
 //     whose clocks differ saw it;
 //   - what is in the free list is in no use;
-//   - a client's counts are those of its flows;
+//   - a client's counts are those of its flows, and the counts of sockets that
+//     hosts send to are those of their tuples;
 //   - an expectation has a master that lives, is found by hash and by master,
 //     and is counted.
 //
@@ -242,9 +243,20 @@ func (c *checker) expects() {
 func (c *checker) clients() {
 	t := c.t
 	flows := make([]uint32, len(t.clients.recs))
+	toward := make(map[*uint32]uint32)
 	for slot := uint32(1); slot <= t.slots.high.Load(); slot++ {
 		if t.entries[slot].Status()&(linked|Dying) == linked {
 			flows[word.Load32(&t.owner[slot])]++
+			for _, cell := range t.towardCellsOf(&t.entries[slot]) {
+				if cell != nil {
+					toward[cell]++
+				}
+			}
+		}
+	}
+	for i := range t.toward.cells {
+		if got, want := atomic.LoadUint32(&t.toward.cells[i]), toward[&t.toward.cells[i]]; got != want {
+			c.fault("sockets of cell %d: counts %d tuples, has %d", i, got, want)
 		}
 	}
 	for i := range t.clients.recs {

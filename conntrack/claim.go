@@ -52,8 +52,10 @@ func (w *Worker) Claim(p *Proposal, now Tick) (Ref, Claim) {
 	}
 	word.Store32(&t.owner[slot], who)
 	word.Store32(&t.rules[slot], p.Generation)
+	toward := t.towardCellsOf(&t.entries[slot])
+	w.prefetchToward(&toward)
 	for range claimTries {
-		taken, c := w.commit(slot, ho, hr)
+		taken, c := w.commit(slot, ho, hr, &toward)
 		if c == Claimed {
 			return Ref{Slot: slot}, c
 		}
@@ -92,6 +94,15 @@ func (w *Worker) prefetchClaim(ho, hr uint64) {
 	lines[5] = uintptr(unsafe.Pointer(&e.half[tuple.Reply]))
 	lines[6] = uintptr(unsafe.Pointer(&e.word))
 	lines[7] = uintptr(unsafe.Pointer(&t.due[slot]))
+	prefetch.Lines(lines)
+}
+
+// prefetchToward asks for the lines of the counters of a flow.
+func (w *Worker) prefetchToward(cells *[tuple.NumDirections]*uint32) {
+	lines := w.lines[:tuple.NumDirections]
+	for d, c := range cells {
+		lines[d] = w.t.toward.address(c)
+	}
 	prefetch.Lines(lines)
 }
 
@@ -165,7 +176,7 @@ func (w *Worker) fill(slot uint32, p *Proposal, now Tick) bool {
 
 // commit puts both tuples of slot into the index, or neither, and returns who
 // has one of them.
-func (w *Worker) commit(slot uint32, ho, hr uint64) (Ref, Claim) {
+func (w *Worker) commit(slot uint32, ho, hr uint64, toward *[tuple.NumDirections]*uint32) (Ref, Claim) {
 	x, e := &w.t.index, &w.t.entries[slot]
 	x.lock(ho, hr)
 	defer x.unlock(ho, hr)
@@ -183,6 +194,7 @@ func (w *Worker) commit(slot uint32, ho, hr uint64) (Ref, Claim) {
 		x.removeLocked(ho, slot<<1|uint32(tuple.Original))
 		return Ref{}, ChainFull
 	}
+	countToward(toward, 1)
 	w.t.live.Add(1)
 	return Ref{}, Claimed
 }
@@ -279,6 +291,8 @@ func (a *actor) unlink(slot uint32, how killing, now Tick, ho, hr uint64) bool {
 	word.Store32(&t.due[slot], 0)
 	t.index.removeLocked(ho, slot<<1|uint32(tuple.Original))
 	t.index.removeLocked(hr, slot<<1|uint32(tuple.Reply))
+	toward := t.towardCellsOf(e)
+	countToward(&toward, ^uint32(0))
 	t.live.Add(-1)
 	return true
 }

@@ -68,6 +68,18 @@ type ExpectPolicy struct {
 	Timeout Tick // how long one waits for its flow
 }
 
+// Over is an expectation that has ended without a flow, or was replaced.
+type Over struct {
+	*Expectation        // valid during the call
+	Master       Master // its original tuple stays what it was
+}
+
+// OnExpectEnd has f called once for each expectation that ends, but for those that a
+// flow has met: what such a one stands for goes over to who called Worker.Expected. f
+// runs on any goroutine, under the lock of all expectations, and must not call the
+// table. OnExpectEnd must be called before the first packet.
+func (t *Table) OnExpectEnd(f func(x *Over, now Tick)) { t.onOver = f }
+
 // Announced is an expectation that a packet has met.
 type Announced struct {
 	Expectation
@@ -285,8 +297,16 @@ func (ex *expects) takeLocked() uint32 {
 	return uint32(len(ex.recs) - 1)
 }
 
-// removeExpectLocked ends an expectation and tells who wants to know.
+// removeExpectLocked ends an expectation that nothing has met.
 func (t *Table) removeExpectLocked(n uint32, now Tick) {
+	if r := &t.expects.recs[n]; t.onOver != nil {
+		t.onOver(&Over{&r.x, r.master}, now)
+	}
+	t.unlistExpectLocked(n, now)
+}
+
+// unlistExpectLocked takes an expectation out and tells who wants to know.
+func (t *Table) unlistExpectLocked(n uint32, now Tick) {
 	ex := &t.expects
 	r := &ex.recs[n]
 	t.tellExpectLocked(EventDestroy, n, now)
@@ -334,7 +354,7 @@ func (w *Worker) Expected(k *tuple.Tuple, x *Announced) bool {
 	}
 	ex.counts[expectNew].Add(1)
 	if x.Flags&ExpectPermanent == 0 {
-		t.removeExpectLocked(n, w.now)
+		t.unlistExpectLocked(n, w.now)
 	}
 	return true
 }

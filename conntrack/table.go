@@ -18,6 +18,7 @@ type Table struct {
 	cfg    Config
 	limits tcpLimits
 	onEnd  func(*Entry, Tick) // nil: nobody wants to know
+	onOver func(*Over, Tick)  // nil: nobody wants to know
 	idle   idleTicks
 
 	policies atomic.Pointer[policies] // number 0 is the table's own
@@ -36,6 +37,7 @@ type Table struct {
 	control control
 	expects expects
 	clients clients
+	toward  toward
 	grower  grower
 	owner   []uint32 // by slot: the client
 	rules   []uint32 // by slot: generation of the rules that admitted the flow
@@ -130,6 +132,11 @@ func (t *Table) allocate(n int) error {
 	if t.rules, err = newArray[uint32](t, n+1); err != nil {
 		return err
 	}
+	cells, err := newArray[uint32](t, towardCells(t.cfg.Max))
+	if err != nil {
+		return err
+	}
+	t.toward.init(cells, t.index.key)
 	count := clientCount(t.cfg.Max)
 	if t.clients.recs, err = newArray[client](t, count); err != nil {
 		return err
@@ -137,6 +144,7 @@ func (t *Table) allocate(n int) error {
 	t.clients.shift = uint(64 - bits.Len(uint(count/clientWays-1)))
 	populate(t.index.mem)
 	populate(bytesOf(t.clients.recs))
+	populate(bytesOf(t.toward.cells))
 	follow(&t.grower, t.entries)
 	follow(&t.grower, t.due)
 	follow(&t.grower, t.slots.link)
