@@ -34,6 +34,7 @@ var (
 	ErrForeign = errors.New("the address is not the sender's own")
 	ErrPort    = errors.New("the port is privileged, or none")
 	ErrLimit   = errors.New("too many announcements")
+	ErrQuota   = errors.New("the client has as many ports as it may")
 	ErrNoPort  = errors.New("no free port to announce")
 	ErrEnded   = errors.New("the flow has ended")
 )
@@ -71,7 +72,7 @@ func (c *Context) PeerSelf() netip.AddrPort { return c.Source(c.Dir.Other()) }
 // Announce says that the flows of group are about to come, all or none, and returns
 // what the receiver has to be told instead of the To of the first one: the others are
 // at the same distance from it as their own To ports are. Errors are ErrForeign,
-// ErrPort, ErrLimit, ErrNoPort and ErrEnded.
+// ErrPort, ErrLimit, ErrQuota, ErrNoPort and ErrEnded.
 func (c *Context) Announce(group ...Expectation) (netip.AddrPort, error) {
 	return c.Gateway.Announce(c, group)
 }
@@ -82,10 +83,9 @@ func (c *Context) Withdraw(class uint8, to netip.AddrPort) int {
 	return c.Gateway.Withdraw(c, class, to)
 }
 
-// SeenAs returns what the receiver has to be told instead of socket ep of the
-// sender's side, if that is this flow's own end, one that the flow has announced, or
-// one that another flow has announced to the sender: the receiver, too, is behind the
-// gateway then, and is told the inside name.
+// SeenAs returns what the receiver has to be told instead of socket ep: of the sender's
+// side, if it is this flow's own end, was announced, or has a mapping; or an external
+// one, if the receiver is inside as the host behind it is.
 func (c *Context) SeenAs(proto uint8, ep netip.AddrPort) (netip.AddrPort, bool) {
 	if ep == c.Self() {
 		return c.SelfSeen(), true

@@ -107,7 +107,7 @@
 // takes an id that the other side can be told; the second one, whose From is that id,
 // makes both directions known, and packets are accepted.
 //
-// What is refused (errors ErrForeign, ErrPort, ErrLimit, ErrNoPort) is refused for
+// What is refused (errors ErrForeign, ErrPort, ErrLimit, ErrQuota, ErrNoPort) is refused for
 // good: a helper leaves the bytes as they are and goes on. It needs not check
 // addresses itself: who may be announced is decided at one place, so that no helper
 // can be talked into opening a port for somebody else (RFC 2577). It must see
@@ -119,8 +119,8 @@
 // Context.Self, SelfSeen, Peer and PeerSelf are the ends of the flow as each side
 // sees them: a SIP helper replaces Self by SelfSeen in what a phone says about itself,
 // and SelfSeen of the other direction, which is PeerSelf's other name, in what is
-// said to it. Context.SeenAs answers for sockets that the flow has announced, and tells
-// a host behind the gateway the inside name of another one that is, too.
+// said to it. Context.SeenAs answers for sockets that were announced or have a mapping, and
+// for external ones in front of a neighbour of the receiver.
 //
 // # Harm
 //

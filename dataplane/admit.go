@@ -48,6 +48,9 @@ func (w *Worker) admit(p *packet.Packet, r role) {
 		if f.key.Tuple.Proto == tuple.GRE {
 			f.policy = w.e.calls.policy
 		}
+		if x.Flags&conntrack.ExpectPermanent == 0 {
+			defer w.e.release(&x.Expectation, ports.Tick(w.tick)) // the flow has taken it, or there is none
+		}
 	}
 	if why := w.v.decide(f); why != None {
 		w.turnAway(p, f.verdict, why, r)
@@ -64,6 +67,7 @@ func (f *first) expect(x *conntrack.Announced, announcer string) {
 	f.key.State, f.key.Mark = rules.Related, f.prop.Mark
 	f.key.Helper = announcer
 	f.heir = announced(nat.Inherit(&f.key.Tuple, &x.Master.Original, &x.Reply), x)
+	f.keep(&x.Expectation)
 }
 
 // filter asks the rules whether p may pass and disposes of it when it may not.
@@ -102,9 +106,10 @@ var ofReject = [...]packet.Unreachable{
 type claiming uint8
 
 const (
-	claimedOurs    claiming = iota // the entry is that of the packet in hand
-	claimedNot                     // the packet joined the entry of another one of its flow, or was refused
-	claimedByOther                 // the reply tuple is taken
+	claimedOurs     claiming = iota // the entry is that of the packet in hand
+	claimedNot                      // the packet joined the entry of another one of its flow, or was refused
+	claimedByOther                  // the reply tuple is taken
+	claimedPromised                 // it was ours, but is promised to another socket
 )
 
 // claim makes the entry that a binding proposes and sends its packet through it.
@@ -116,6 +121,10 @@ func (w *Worker) claim(b *binding) claiming {
 		ended := claimedNot
 		switch claim {
 		case conntrack.Claimed:
+			if w.promised(prop) { // meanwhile; see promise.go
+				w.ct.Abort(ref)
+				return claimedPromised
+			}
 			w.claimed, ended = ref.Slot, claimedOurs
 			b.f.ruling.Begun(rules.Flow{Slot: ref.Slot, Gen: w.e.table.Entry(ref.Slot).Gen()})
 			b.crowd.Add(&prop.Reply, ports.Tick(w.tick))

@@ -138,6 +138,7 @@ func New(cfg Config) (*Engine, error) {
 		senders:  make(map[senderKey]port.Sender),
 	}
 	cfg.Table.OnEnd(e.flowEnded)
+	cfg.Table.OnExpectEnd(e.expectOver)
 	e.icmp.init(cfg.ICMPRate)
 	e.helpers.init(&cfg)
 	e.neigh.OnReplace(e.resolved)

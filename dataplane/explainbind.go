@@ -167,9 +167,12 @@ func (x *explainer) try(f *first, cand *tuple.Tuple, choice *nat.Choice) Reason 
 		if !ok {
 			return InvalidNew
 		}
+		flow := ports.Of(&f.prop.Original, &reply, f.use)
+		if x.e.leases.Promised(&flow) {
+			return PortsExhausted
+		}
 		out, at := ports.Granted, ports.Endpoint{}
 		if f.use != ports.NoUse {
-			flow := ports.Of(&f.prop.Original, &reply, f.use)
 			out, at = x.e.leases.Would(&flow, f.use, &f.terms, f.fits, ports.Tick(tickAt(x.e.Now())))
 		}
 		switch out {

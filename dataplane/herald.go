@@ -9,6 +9,7 @@ import (
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/nat"
+	"example.com/culvert/nat/ports"
 )
 
 // herald is what parsers ask during a call: it makes expectations of announcements.
@@ -19,7 +20,7 @@ type herald struct {
 }
 
 const (
-	portTries       = 128 // external ports looked at for one announcement
+	portTries       = 128 // external ports tried for one announcement
 	announcesPerSec = 64  // of one flow
 	clientPerSec    = 256 // of one client
 	clientsCounted  = 512 // in a second, of a shard: more get none
@@ -30,9 +31,12 @@ const (
 // where it goes from there.
 const (
 	dataAddr = 0 // and 1: the address
-	dataPort = 2 // with dataTold
-	dataOwn  = 3 // the external port
+	dataPort = 2 // with dataTold and dataSource
+	dataOwn  = 3 // the external port, with the zone inside and what the expectation holds of leases
 	dataTold = 1 << 16
+
+	dataZone = 16 // bits below the zone
+	dataUse  = 32 // and below the ports.Use
 )
 
 // dataSource is where dataPort has the source port that the flow leaves with, if it
@@ -51,12 +55,12 @@ func destinationOf(x *conntrack.Expectation) (addr tuple.Addr, port uint16, told
 	return addr, uint16(x.Data[dataPort]), x.Data[dataPort]&dataTold != 0
 }
 
-func setDestination(x *conntrack.Expectation, addr tuple.Addr, port uint16) {
+func setDestination(x *conntrack.Expectation, addr tuple.Addr, port, zone uint16) {
 	for i, b := range addr {
 		x.Data[dataAddr+i/8] |= uint64(b) << (8 * (7 - i%8))
 	}
 	x.Data[dataPort] = dataTold | uint64(port)
-	x.Data[dataOwn] = uint64(x.Tuple.DstPort)
+	x.Data[dataOwn] = uint64(x.Tuple.DstPort) | uint64(zone)<<dataZone
 }
 
 // Announce implements alg.Gateway.
@@ -84,16 +88,30 @@ func (h *herald) announce(c *alg.Context, group []alg.Expectation) (netip.AddrPo
 	}
 	first := &group[0]
 	if first.Way == alg.Outbound || c.Self().Addr() == c.SelfSeen().Addr() {
-		return first.To, h.expectAll(c, group, at, first.To.Port())
+		return first.To, h.expectAll(c, group, at, nil, first.To.Port())
 	}
-	seen := c.SelfSeen().Addr()
-	if own, ok := h.known(first.Proto, c.Real(first.To)); ok {
-		if err := h.expectAll(c, group, at, own); err == nil {
-			return netip.AddrPortFrom(seen, own), nil
-		}
+	p := h.promising(c)
+	own, err := h.choose(c, group, at, &p)
+	if err != nil {
+		return netip.AddrPort{}, err
 	}
-	if first.Seen != 0 && h.expectAll(c, group, at, first.Seen) == nil {
-		return netip.AddrPortFrom(seen, first.Seen), nil
+	return netip.AddrPortFrom(p.seen, own), nil
+}
+
+// choose makes the expectations of group to the best external port that can be
+// promised: the one that the flow has announced already, the one that the socket has,
+// its own one, and the next.
+func (h *herald) choose(c *alg.Context, group []alg.Expectation, at *alg.Attachment, p *promise) (uint16, error) {
+	first := &group[0]
+	real := c.Real(first.To)
+	if own, ok := h.known(first.Proto, real); ok && h.expectAll(c, group, at, p, own) == nil {
+		return own, nil
+	}
+	if has, ok := h.SeenAs(c, first.Proto, real); ok && has.Addr() == p.seen && h.expectAll(c, group, at, p, has.Port()) == nil {
+		return has.Port(), nil
+	}
+	if first.Seen != 0 && h.expectAll(c, group, at, p, first.Seen) == nil {
+		return first.Seen, nil
 	}
 	step := uint16(1)
 	if len(group) > 1 {
@@ -103,19 +121,39 @@ func (h *herald) announce(c *alg.Context, group []alg.Expectation) (netip.AddrPo
 	if first.Prefer != 0 {
 		own = first.Prefer
 	}
-	for range portTries {
-		err := h.expectAll(c, group, at, own)
-		if err == nil {
-			return netip.AddrPortFrom(seen, own), nil
+	tries := 0
+	for range 0x10000 / int(step) {
+		if tries == portTries {
+			break
 		}
-		if !errors.Is(err, alg.ErrNoPort) {
-			return netip.AddrPort{}, err
+		if p.may(first, own) && h.worth(c, first, own) {
+			tries++
+			err := h.expectAll(c, group, at, p, own)
+			if err == nil {
+				return own, nil
+			}
+			if !errors.Is(err, alg.ErrNoPort) {
+				return 0, err
+			}
+			if p.at != 0 { // it has a mapping, and can have no other port
+				has := p.at
+				return has, h.expectAll(c, group, at, p, has)
+			}
 		}
 		if own += step; own < firstHighPort {
 			own += firstHighPort
 		}
 	}
-	return netip.AddrPort{}, alg.ErrNoPort
+	return 0, alg.ErrNoPort
+}
+
+// worth reports whether it is worth a try to announce x at an external port.
+func (h *herald) worth(c *alg.Context, x *alg.Expectation, port uint16) bool {
+	if !leasable(x.Proto) {
+		return true
+	}
+	out := h.describe(c, x, port)
+	return h.free(c, &out)
 }
 
 // known returns the external port under which this flow has announced a socket.
@@ -133,13 +171,13 @@ func (h *herald) known(proto uint8, to netip.AddrPort) (port uint16, ok bool) {
 
 // expectAll makes the expectations of group, the first one for flows to port own. All
 // are made, or none: ErrNoPort says that another port may do.
-func (h *herald) expectAll(c *alg.Context, group []alg.Expectation, at *alg.Attachment, own uint16) error {
+func (h *herald) expectAll(c *alg.Context, group []alg.Expectation, at *alg.Attachment, p *promise, own uint16) error {
 	for i := range group {
 		x := &group[i]
 		port := int(own) + int(x.To.Port()) - int(group[0].To.Port())
 		err := alg.ErrNoPort
 		if port > 0 && port <= 0xffff {
-			err = h.expect(c, x, at, uint16(port))
+			err = h.expect(c, x, at, p, uint16(port))
 		}
 		if err != nil {
 			for j := range group[:i] {
@@ -151,8 +189,8 @@ func (h *herald) expectAll(c *alg.Context, group []alg.Expectation, at *alg.Atta
 	return nil
 }
 
-// expect makes one expectation.
-func (h *herald) expect(c *alg.Context, x *alg.Expectation, at *alg.Attachment, port uint16) error {
+// describe returns the expectation of x for flows to a port.
+func (h *herald) describe(c *alg.Context, x *alg.Expectation, port uint16) conntrack.Expectation {
 	d := c.Dir
 	out := conntrack.Expectation{Class: x.Class, Helper: h.f.number, Mask: conntrack.WholeMask(0)}
 	// The first packet looks like one of the master that goes the same way.
@@ -168,7 +206,7 @@ func (h *herald) expect(c *alg.Context, x *alg.Expectation, at *alg.Attachment, 
 			out.Tuple.Dst = tuple.AddrFrom(x.To.Addr())
 		}
 		to := c.Real(x.To)
-		setDestination(&out, tuple.AddrFrom(to.Addr()), to.Port())
+		setDestination(&out, tuple.AddrFrom(to.Addr()), to.Port(), c.Tuple[d].Zone)
 	}
 	if from := x.From.Addr(); from.IsValid() && (x.FromBits != 0 || from != c.Peer().Addr() && from != c.Self().Addr()) {
 		out.Tuple.Src = tuple.AddrFrom(from)
@@ -180,6 +218,12 @@ func (h *herald) expect(c *alg.Context, x *alg.Expectation, at *alg.Attachment, 
 	if x.Permanent {
 		out.Flags |= conntrack.ExpectPermanent
 	}
+	return out
+}
+
+// expect makes one expectation, with a promise unless p is nil.
+func (h *herald) expect(c *alg.Context, x *alg.Expectation, at *alg.Attachment, p *promise, port uint16) error {
+	out := h.describe(c, x, port)
 	if x.Child != "" {
 		n, err := h.w.e.helpers.set.Number(x.Child, at.Options)
 		if err != nil {
@@ -196,7 +240,16 @@ func (h *herald) expect(c *alg.Context, x *alg.Expectation, at *alg.Attachment, 
 	if x.Proto == tuple.GRE {
 		return h.expectCall(&out, c.Self().Addr() != c.SelfSeen().Addr(), policy)
 	}
-	return expectError(h.w.ct.Expect(h.ref, &out, policy))
+	if p != nil {
+		if err := h.take(c, p, &out); err != nil {
+			return err
+		}
+	}
+	err := h.w.ct.Expect(h.ref, &out, policy)
+	if err != nil {
+		h.w.e.release(&out, ports.Tick(h.w.tick))
+	}
+	return expectError(err)
 }
 
 // expectError says what an error of the table means to a helper.
@@ -245,26 +298,6 @@ func (h *herald) Withdraw(c *alg.Context, class uint8, to netip.AddrPort) int {
 	})
 }
 
-// SeenAs implements alg.Gateway: by what the flow has announced, or another one for who
-// sends the payload now. The latter is the external name of somebody behind this
-// gateway, as is the receiver, who needs his inside one.
-func (h *herald) SeenAs(c *alg.Context, proto uint8, ep netip.AddrPort) (netip.AddrPort, bool) {
-	if port, ok := h.known(proto, ep); ok {
-		return netip.AddrPortFrom(c.SelfSeen().Addr(), port), true
-	}
-	if c.Peer() == c.PeerSelf() || ep.Addr().Is4() != c.Self().Addr().Is4() {
-		return netip.AddrPort{}, false
-	}
-	k := c.Tuple[c.Dir]
-	k.Proto, k.Dst, k.DstPort = proto, tuple.AddrFrom(ep.Addr()), ep.Port()
-	var x conntrack.Expectation
-	if !h.w.ct.Awaited(&k, &x) {
-		return netip.AddrPort{}, false
-	}
-	addr, port, told := destinationOf(&x)
-	return netip.AddrPortFrom(addr.Netip(), port), told
-}
-
 // Subnet implements alg.Gateway.
 func (h *herald) Subnet(c *alg.Context) netip.Prefix {
 	return h.w.v.subnets[tuple.AddrFrom(c.Peer().Addr())]
@@ -282,15 +315,4 @@ func announced(heir nat.Inheritance, x *conntrack.Announced) nat.Inheritance {
 		heir.SrcPort = uint16(x.Data[dataPort] >> dataSource)
 	}
 	return heir
-}
-
-// promised reports whether a helper has told somebody that what would be answers to
-// the flow of prop are for another socket than the flow's own.
-func (w *Worker) promised(prop *conntrack.Proposal) bool {
-	var x conntrack.Expectation
-	if !w.ct.Awaited(&prop.Reply, &x) {
-		return false
-	}
-	addr, port, told := destinationOf(&x)
-	return told && (addr != prop.Original.Src || port != prop.Original.SrcPort)
 }

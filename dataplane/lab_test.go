@@ -395,6 +395,13 @@ func checkLeases(t testing.TB, e *Engine) {
 		}
 		e.table.Dump(add)
 		e.table.DumpUnconfirmed(add)
+		e.table.DumpExpect(func(x *conntrack.Expect) bool {
+			if use := holds(&x.Expectation); use != ports.NoUse {
+				flow := ends(&x.Expectation)
+				yield(&flow, use)
+			}
+			return true
+		})
 	}
 	for _, err := range e.leases.CheckFlows(each) {
 		t.Error(err)

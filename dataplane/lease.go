@@ -416,10 +416,10 @@ func (w *Worker) bindTo(b *binding, cand *tuple.Tuple, why nat.Choice, use ports
 		prop.Status |= conntrack.SrcNAT
 	}
 	ended := w.claim(b)
-	if ended != claimedOurs && use != ports.NoUse {
+	if (ended == claimedNot || ended == claimedByOther) && use != ports.NoUse {
 		w.e.leases.Abandon(flow, use, ports.Tick(w.tick))
 	}
-	return ended != claimedByOther
+	return ended != claimedByOther && ended != claimedPromised
 }
 
 // ofOutcome maps refused leases to a Reason.

@@ -107,6 +107,7 @@ var knownRFCs = map[int]string{
 	5095: "Deprecation of Type 0 Routing Headers in IPv6",
 	5226: "Guidelines for Writing an IANA Considerations Section",
 	5227: "IPv4 Address Conflict Detection",
+	4961: "Symmetric RTP / RTP Control Protocol (RTCP)",
 	5382: "NAT Behavioral Requirements for TCP",
 	5389: "Session Traversal Utilities for NAT (obsolete, 8489)",
 	5508: "NAT Behavioral Requirements for ICMP",

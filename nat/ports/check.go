@@ -11,7 +11,7 @@ func (s *Set) Check() (faults []error) {
 			faults = append(faults, fmt.Errorf("ports: "+format, args...))
 		}
 	}
-	held, hints := int64(0), int64(0)
+	held, hints, told := int64(0), int64(0), int64(0)
 	owners := map[spaceKey]int{}
 	for i := range s.shards {
 		sh, base := &s.shards[i], uint32(i)*s.perShard
@@ -41,6 +41,8 @@ func (s *Set) Check() (faults []error) {
 			switch l.key.kind {
 			case kindHint:
 				hints++
+			case kindTold:
+				told++
 			case kindOwner:
 				k := spaceKey{l.key.addr, l.key.zone, l.key.proto}
 				owners[k]++
@@ -59,6 +61,9 @@ func (s *Set) Check() (faults []error) {
 	}
 	if got := s.hints.Load(); got != hints {
 		fault("%d hints, counted %d", hints, got)
+	}
+	if got := s.told.Load(); got != told {
+		fault("%d announced endpoints, counted %d", told, got)
 	}
 	for k, sp := range *s.spaces.all.Load() {
 		if k.proto != 0 && sp.taken.Len() != owners[k] {
@@ -146,6 +151,7 @@ func (s *Set) expectCounts(l *lease, want map[held]uint32) {
 var kindNames = [numKinds]string{
 	kindOwner: "owner", kindPin: "pin", kindTie: "tie", kindPair: "pair", kindMap: "map", kindMapAddr: "map-addr",
 	kindHint: "hint", kindClient: "client", kindBlock: "block", kindBlocks: "blocks",
+	kindTold: "told",
 }
 
 func (k kind) String() string { return kindNames[k] }

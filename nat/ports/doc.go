@@ -18,6 +18,7 @@
 //	map       inside endpoint                    -> external endpoint
 //	map addr  inside endpoint, remote address    -> external endpoint
 //	hint      inside endpoint                    -> external endpoint
+//	told      external endpoint, remote address  -> inside endpoint
 //	client    inside address (IPv6: its /64)     -> nobody; counts its ports
 //	block     external address, block            -> inside address; counts its ports
 //	blocks    inside address                     -> blocks that it has
@@ -63,6 +64,19 @@
 // belong to no flow (Open, Shut) and let everybody in; flows join them, those under
 // rules with another mapping, too (Explicit). When it is shut its flows keep the
 // leases, with the filtering of their rule from then on.
+//
+// # What helpers announce
+//
+// A helper that tells a remote host of an external endpoint makes a promise: what comes
+// from that host goes to one inside endpoint. Promise takes told for it, and what counts
+// the port and leads other flows of the inside endpoint to it (owner and map, or else
+// share, pair and hint). No other inside endpoint's flow to that host gets the port
+// while somebody holds told: the expectation, then the flow that met it, which takes the
+// same. Unlike pin, told lets nobody in.
+//
+// Who is about to have a port asks Promised after he has claimed it in the connection
+// table; who promises one asks the table (Table.Toward) after he has taken told. So one
+// of two that want the same sees the other.
 //
 // # Order
 //

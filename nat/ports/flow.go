@@ -94,12 +94,15 @@ const NoUse Use = 0
 // Uses. A flow under mapping linux has any of three leases; the others are one
 // number for each combination of mapping and filtering.
 const (
-	useShare Use          = 1 << iota // it tells exclusive owners that the port is not free
-	usePair                           // it is counted for its client
-	useHint                           // its port is tried first for other flows of the same inside endpoint
-	useOut                            // + 3*(mapping-1) + filtering-1
-	useIn    = useOut + 9             // + 2*entry + 1 if it is counted
-	numUses  = useIn + 2*numEntries
+	useShare Use                    = 1 << iota // it tells exclusive owners that the port is not free
+	usePair                                     // it is counted for its client
+	useHint                                     // its port is tried first for other flows of the same inside endpoint
+	useOut                                      // + 3*(mapping-1) + filtering-1
+	useIn    = useOut + 9                       // + 2*entry + 1 if it is counted
+	useTold  = useIn + 2*numEntries             // + useShare and usePair; what a helper has announced
+	numUses  = useTold + toldMapped + 1
+
+	toldMapped = 4 // + useTold: under endpoint-independent mapping
 )
 
 var _ [32 - numUses]struct{} // five bits
@@ -130,8 +133,9 @@ const (
 	hasMapAddr
 	hasHint
 	hasCharge // it counts for its client without a port of its own
+	hasTold   // the external endpoint was announced to the remote address
 
-	lastLease = hasCharge
+	lastLease = hasTold
 	hasPair   = hasPairAny | hasPairAddr | hasPairPort
 )
 
@@ -165,7 +169,21 @@ func makeLeases() (all [numUses]leases) {
 		all[useIn+Use(2*i)] = l
 		all[useIn+Use(2*i)+1] = l | hasCharge
 	}
+	for u := range Use(toldMapped) {
+		all[useTold+u] = all[u] | hasHint | hasTold
+	}
+	all[useTold+toldMapped] = hasOwner | hasMap | hasTold
 	return all
+}
+
+// Announced returns the leases of an external endpoint that was announced for an inside
+// one, and of the flows that come because of that.
+func (t *Terms) Announced(shared Sharing) Use {
+	if t.Mapping == nat.EndpointIndependent {
+		return useTold + toldMapped
+	}
+	linux := Terms{Quota: t.Quota, BlockSize: t.BlockSize}
+	return useTold + linux.Outbound(shared)
 }
 
 // Outbound returns the leases that a flow from inside has to hold under a rule.
@@ -236,6 +254,9 @@ func (f *Flow) lease(l leases, k *key) Endpoint {
 		return f.External
 	case hasCharge:
 		return clientKey(f, k)
+	case hasTold:
+		*k, k.kind, k.other = external, kindTold, f.Remote.Addr
+		return f.Inside
 	}
 	*k, k.kind, k.other, k.otherPort = inside, kindPair, f.External.Addr, f.External.Port
 	switch l {
@@ -267,8 +288,11 @@ const (
 // Take takes the leases of a flow, or none. fits says which mappings the flow may
 // have instead.
 func (s *Set) Take(f *Flow, u Use, t *Terms, fits Fits, now Tick) (Outcome, Endpoint) {
+	return s.takeSet(f, leasesOf[u], t, t.pack(u), fits, now)
+}
+
+func (s *Set) takeSet(f *Flow, set leases, t *Terms, packed terms, fits Fits, now Tick) (Outcome, Endpoint) {
 	var k key
-	set, packed := leasesOf[u], t.pack(u)
 	for l := hasOwner; l <= lastLease; l <<= 1 {
 		if set&l == 0 {
 			continue
@@ -522,7 +546,7 @@ func (s *Set) Mapping(f *Flow, u Use, fits Fits) (Endpoint, bool) {
 		f.lease(hasMap, &k)
 	case set&hasMapAddr != 0:
 		f.lease(hasMapAddr, &k)
-	case u < useOut && s.hints.Load() != 0:
+	case set&hasHint != 0 && u >= useTold, u < useOut && s.hints.Load() != 0:
 		f.lease(hasHint, &k)
 	default:
 		return Endpoint{}, false
@@ -627,9 +651,14 @@ func (s *Set) Enter(f *Flow, e *Entry, now Tick) Outcome {
 		}
 		v := f.lease(l, &k)
 		out := Busy
-		if l == hasCharge {
+		switch {
+		case l == hasCharge:
 			out = s.charge(&k, e.Terms.Quota)
-		} else if s.join(&k, &v) {
+		case l == hasTold: // it may have been told to anybody, of whom this is one
+			if t := s.take(&k, &v, e.Terms.Rule, 0, now); t == joined || t == made {
+				out = Granted
+			}
+		case s.join(&k, &v):
 			out = Granted
 		}
 		if out != Granted {

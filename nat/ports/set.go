@@ -56,6 +56,7 @@ const (
 	kindClient                  // inside address -> nobody
 	kindBlock                   // external address, block -> inside address
 	kindBlocks                  // inside address -> external address, block
+	kindTold                    // external endpoint, remote address -> inside endpoint
 	numKinds
 )
 
@@ -106,6 +107,7 @@ type Set struct {
 
 	held     atomic.Int64 // leases that nobody has, kept for a while
 	hints    atomic.Int64 // leases of kindHint
+	told     atomic.Int64 // leases of kindTold
 	explicit atomic.Int64 // mappings that were asked for
 	passed   atomic.Uint64
 	spaces   spaces

@@ -145,6 +145,8 @@ func (s *Set) entered(l *lease) {
 		if c := s.pinCrowd(l.key); c != nil {
 			c.seen.Add(l.key.port)
 		}
+	case kindTold:
+		s.told.Add(1)
 	}
 }
 
@@ -177,6 +179,8 @@ func (s *Set) left(l *lease, kept bool) {
 		s.unclaimBlock(&l.key)
 	case kindHint:
 		s.hints.Add(-1)
+	case kindTold:
+		s.told.Add(-1)
 	case kindPin, kindTie:
 		if c := s.pinCrowd(l.key); c != nil {
 			c.seen.Remove(l.key.port)
