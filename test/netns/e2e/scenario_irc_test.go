@@ -143,6 +143,10 @@ func TestIRCDirectConnections(t *testing.T) {
 		carol := joinIRC(t, h.visitor, at(f.visitor, 0), server, "carol") // behind the gateway, too
 		own, seen := decimal(f.first), decimal(f.outside)
 
+		caller := f.up // as the inside sees him
+		if h.gw.Kind() == netns.Kernel {
+			caller = f.server // whom netfilter takes for everybody that takes up an offer
+		}
 		const line = "proto=6 src=0.0.0.0 dst=%v sport=0 dport=%d mask-src=0.0.0.0 mask-dst=255.255.255.255 sport=0 dport=65535 " +
 			"master-src=%v master-dst=%v sport=30667 dport=6667 class=0 helper=irc"
 		for i, kind := range []string{"CHAT chat", "SEND file"} {
@@ -154,9 +158,11 @@ func TestIRCDirectConnections(t *testing.T) {
 			}
 			alice.tell(t, bob, fmt.Sprintf("%s %d %d%s", kind, own, port, size), fmt.Sprintf("%s %d %d%s", kind, seen, port, size))
 			h.wantExpectation(t, fmt.Sprintf(line, f.outside, port, f.first, f.server))
-			talk(t, h.router, at(f.up, 31000+port), at(f.outside, port))
-			h.wantFlow(t, fmt.Sprintf("tcp 6 431999 ESTABLISHED src=%v dst=%v sport=%d dport=%d src=%v dst=* sport=%d dport=%d [ASSURED] mark=67 use=1",
-				f.up, f.outside, 31000+port, port, f.first, port, 31000+port))
+			if c := talk(t, h.router, at(f.up, 31000+port), at(f.outside, port)); c.seen != at(caller, 31000+port) {
+				t.Errorf("the inside sees %v, want %v", c.seen, caller)
+			}
+			h.wantFlow(t, fmt.Sprintf("tcp 6 431999 ESTABLISHED src=%v dst=%v sport=%d dport=%d src=%v dst=%v sport=%d dport=%d [ASSURED] mark=67 use=1",
+				f.up, f.outside, 31000+port, port, f.first, caller, port, 31000+port))
 		}
 		t.Run("both behind the gateway", func(t *testing.T) {
 			serveTCP(t, h.first, at(f.first, 4010), greet)
@@ -177,6 +183,9 @@ func TestIRCDirectConnections(t *testing.T) {
 		if h.gw.Kind() == netns.Culvert {
 			resumed(t, h, alice, bob)
 		}
+		// All that was edited has arrived, and was acknowledged.
+		h.wantFlow(t, fmt.Sprintf("tcp 6 431999 ESTABLISHED src=%v dst=%v sport=30667 dport=6667 src=%v dst=%v sport=6667 dport=30667 [ASSURED] mark=67 helper=irc use=*",
+			f.first, f.server, f.server, f.outside))
 		if t.Failed() {
 			h.logGateway(t)
 		}
