@@ -60,11 +60,12 @@ func rewrite(word []byte) ([]byte, bool) {
 	return nil, false // stays
 }
 
-// rewritten is what the receiver of text must get: the slow twin of the session.
-func rewritten(text []byte) (out []byte) {
+// rewritten is what the receiver of text must get when messages of up to limit bytes are
+// read: the slow twin of the session.
+func rewritten(text []byte, limit int) (out []byte) {
 	for len(text) > 0 {
 		if text[0] == '{' {
-			if i := bytes.IndexByte(text, '}'); i >= 0 && i < 64 {
+			if i := bytes.IndexByte(text, '}'); i >= 0 && i < limit {
 				if t, ok := rewrite(text[:i+1]); ok {
 					out = append(out, t...)
 				} else {
@@ -272,7 +273,7 @@ func (w *world) through(s segment) (on, back []segment, err error) {
 // has already may be anything.
 func (w *world) right(s segment) error {
 	from, to := w.hosts[s.dir], w.hosts[s.dir.Other()]
-	want, at := rewritten(from.data), int(int32(s.seq-from.isn))
+	want, at := rewritten(from.data, braces{}.Spec().Limit), int(int32(s.seq-from.isn))
 	for i, b := range s.data {
 		switch pos := at + i; {
 		case pos < len(to.got):
@@ -365,7 +366,7 @@ func TestStreamsArriveAsEdited(t *testing.T) {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
 		for d, h := range w.hosts {
-			if got, want := w.hosts[1-d].got, rewritten(h.data); !bytes.Equal(got, want) {
+			if got, want := w.hosts[1-d].got, rewritten(h.data, braces{}.Spec().Limit); !bytes.Equal(got, want) {
 				t.Fatalf("seed %d: %v arrived as\n%q, want\n%q", seed, h.dir, got, want)
 			}
 		}

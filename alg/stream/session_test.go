@@ -209,15 +209,16 @@ func TestQueueBehindAHoleIsBounded(t *testing.T) {
 // overlapping; what is sent must be the edited text.
 func FuzzSegments(f *testing.F) {
 	f.Add([]byte("a{bc}d{}e"), []byte{0, 3, 3, 9})
-	f.Add([]byte("{abcd}{e}"), []byte{5, 4, 0, 9})      // behind a hole
-	f.Add([]byte("ab{cdefg}hi"), []byte{0, 4, 2, 3, 5}) // again, from inside of an edit
+	f.Add([]byte("{abcd}{e}"), []byte{5, 4, 0, 9})            // behind a hole
+	f.Add([]byte("ab{cdefg}hi"), []byte{0, 4, 2, 3, 5})       // again, from inside of an edit
+	f.Add([]byte("{"+strings.Repeat("0", 63)+"}"), []byte{0}) // a word longer than the usual limit, not this one
 	f.Fuzz(func(t *testing.T, data, cuts []byte) {
 		if len(data) == 0 || len(data) > 200 || len(cuts) > 64 {
 			return
 		}
 		s := session(braces{})
 		s.limit = 1 << 10
-		want := rewritten(data)
+		want := rewritten(data, s.limit)
 		got := map[int]byte{}
 		send := func(at, n int, last Last) {
 			b := data[at:min(at+n, len(data))]
