@@ -168,7 +168,11 @@ type Config struct {
 	// HelperName names the helper with a number that a Proposal had. Nil: no names.
 	HelperName func(helper uint32) string
 
-	Key  [16]byte  // secret of the hash; all zero: random
+	Key [16]byte // secret of the hash; all zero: random
+
+	// Wall reads the wall clock, once a second: it may be set long after the table was
+	// made. Nil: time.Now, or nobody if there is a Base.
+	Wall func() time.Time
 	Base time.Time // wall-clock time of tick 0; zero: derived from the clocks now
 }
 
@@ -224,8 +228,12 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	c.Timeouts = c.Timeouts.or(from)
 	if c.Base.IsZero() {
-		c.Base = time.Now().Add(-bootTime())
+		if c.Wall == nil {
+			c.Wall = time.Now
+		}
+		c.Base = c.Wall().Add(-Now().Duration())
 	}
+	c.Base = c.Base.Round(0) // by the wall, not by the monotonic clock
 	return c, nil
 }
 

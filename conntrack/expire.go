@@ -106,6 +106,7 @@ func (w *Worker) sweepSlots(slots []uint32, now Tick) {
 		due, deadline := word.Load32(&t.due[slot]), e.deadline()
 		if !now.Reached(deadline) {
 			if due != 0 {
+				e.rebase(now)
 				t.postpone(slot, due, deadline)
 			}
 			continue
@@ -122,6 +123,30 @@ func (w *Worker) sweepSlots(slots []uint32, now Tick) {
 
 	for i, slot := range slots[:n] {
 		w.endEntry(slot, ifExpired, Unspecified, now, w.hash[2*i], w.hash[2*i+1])
+	}
+}
+
+// farBack is how far back a moment may lie that somebody still compares with: with
+// the longest timeout between two looks at it, less than a signed difference tells.
+const farBack = Tick(1 << 29)
+
+// rebase draws the moments of a live entry nearer that are so far back that they
+// would seem to be ahead one day: when a direction that says nothing last had a packet,
+// and since when a UDP flow has been a stream.
+func (e *Entry) rebase(now Tick) {
+	for d := range e.half {
+		draw(&e.half[d].seen, now)
+	}
+	if !HasStates(e.Proto()) {
+		draw(&e.proto[areaStream], now)
+	}
+}
+
+// draw moves a moment that lies far back nearer. A packet that stores its own time
+// meanwhile wins.
+func draw(at *uint32, now Tick) {
+	if old := word.Load32(at); now.Sub(Tick(old)) > int32(farBack) {
+		atomic.CompareAndSwapUint32(at, old, uint32(now-farBack))
 	}
 }
 

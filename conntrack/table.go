@@ -49,7 +49,8 @@ type Table struct {
 	scan atomic.Uint64 // chunks of slots looked at for expiry, ever
 	_    [56]byte
 
-	clock    atomic.Uint64 // latest tick of any worker, and clockValid
+	clock    atomic.Uint64 // latest tick of any worker, above it how often ticks wrapped, and clockValid
+	stepped  atomic.Int64  // ns by which wall-clock time has moved against Config.Base
 	scanTick atomic.Uint64 // tick at which scanGoal was last set, and clockValid
 	scanGoal atomic.Uint64 // chunks the sweep should have looked at, times sweepTicks
 	events   pump
@@ -228,17 +229,37 @@ func (t *Table) Max() int { return t.cfg.Max }
 func (t *Table) Now() Tick { return Tick(t.clock.Load()) }
 
 // clockValid is set in Table.clock once it holds a tick.
-const clockValid = 1 << 32
+const clockValid = 1 << 63
 
-// advance takes note of a worker's time.
+// advance takes note of a worker's time. Once a second it compares the wall clock: a
+// machine without a battery learns the time long after its gateway has started.
 func (t *Table) advance(now Tick) {
-	if c := t.clock.Load(); c&clockValid == 0 || now.Sub(Tick(c)) > 0 {
-		t.clock.Store(clockValid | uint64(now))
+	c := t.clock.Load()
+	next := clockValid | uint64(now)
+	if c&clockValid != 0 {
+		passed := now.Sub(Tick(c))
+		if passed <= 0 {
+			return
+		}
+		next = c + uint64(passed) // carries into the count of wraps
+	}
+	if t.clock.CompareAndSwap(c, next) && t.cfg.Wall != nil && c/secondTicks != next/secondTicks {
+		t.stepped.Store(int64(t.cfg.Wall().Sub(t.cfg.Base.Add(elapsed(next)))))
 	}
 }
 
+// elapsed returns the time from tick 0 of the first turn to what a clock shows.
+func elapsed(clock uint64) time.Duration { return time.Duration(clock&^clockValid) * TickLength }
+
 // Time converts a tick near the present to wall-clock time.
-func (t *Table) Time(at Tick) time.Time { return t.cfg.Base.Add(at.Duration()) }
+func (t *Table) Time(at Tick) time.Time {
+	c := t.clock.Load()
+	if c&clockValid == 0 {
+		return t.cfg.Base.Add(at.Duration())
+	}
+	since := elapsed(c) + time.Duration(at.Sub(Tick(c)))*TickLength
+	return t.cfg.Base.Add(since + time.Duration(t.stepped.Load()))
+}
 
 // Stats are the counters of conntrack -S.
 type Stats struct {

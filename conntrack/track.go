@@ -116,7 +116,7 @@ func (w *Worker) streams(e *Entry, status Status, d tuple.Direction, now Tick) b
 	return status&(usual|FixedTimeout|OwnTimeout|OwnPolicy) == usual &&
 		word.Load32(&e.proto[areaOwner+int(d&1)]) == uint32(w.seat)+1 &&
 		word.Load32(&e.timeout) == uint32(w.t.idle.udpStream) &&
-		now.Reached(Tick(e.proto[areaStream]))
+		now.Reached(Tick(word.Load32(&e.proto[areaStream])))
 }
 
 // idleOf returns the timeouts that apply to an entry.
@@ -129,7 +129,7 @@ func (w *Worker) idleOf(e *Entry, status Status) *idleTicks {
 
 // trackUDP: an answered flow is a stream once it is two seconds old.
 func (w *Worker) trackUDP(r Ref, e *Entry, status Status, s *Segment, now Tick) Verdict {
-	if status&SeenReply == 0 || !now.Reached(Tick(e.proto[areaStream])) {
+	if status&SeenReply == 0 || !now.Reached(Tick(word.Load32(&e.proto[areaStream]))) {
 		return w.pass(r, e, status, s, now, w.idleOf(e, status).udp)
 	}
 	if status&Assured == 0 {
