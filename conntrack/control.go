@@ -234,17 +234,21 @@ const SettableStatus = SeenReply | Assured | FixedTimeout
 // Errors of Table.Update besides ErrNotFound.
 var (
 	ErrStatus   = errors.New("status bits that a user cannot set")
+	ErrTimeout  = errors.New("timeout is fixed")
 	ErrNoMemory = errors.New("not enough memory")
 )
 
 // Update changes the flow that has tuple k in either direction. ErrNotFound if
-// there is none; ErrStatus, ErrNoMemory (too many flows with labels): nothing
-// has changed.
+// there is none; ErrStatus, ErrTimeout (the flow was FixedTimeout before), ErrNoMemory
+// (too many flows with labels): nothing has changed.
 func (t *Table) Update(k tuple.Tuple, u *Update) error {
 	if u.Status&^SettableStatus != 0 {
 		return ErrStatus
 	}
 	return t.update(k, u.What, func(slot uint32, e *Entry, now Tick) error {
+		if u.What&ChangedTimeout != 0 && e.Status()&FixedTimeout != 0 {
+			return ErrTimeout
+		}
 		if u.What&ChangedLabels != 0 {
 			x := t.control.extend(e)
 			if x == nil {

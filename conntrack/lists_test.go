@@ -157,6 +157,9 @@ func TestUpdate(t *testing.T) {
 	if e := <-sub.Events(); e.Change != u.What || e.Flow.Labels != u.Labels {
 		t.Errorf("event %+v", e)
 	}
+	if err := w.t.SetTimeout(p.Original, 500*second); !errors.Is(err, ErrTimeout) {
+		t.Errorf("a user changes a fixed timeout: %v", err)
+	}
 	if err := w.t.SetLabels(p.Original, [2]uint64{}, [2]uint64{1, 0}); err != nil {
 		t.Fatal(err)
 	}

@@ -248,6 +248,7 @@ func (x *pair) unconfirmed(p *Proposal) {
 // update changes a flow in one of four ways.
 func (x *pair) update(op, arg byte, k tuple.Tuple) {
 	f := x.m.find(k)
+	want := f != nil
 	var u Update
 	var change func()
 	switch arg & 3 {
@@ -262,9 +263,10 @@ func (x *pair) update(op, arg byte, k tuple.Tuple) {
 		change = func() { f.fixed, f.assured = true, true }
 	case 3:
 		u = Update{What: ChangedTimeout, Timeout: Tick(op) * 10}
+		want = want && !f.fixed
 		change = func() { f.seen, f.timeout = x.m.now, u.Timeout.Duration() }
 	}
-	if got, want := x.w.t.Update(k, &u) == nil, f != nil; got != want {
+	if got := x.w.t.Update(k, &u) == nil; got != want {
 		x.t.Fatalf("update %v: %v, want %v", k, got, want)
 	} else if got {
 		change()
