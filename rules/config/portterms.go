@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/nat"
 	"example.com/culvert/nat/ports"
 	"example.com/culvert/rules"
@@ -182,4 +183,58 @@ func (d *decoder) makePlan(r *draft) {
 		return
 	}
 	r.Src.Plan, r.Src.BlockSize, r.Src.MaxBlocks = plan, 0, 0
+}
+
+// checkPlans wants ports that are divided by arithmetic to be given by that rule
+// alone: else the plan would name the wrong client.
+func (d *decoder) checkPlans(drafts []*draft) {
+	for _, planned := range drafts {
+		plan := planned.Src.Plan
+		if plan == nil {
+			continue
+		}
+		for _, r := range drafts {
+			if r == planned || protocolsApart(r, planned) || r.Src.Plan != nil && (r.pos < planned.pos || samePlan(r.Src.Plan, plan)) {
+				continue
+			}
+			if a, shared := sharedAddr(r.Src.Targets(), plan.Pool); shared {
+				d.errorf(r.targetsAt(), "%v is divided among the clients of the rule in line %d (deterministic): who has a port there could not be told: use other addresses", a, planned.Source.Line)
+			}
+		}
+	}
+}
+
+// targetsAt is where a rule says what sources become.
+func (r *draft) targetsAt() Pos {
+	if r.has("map") {
+		return r.at("map")
+	}
+	return r.at("to")
+}
+
+// samePlan reports whether two plans give everybody the same ports.
+func samePlan(a, b *nat.Plan) bool {
+	return a.Inside == b.Inside && a.Size == b.Size && slices.Equal(a.Pool, b.Pool)
+}
+
+// protocolsApart reports whether no packet has the protocols of both rules.
+func protocolsApart(a, b *draft) bool {
+	p, q := &a.If.Proto, &b.If.Proto
+	return p.Sense == rules.Is && q.Sense == rules.Is && !p.IsAny() && !q.IsAny() &&
+		!slices.ContainsFunc(p.Values, func(v uint8) bool { return slices.Contains(q.Values, v) })
+}
+
+// sharedAddr returns an address that lies in ranges of both lists.
+func sharedAddr(a, b []nat.AddrRange) (tuple.Addr, bool) {
+	for i := range a {
+		for j := range b {
+			switch {
+			case a[i].Contains(b[j].First):
+				return b[j].First, true
+			case b[j].Contains(a[i].First):
+				return a[i].First, true
+			}
+		}
+	}
+	return tuple.Addr{}, false
 }

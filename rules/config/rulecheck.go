@@ -12,7 +12,9 @@ import (
 func (d *decoder) decodeRules(c *Config, list rules.List) {
 	names := map[string]*draft{}
 	before := newEarlier()
-	for _, r := range d.drafts(c, list) {
+	drafts := d.drafts(c, list)
+	d.checkPlans(drafts)
+	for _, r := range drafts {
 		d.checkRuleName(r, names)
 		d.checkShadow(r, before)
 		before.add(r)
