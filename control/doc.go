@@ -43,6 +43,13 @@
 // so that probes and answers still find that way. One whose link is down is down at
 // once.
 //
+// # Requested ports
+//
+// With [pcp] hosts inside ask for external ports (package pcp; pcp.go has its sockets,
+// one for each address of the areas served, on the own stack). After every plan the
+// service looks which ports the rules would still give; at the end it is closed
+// before the engine.
+//
 // # Namespaces
 //
 // A gateway lives in the network namespace of the thread that called New. It

@@ -36,21 +36,22 @@ type Gateway struct {
 	portWatch portWatch
 	ending    chan struct{} // closed when the gateway is taken down
 
-	mu       sync.Mutex // serializes everything that changes the gateway; guards the rest
-	phase    phase
-	cfg      *config.Config
-	added    []config.Interface // at run time
-	excluded map[key]struct{}   // removed at run time
-	spaces   map[string]*space
-	ids      map[key]uint16
-	ports    map[key]*openPort
-	uplinks  map[key]*uplink
-	routes   []route.Route // in force
-	rerouted bool          // they are others than before
-	lastPlan *plan         // that was carried out; nil before Start
-	retry    *time.Timer   // nil unless something is to be tried again
-	services services
-	tasks    sync.WaitGroup // goroutines of the gateway
+	mu          sync.Mutex // serializes everything that changes the gateway; guards the rest
+	phase       phase
+	cfg         *config.Config
+	added       []config.Interface // at run time
+	excluded    map[key]struct{}   // removed at run time
+	spaces      map[string]*space
+	ids         map[key]uint16
+	ports       map[key]*openPort
+	uplinks     map[key]*uplink
+	routes      []route.Route // in force
+	rerouted    bool          // they are others than before
+	lastPlan    *plan         // that was carried out; nil before Start
+	retry       *time.Timer   // nil unless something is to be tried again
+	services    services
+	portService portService
+	tasks       sync.WaitGroup // goroutines of the gateway
 }
 
 // phase of a gateway's life.
@@ -213,6 +214,7 @@ func (g *Gateway) releaseLocked() error {
 	for name := range g.spaces {
 		errs = append(errs, g.closeSpace(name))
 	}
+	g.portService.close()
 	if g.engine != nil {
 		g.engine.Close() // sends what workers have queued
 	}

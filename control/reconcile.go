@@ -166,7 +166,7 @@ func (g *Gateway) state(p *plan, ids map[key]uint16, ports map[key]*openPort, lo
 	if st.Routes, err = p.table(ids); err != nil {
 		return st, err
 	}
-	st.Gone = slices.Collect(maps.Keys(lost.addresses))
+	st.Gone, st.Requests = slices.Collect(maps.Keys(lost.addresses)), requests(p.cfg)
 	local := p.local()
 	for i := range p.links {
 		l := &p.links[i]
@@ -225,6 +225,7 @@ func (g *Gateway) afterwards(p *plan, old map[key]*openPort, lost *losses) {
 		}
 	}
 	g.pruneSpaces(p.cfg)
+	g.servePorts(p)
 	g.end(lost)
 	g.endStranded()
 }

@@ -291,3 +291,13 @@ func (r *requesting) promised(at ports.Endpoint) bool {
 	}
 	return r.v.prog.Dnat(&f.key, &ruling) != nil || ruling.DnatRule != nil || own && r.v.locallyTaken(&f)
 }
+
+// ExternalAddress returns the address that an inside host appears with.
+func (e *Engine) ExternalAddress(inside netip.Addr) (netip.Addr, error) {
+	var ruling rules.Decision
+	f, err := e.imagine(e.view.Load(), &PortRequest{Proto: tuple.UDP, Inside: netip.AddrPortFrom(inside, 0)}, &ruling)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	return f.search.Addr().Netip(), nil
+}

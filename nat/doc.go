@@ -173,7 +173,7 @@
 //	6888 REQ-6    MUST    met                 destinations without translation - selftest.TestDestinationsCanBeExempt
 //	6888 REQ-7    SHOULD  by choice not       address-dependent is the default, the other is a rule away
 //	6888 REQ-8    SHOULD  met in rfc profile  freed ports rest for 120 seconds - selftest.TestFreedPortsAreHeldDown
-//	6888 REQ-9    MUST    not yet             mappings by request of the client (PCP)
+//	6888 REQ-9    MUST    met                 mappings by request of the client, with [pcp] - control.TestHostsAskForPorts
 //	6888 REQ-10   SHOULD  by choice not       an API and metrics, no MIB
 //	6888 REQ-11   MUST    met in rfc profile  refused, and nothing ended for it - conntrack.TestFullTable
 //	6888 REQ-12   SHOULD  met                 nothing is logged without a rule - rules.TestLogLinesTellThePacketAndWhatIsMissing

@@ -36,6 +36,10 @@ func (g *gateway) Status() Status {
 	}
 	return st
 }
+func (g *gateway) PortMappings() []PortMapping {
+	return []PortMapping{{Protocol: "udp", Inside: "10.0.0.5:4000"}}
+}
+
 func (g *gateway) RuleCounters() []RuleCounter {
 	return []RuleCounter{{Name: "web", Packets: 2, Bytes: 80}}
 }

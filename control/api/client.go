@@ -75,6 +75,11 @@ func (c *Client) RuleCounters(ctx context.Context) (counters []RuleCounter, err 
 	return counters, c.get(ctx, "/v1/rules/counters", nil, &counters)
 }
 
+// PortMappings returns the ports that hosts have at their request.
+func (c *Client) PortMappings(ctx context.Context) (all []PortMapping, err error) {
+	return all, c.get(ctx, "/v1/ports/requested", nil, &all)
+}
+
 // Config returns the configuration in force.
 func (c *Client) Config(ctx context.Context) (cfg Config, err error) {
 	return cfg, c.get(ctx, "/v1/config", nil, &cfg)

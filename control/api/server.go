@@ -24,6 +24,7 @@ type Backend interface {
 	RuleCounters() []RuleCounter
 	Config() Config
 	Counters() []Counter
+	PortMappings() []PortMapping
 	Table() *conntrack.Table
 	Accounting() bool // packet and byte counters are printed
 	Explain(p Probe) (Explanation, error)
@@ -79,6 +80,7 @@ func NewServer(backend Backend, log *slog.Logger, more map[string]http.Handler) 
 		"GET /v1/rules/counters":       s.ruleCounters,
 		"GET /v1/config":               s.config,
 		"GET /v1/counters":             s.counters,
+		"GET /v1/ports/requested":      s.portMappings,
 		"GET /v1/explain":              s.explain,
 		"GET /v1/check":                s.check,
 		"GET /v1/interfaces":           s.interfaces,
@@ -214,6 +216,11 @@ func (s *Server) rules(w http.ResponseWriter, _ *http.Request) error {
 
 func (s *Server) ruleCounters(w http.ResponseWriter, _ *http.Request) error {
 	writeJSON(w, http.StatusOK, s.backend.RuleCounters())
+	return nil
+}
+
+func (s *Server) portMappings(w http.ResponseWriter, _ *http.Request) error {
+	writeJSON(w, http.StatusOK, s.backend.PortMappings())
 	return nil
 }
 

@@ -27,6 +27,14 @@ type Status struct {
 	Changes    *Changes    `json:"changes,omitempty"` // of the last reload, if any flow differed
 }
 
+// PortMapping is an external port that a host has at its request.
+type PortMapping struct {
+	Protocol string    `json:"protocol"`
+	Inside   string    `json:"inside"`
+	External string    `json:"external"`
+	Until    time.Time `json:"until"`
+}
+
 // PortUse is how full the ports of one external address are for one protocol.
 type PortUse struct {
 	Address  string  `json:"address"`

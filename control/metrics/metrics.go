@@ -23,6 +23,13 @@ type Source interface {
 	RuleLinesLost() uint64 // that were beyond their rate or found no place
 	Counters() []api.Counter
 	Tracking() Tracking
+	PortRequests() PortRequests
+}
+
+// PortRequests are the requests of hosts for ports.
+type PortRequests struct {
+	Mappings int
+	Results  map[string]uint64 // what became of them; nil: nobody may ask
 }
 
 // AlarmPercents are the fills of the connection table that raise an alarm, in
@@ -85,7 +92,10 @@ var (
 	portsUsed = describe("culvert_nat_ports_used", "Ports of an external address that flows use or that are kept for who had them; sampled every ten seconds.", "address", "zone", "protocol")
 	portsFree = describe("culvert_nat_ports_free", "Ports of an external address that are left; widen ports or add an address when it nears 0.", "address", "zone", "protocol")
 
-	all = []*prometheus.Desc{portsUsed, portsFree, info, ready, generation, flows, flowLimit, begun, ended, refusedNew, clashes, alarms, expects, expectEv,
+	requestedNow = describe("culvert_nat_ports_requested", "External ports that hosts have at their request ([pcp]).")
+	requests     = describe("culvert_nat_port_requests_total", "Requests of hosts for external ports, by result; for quota raise max_per_client in [pcp] or the quota of the rule.", "result")
+
+	all = []*prometheus.Desc{requestedNow, requests, portsUsed, portsFree, info, ready, generation, flows, flowLimit, begun, ended, refusedNew, clashes, alarms, expects, expectEv,
 		helped, helpedMem, helperEv, unread, announces,
 		forwarded, dropped, ruleHits, ruleBytes, counted, countedB, linesLost,
 		uplinkUp, uplinkMove,
@@ -122,6 +132,12 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 		zone := strconv.Itoa(int(p.Zone))
 		gauge(portsUsed, float64(p.Used+p.Kept), p.Address, zone, p.Protocol)
 		gauge(portsFree, float64(max(p.Total-p.Used-p.Kept, 0)), p.Address, zone, p.Protocol)
+	}
+	if r := c.from.PortRequests(); r.Results != nil {
+		gauge(requestedNow, float64(r.Mappings))
+		for result, n := range r.Results {
+			count(requests, n, result)
+		}
 	}
 	count(forwarded, st.Forwarded)
 	for _, d := range c.from.Counters() {

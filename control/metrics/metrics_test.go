@@ -28,6 +28,10 @@ func (source) RuleCounters() []api.RuleCounter {
 
 func (source) RuleLinesLost() uint64 { return 7 }
 
+func (source) PortRequests() PortRequests {
+	return PortRequests{Mappings: 29, Results: map[string]uint64{"success": 30}}
+}
+
 func (source) Rules() []api.Rule {
 	return []api.Rule{{List: "snat", Name: "home", Hits: 4, Bytes: 240}, {List: "dnat", ID: 0xbeef, Hits: 5}}
 }
@@ -60,7 +64,7 @@ func gather(t *testing.T) map[string]*dto.MetricFamily {
 
 func TestNamesFollowTheConventions(t *testing.T) {
 	labels := map[string]bool{"version": true, "reason": true, "list": true, "rule": true, "interface": true,
-		"cause": true, "kind": true, "percent": true, "event": true, "counter": true, "helper": true}
+		"cause": true, "kind": true, "percent": true, "event": true, "counter": true, "helper": true, "result": true}
 	for name, f := range gather(t) {
 		counter := f.GetType() == dto.MetricType_COUNTER
 		if counter != strings.HasSuffix(name, "_total") {

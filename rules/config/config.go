@@ -19,6 +19,7 @@ type Config struct {
 	Routes     []Route
 	Conntrack  Conntrack
 	Host       Host
+	PCP        PCP
 	Rules      rules.Spec // areas and the four lists
 }
 
@@ -171,6 +172,7 @@ func Defaults() *Config {
 	return &Config{
 		Gateway:   Gateway{Name: "culvert", ICMPRate: 1000},
 		Conntrack: Conntrack{TCPLoose: true},
+		PCP:       defaultPCP,
 		Rules:     rules.Spec{Areas: rules.DefaultAreas()},
 	}
 }

@@ -21,6 +21,7 @@ func Reference() string {
 	section(&b, "[conntrack.shares]", "What one client may have of a table that is filled to nine tenths; below that nobody is bounded. A share is max-min fair: the largest number such that, if nobody had more, all would fit.", sharesKeys)
 	section(&b, "[conntrack.timeouts]", "How long idle flows live. Rules can give flows other timeouts, by the same names, with their key timeout.", timeoutKeys)
 	section(&b, "[host]", "The way to the kernel of the gateway's own namespace.", hostKeys)
+	section(&b, "[pcp]", "External ports that hosts inside ask for. A port lets everybody in, as far as the filter rules do; the rule that translates the host towards the default route decides which ports it may have.", pcpKeys)
 	section(&b, "[[set]]", "A list of values with a name, which rules use as @name. Its elements are no part of a rule: when they change with a reload the rule stays the same.", setKeys)
 	for list := range rules.NumLists {
 		section(&b, "[["+list.String()+"]]", listDocs[list], ruleKeys(list))
