@@ -29,7 +29,7 @@ const eventsLost = "WARNING: We have hit ENOBUFS! We are losing events.\n" +
 
 func conntrackCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "conntrack (-L | -G | -D | -E | -C | -F | -I) [TABLE] [flags]",
+		Use:     "conntrack (-L | -G | -D | -U | -E | -C | -F | -I) [TABLE] [flags]",
 		Short:   "Show, count, watch or change flows and expectations, in the words of conntrack(8)",
 		Example: "  culvert conntrack -L -p tcp --dport 443 -o id\n  culvert conntrack -L expect",
 
@@ -74,6 +74,10 @@ func conntrackMain(cmd *cobra.Command, args []string) error {
 	for _, note := range l.notes {
 		fmt.Fprintln(cmd.ErrOrStderr(), note)
 	}
+	if errors.Is(err, errSave) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s: %v\n", conntrackName, err)
+		return errReported
+	}
 	if err != nil {
 		return misused(err)
 	}
@@ -102,6 +106,11 @@ func (l *conntrackLine) run(cmd *cobra.Command) error {
 		return l.some(cmd, get, "shown")
 	case ctDelete:
 		return l.some(cmd, client.DeleteFlows, "deleted")
+	case ctUpdate:
+		update := func(ctx context.Context, f api.Format) (io.ReadCloser, error) {
+			return client.UpdateFlows(ctx, l.update, f)
+		}
+		return l.some(cmd, update, "updated")
 	case ctEvents:
 		return l.watch(cmd, client.Events, "flow")
 	case ctCount:
@@ -151,7 +160,14 @@ func (l *conntrackLine) dump(cmd *cobra.Command, from source, what, done string)
 		return 0, failed(cmd, err)
 	}
 	defer body.Close()
+	whole := l.format.Form == api.FormXML && (l.command == ctList || l.command == ctGet)
+	if whole {
+		fmt.Fprintln(cmd.OutOrStdout(), "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<conntrack>")
+	}
 	n, err := copyLines(cmd.OutOrStdout(), cmd.ErrOrStderr(), body)
+	if whole && err == nil {
+		fmt.Fprintln(cmd.OutOrStdout(), "</conntrack>")
+	}
 	if err == nil {
 		footer(cmd, n, what, done)
 	}

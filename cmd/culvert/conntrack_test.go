@@ -329,3 +329,31 @@ func TestConntrackTellsIllegalOptions(t *testing.T) {
 		}
 	}
 }
+
+func TestFlowsAreChangedByCommand(t *testing.T) {
+	g := runGateway(t)
+	if !g.pass(t, g.lan, g.wan, "10.0.0.5", 40000, "203.0.113.9", 53) {
+		t.Fatal("the flow does not get out")
+	}
+	const line = "udp      17 NNN src=10.0.0.5 dst=203.0.113.9 sport=40000 dport=53 [UNREPLIED] src=203.0.113.9 dst=203.0.113.1 sport=53 dport=40000 "
+	said := func(text string) string { return conntrackName + ": " + text + " flow entries have been updated.\n" }
+	for _, tt := range []struct {
+		claim, line, stdout, stderr string
+		code                        int
+	}{
+		{"its mark", "-U -p udp -m 21", line + "mark=21 use=1\n", said("1"), exitDone},
+		{"nothing that is so already", "-U -p udp -m 21", "", said("0"), exitFailed},
+		{"a part of its mark", "-U -s 10.0.0.5 -m 2/0xf", line + "mark=18 use=1\n", said("1"), exitDone},
+		{"its timeout", "-U -p udp -t 99", line + "mark=18 use=1\n", said("1"), exitDone},
+		{"its status", "-U -u ASSURED", line + "[ASSURED] mark=18 use=1\n", said("1"), exitDone},
+		{"no other flow", "-U -s 10.0.0.6 -m 1", "", said("0"), exitFailed},
+		{"it is saved", "-U -m 0 -o save", "-A -t NN -u ASSURED -s 10.0.0.5 -d 203.0.113.9 -r 203.0.113.9 -n 203.0.113.1 -p udp --sport 40000 --dport 53 --reply-port-src 53 --reply-port-dst 40000\n", said("1"), exitDone},
+	} {
+		stdout, stderr, code := g.conntrack(t, tt.line)
+		stdout = seconds.ReplaceAllString(stdout, "${1}NNN ")
+		stdout = regexp.MustCompile(`-t [0-9]+`).ReplaceAllString(stdout, "-t NN")
+		if stdout != tt.stdout || stderr != tt.stderr || code != tt.code {
+			t.Errorf("%s: %s\ngot  status %d, %q, %q\nwant status %d, %q, %q", tt.claim, tt.line, code, stdout, stderr, tt.code, tt.stdout, tt.stderr)
+		}
+	}
+}

@@ -44,11 +44,16 @@ type conntrackLine struct {
 	given   map[string]string // options by their first name
 	format  api.Format
 	filter  api.Filter
+	update  api.FlowUpdate // of -U
+	outputs []string       // words of -o
 	proto   uint8
 	family  uint8
 	address map[string]netip.Prefix // of the options that have one
 	labels  labelMap
 }
+
+// errSave is a complaint that conntrack(8) takes for a failure.
+const errSave complaint = "cannot combine save output with any other output type, use -o save only"
 
 // complaint is an error in the words of conntrack(8), which begins some of them
 // with a capital.
@@ -95,6 +100,9 @@ func (l *conntrackLine) setCommand(letter byte, word string) (err error) {
 		return complain("Invalid commands combination")
 	}
 	l.command = letter
+	if l.table == tableExpect && letter == ctUpdate {
+		return complain("Can't do --update on expectations")
+	}
 	if letter != ctList && (l.table == tableDying || l.table == tableUnconfirmed) {
 		return complain("Can't do that command with tables `dying' and `unconfirmed'")
 	}
@@ -141,6 +149,11 @@ func (l *conntrackLine) option(name, arg string, g *getopt) (err error) {
 			return badParameter(arg)
 		}
 		l.format.Events = append(l.format.Events, arg)
+	case "label-add", "label-del":
+		if l.has("label-add") || l.has("label-del") {
+			return complain("cannot use --label-add and --label-del at the same time")
+		}
+		err = l.setLabels(name, arg)
 	case "label":
 		l.filter.Labels, err = l.labels.bits(arg)
 	case "state":
@@ -260,15 +273,19 @@ func (l *conntrackLine) status(list string) error {
 func (l *conntrackLine) output(list string) error {
 	for word := range strings.SplitSeq(list, ",") {
 		lower := strings.ToLower(word)
+		l.outputs = append(l.outputs, lower)
 		switch lower {
-		case "json":
-			l.format.Form = api.FormJSON
+		case "json", "xml", "save":
+			l.format.Form = api.Form(lower)
 		case "extended", "id", "timestamp", "ktimestamp", "labels":
 			l.format.Output = append(l.format.Output, lower)
 		case "userspace": // says itself
 		default:
 			return badParameter(word)
 		}
+	}
+	if len(l.outputs) > 1 && slices.Contains(l.outputs, string(api.FormSave)) {
+		return errSave
 	}
 	return nil
 }
@@ -306,6 +323,9 @@ func (l *conntrackLine) finish() error {
 		return complain("option `-z' is not supported: counters are never reset")
 	case l.has("secmark"):
 		return complain("option `-c' is not supported: no flow has a secmark")
+	}
+	if form := l.format.Form; (form == api.FormXML || form == api.FormSave) && (l.table == tableExpect || l.command == ctEvents) {
+		return complain("option `-o %s' is not supported here: use json", form)
 	}
 	if err := l.complete(); err != nil {
 		return err
@@ -447,6 +467,28 @@ func parseMark(arg string) (*api.MarkFilter, error) {
 	return m, nil
 }
 
+// setLabels notes which labels to set or, without names, that all are cleared.
+func (l *conntrackLine) setLabels(name, arg string) (err error) {
+	switch {
+	case name == "label-add":
+		l.update.AddLabels, err = l.labels.bits(arg)
+	case arg != "":
+		l.update.ClearLabels, err = l.labels.bits(arg)
+	default:
+		for bit := range 128 {
+			l.update.ClearLabels = append(l.update.ClearLabels, bit)
+		}
+	}
+	return err
+}
+
+// split moves from the filter to the update what -U changes.
+func (l *conntrackLine) split() {
+	f, u := &l.filter, &l.update
+	u.Mark, u.Timeout, u.Status = f.Mark, f.Timeout, f.Status
+	f.Mark, f.Timeout, f.Status = nil, nil, nil
+}
+
 // fill completes filter and format.
 func (l *conntrackLine) fill() {
 	if l.format.Form == "" {
@@ -461,6 +503,9 @@ func (l *conntrackLine) fill() {
 	l.format.Family, l.format.Proto = l.family, l.proto
 	l.filter.Original.Src, l.filter.Original.Dst = l.address["src"], l.address["dst"]
 	l.filter.Reply.Src, l.filter.Reply.Dst = l.address["reply-src"], l.address["reply-dst"]
+	if l.command == ctUpdate {
+		l.split()
+	}
 	if l.table != tableExpect {
 		l.format.Filter = &l.filter
 	}

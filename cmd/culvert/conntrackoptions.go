@@ -9,6 +9,7 @@ const (
 	ctList    = 'L'
 	ctGet     = 'G'
 	ctDelete  = 'D'
+	ctUpdate  = 'U'
 	ctFlush   = 'F'
 	ctEvents  = 'E'
 	ctCount   = 'C'
@@ -22,6 +23,7 @@ var conntrackCommands = []longOption{
 	{[]string{"dump"}, ctList, optional, "list the table: conntrack (the default), expect, dying or unconfirmed"},
 	{[]string{"get"}, ctGet, optional, "show the flow with a tuple"},
 	{[]string{"delete"}, ctDelete, optional, "end the flows that pass the filter, or an expectation"},
+	{[]string{"update"}, ctUpdate, optional, "change mark, timeout, status or labels of the flows that pass the filter"},
 	{[]string{"create"}, ctCreate, optional, "make an expectation"},
 	{[]string{"event"}, ctEvents, optional, "print events until interrupted"},
 	{[]string{"flush"}, ctFlush, optional, "end every entry"},
@@ -52,7 +54,7 @@ var conntrackOptionList = []longOption{
 	{[]string{"family"}, 'f', required, "`FAMILY`: ipv4 or ipv6"},
 	{[]string{"src-nat"}, 'n', optional, "translated source, any or `[ADDRESS[:PORT]]`"},
 	{[]string{"dst-nat"}, 'g', optional, "translated destination, any or `[ADDRESS[:PORT]]`"},
-	{[]string{"output"}, 'o', required, "`LIST` of extended, id, timestamp, ktimestamp, labels; or json"},
+	{[]string{"output"}, 'o', required, "`LIST` of extended, id, timestamp, ktimestamp, labels; or one of xml, save, json"},
 	{[]string{"secmark"}, 'c', required, "not supported: there are no `SECMARKS`"},
 	{[]string{"buffer-size"}, 'b', required, "`BYTES`, checked and of no effect: no socket buffer holds the events"},
 	{[]string{"any-nat"}, 'j', optional, "translated source or destination, any or `[ADDRESS[:PORT]]`"},
@@ -78,6 +80,7 @@ var conntrackLegal = map[conntrackCall]string{
 	{ctList, tableFlows}:    "ooooo.oo...oo.o.ooooo.ooo..oo",
 	{ctGet, tableFlows}:     "PPPPM..........o...o....o....",
 	{ctDelete, tableFlows}:  "ooooooo....oo.oooooo...oo..oo",
+	{ctUpdate, tableFlows}:  "ooooooo....oo.oooooo....ooo..",
 	{ctEvents, tableFlows}:  "ooooo...o..oo.o.ooooooooo..oo",
 	{ctFlush, tableFlows}:   "................o............",
 	{ctCount, tableFlows}:   ".............................",

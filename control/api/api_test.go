@@ -309,7 +309,7 @@ func TestBadRequests(t *testing.T) {
 		{"unknown parameter", http.MethodGet, "/v1/flows?colour=red", "", `unknown parameter "colour"`},
 		{"unknown table", http.MethodGet, "/v1/flows?table=nat", "", `unknown table "nat"`},
 		{"a table of events", http.MethodGet, "/v1/events?table=dying", "", "table is for /v1/flows"},
-		{"unknown form", http.MethodGet, "/v1/flows?format=xml", "", `unknown format "xml"`},
+		{"unknown form", http.MethodGet, "/v1/flows?format=yaml", "", `unknown format "yaml"`},
 		{"unknown event", http.MethodGet, "/v1/events?events=OLD", "", `unknown event "OLD"`},
 		{"unknown member", http.MethodPost, "/v1/reload", `{"confg":"x"}`, `unknown field "confg"`},
 		{"two values", http.MethodPost, "/v1/reload", `{} {}`, "more than one JSON value"},

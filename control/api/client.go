@@ -125,6 +125,16 @@ func (c *Client) DeleteFlows(ctx context.Context, f Format) (io.ReadCloser, erro
 	return c.do(ctx, http.MethodPost, "/v1/flows/delete"+encode(f.query()), nil)
 }
 
+// UpdateFlows changes the flows that f wants, except those that are so already, and
+// returns them as lines; the caller closes it.
+func (c *Client) UpdateFlows(ctx context.Context, u FlowUpdate, f Format) (io.ReadCloser, error) {
+	b, err := json.Marshal(u)
+	if err != nil {
+		return nil, err
+	}
+	return c.do(ctx, http.MethodPost, "/v1/flows/update"+encode(f.query()), bytes.NewReader(b))
+}
+
 // Flow returns the flow with tuple k in either direction as a line, or gives
 // ErrNotFound. The caller closes it.
 func (c *Client) Flow(ctx context.Context, k Tuple, f Format) (io.ReadCloser, error) {

@@ -13,6 +13,7 @@
 //	GET    /v1/flows/count        how many flows there are
 //	DELETE /v1/flows              end every flow
 //	POST   /v1/flows/delete       end those that pass the filter, and list them
+//	POST   /v1/flows/update       change those that pass the filter (a FlowUpdate), and list them
 //	POST   /v1/flows/get          the one with a tuple
 //	GET    /v1/events             stream of NEW, UPDATE, DESTROY (format, output, family, proto, events)
 //	GET    /v1/expectations       flows that were announced (format, family, proto)

@@ -14,12 +14,13 @@ type Flow struct {
 	Family   string   `json:"family"` // ipv4, ipv6
 	Proto    string   `json:"proto"`
 	ProtoNum uint8    `json:"protonum"`
-	State    string   `json:"state,omitempty"` // of TCP
+	State    string   `json:"state,omitempty"` // of TCP, SCTP and DCCP
 	Status   []string `json:"status"`
 	Timeout  float64  `json:"timeout"` // seconds until it expires
 	Mark     uint32   `json:"mark"`
-	Rule     uint32   `json:"rule,omitempty"` // id of the rule that admitted it
-	Since    uint32   `json:"generation"`     // of the rules that admitted it
+	Labels   []int    `json:"labels,omitempty"` // bits that are set
+	Rule     uint32   `json:"rule,omitempty"`   // id of the rule that admitted it
+	Since    uint32   `json:"generation"`       // of the rules that admitted it
 	Helper   string   `json:"helper,omitempty"`
 	Original Side     `json:"original"`
 	Reply    Side     `json:"reply"`
@@ -32,7 +33,7 @@ type Flow struct {
 type Side struct {
 	Src     netip.Addr `json:"src"`
 	Dst     netip.Addr `json:"dst"`
-	Sport   *uint16    `json:"sport,omitempty"`
+	Sport   *uint16    `json:"sport,omitempty"` // of GRE the key
 	Dport   *uint16    `json:"dport,omitempty"`
 	Type    *uint8     `json:"type,omitempty"` // of ICMP
 	Code    *uint8     `json:"code,omitempty"`
@@ -71,7 +72,12 @@ func flowFrom(f *conntrack.Flow) *Flow {
 		Original: sideFrom(f, tuple.Original),
 		Reply:    sideFrom(f, tuple.Reply),
 	}
-	if t.Proto == tuple.TCP {
+	for bit := range maxLabel + 1 {
+		if f.Labels[bit/64]>>(bit%64)&1 != 0 {
+			out.Labels = append(out.Labels, bit)
+		}
+	}
+	if conntrack.HasStates(t.Proto) {
 		out.State = f.State.String()
 	}
 	if !f.Start.IsZero() {
@@ -94,7 +100,7 @@ func sideFrom(f *conntrack.Flow, d tuple.Direction) Side {
 	t := f.Tuple[d]
 	s := Side{Src: t.Src.Netip(), Dst: t.Dst.Netip(), Zone: t.Zone, Packets: f.Packets[d], Bytes: f.Bytes[d]}
 	switch {
-	case tuple.HasPorts(t.Proto):
+	case tuple.HasPorts(t.Proto), t.Proto == tuple.GRE:
 		s.Sport, s.Dport = &t.SrcPort, &t.DstPort
 	case tuple.IsICMP(t.Proto):
 		kind, code := uint8(t.DstPort>>8), uint8(t.DstPort)

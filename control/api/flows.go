@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"example.com/culvert/conntrack"
@@ -30,7 +31,7 @@ func newLines(w http.ResponseWriter, v view) *lines {
 	l.enc = json.NewEncoder(&l.buf)
 	l.enc.SetEscapeHTML(false)
 	kind := "application/x-ndjson"
-	if v.form == FormText {
+	if v.form != FormJSON {
 		kind = "text/plain; charset=utf-8"
 	}
 	w.Header().Set("Content-Type", kind)
@@ -38,11 +39,17 @@ func newLines(w http.ResponseWriter, v view) *lines {
 }
 
 func (l *lines) flow(f *conntrack.Flow) {
-	if l.form == FormJSON {
+	switch b := l.buf.AvailableBuffer(); l.form {
+	case FormJSON:
 		l.encode(flowFrom(f))
 		return
+	case FormXML:
+		l.buf.Write(ctfmt.AppendXML(b, f, l.options))
+	case FormSave:
+		l.buf.Write(ctfmt.AppendSave(b, f))
+	default:
+		l.buf.Write(ctfmt.AppendList(b, f, l.options))
 	}
-	l.buf.Write(ctfmt.AppendList(l.buf.AvailableBuffer(), f, l.options))
 	l.buf.WriteByte('\n')
 }
 
@@ -88,6 +95,9 @@ func (s *Server) view(r *http.Request) (view, error) {
 	v.options.Accounting = s.backend.Accounting()
 	if err == nil && v.table != "" && r.URL.Path != "/v1/flows" {
 		err = fmt.Errorf("%w: table is for /v1/flows", errBadRequest)
+	}
+	if err == nil && (v.form == FormXML || v.form == FormSave) && (r.URL.Path == "/v1/events" || strings.HasPrefix(r.URL.Path, "/v1/expectations")) {
+		err = fmt.Errorf("%w: format: use json or text here", errBadRequest)
 	}
 	return v, err
 }

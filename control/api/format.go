@@ -18,6 +18,8 @@ type Form string
 const (
 	FormJSON Form = "json" // an object a line
 	FormText Form = "text" // as conntrack(8) prints them
+	FormXML  Form = "xml"  // as with -o xml, a flow a line; lists of flows only
+	FormSave Form = "save" // as with -o save; lists of flows only
 )
 
 // Table is one of the lists of flows that a gateway has.
@@ -126,11 +128,11 @@ func parseFormat(q url.Values) (v view, err error) {
 	}
 	v.form = Form(q.Get("format"))
 	switch v.form {
-	case FormJSON, FormText:
+	case FormJSON, FormText, FormXML, FormSave:
 	case "":
 		v.form = FormJSON
 	default:
-		return v, fmt.Errorf("%w: unknown format %q; use json or text", errBadRequest, v.form)
+		return v, fmt.Errorf("%w: unknown format %q; use json, text, xml or save", errBadRequest, v.form)
 	}
 	v.table = Table(q.Get("table"))
 	switch v.table {

@@ -68,6 +68,7 @@ func NewServer(backend Backend, log *slog.Logger, more map[string]http.Handler) 
 		"GET /v1/flows/count":          s.countFlows,
 		"DELETE /v1/flows":             s.flushFlows,
 		"POST /v1/flows/delete":        s.deleteFlows,
+		"POST /v1/flows/update":        s.updateFlows,
 		"POST /v1/flows/get":           s.flow,
 		"GET /v1/events":               s.events,
 		"GET /v1/expectations":         s.expectations,
