@@ -142,7 +142,7 @@ var borders = []border{
 		reason: "the harness is for tests and the demo",
 	},
 	{
-		from: []string{module}, forbidden: []string{"testing"}, butNot: ours("alg/algtest"),
+		from: []string{module}, forbidden: []string{"testing"},
 		reason: "package testing does not belong into the binary",
 	},
 	{
