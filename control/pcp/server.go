@@ -87,8 +87,8 @@ func (s *Server) Serve(conn net.PacketConn) error {
 		if out == nil {
 			continue
 		}
-		if _, err := conn.WriteTo(out, from); err != nil {
-			return err
+		if _, err := conn.WriteTo(out, from); err != nil { // it asks again
+			s.log.Debug("answer about a port was not sent", "client", client.String(), "error", err)
 		}
 	}
 }

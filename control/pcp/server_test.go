@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"log/slog"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -236,6 +238,32 @@ func TestPMP(t *testing.T) {
 	}
 	if n, _ := s.Stats(); n != 0 || g.returns != 2 {
 		t.Errorf("%d records are left, %d returned", n, g.returns)
+	}
+}
+
+// deaf is a socket that gives a request twice and can not send.
+type deaf struct {
+	net.PacketConn
+	reads, writes int
+}
+
+func (d *deaf) ReadFrom(b []byte) (int, net.Addr, error) {
+	if d.reads++; d.reads > 2 {
+		return 0, nil, net.ErrClosed
+	}
+	return copy(b, mapRequest(4000, time.Hour, 1)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(client, 5350)), nil
+}
+
+func (d *deaf) WriteTo([]byte, net.Addr) (int, error) {
+	d.writes++
+	return 0, errors.New("no buffer space")
+}
+
+func TestAnswerThatIsNotSentDoesNotEndTheService(t *testing.T) {
+	s, _ := newServer(t)
+	d := new(deaf)
+	if err := s.Serve(d); !errors.Is(err, net.ErrClosed) || d.writes != 2 {
+		t.Errorf("ended with %v after %d answers, want both and the end of the socket", err, d.writes)
 	}
 }
 
