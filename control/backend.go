@@ -130,6 +130,7 @@ func (g *Gateway) statusOf(a *active) api.Status {
 		st.Flows, st.Forwarded, st.Dropped = g.table.Len(), s.Forwarded, s.Drops()
 		st.Holders = g.holders(st.Flows, st.FlowLimit)
 		st.Ports, st.Refusals = g.portWatch.report()
+		st.Requested = g.PortRequests().Mappings
 		for _, p := range g.engine.PortStats() {
 			traffic[int(p.ID)] = p.Stats
 		}

@@ -75,6 +75,9 @@ func TestHostsAskForPorts(t *testing.T) {
 		netip.AddrFrom16([16]byte(got[44:60])).Unmap() != netip.MustParseAddr("203.0.113.1") {
 		t.Errorf("granted port %d of %x for %d s", external, got[44:60], lifetime)
 	}
+	if n := b.Status().Requested; n != 1 {
+		t.Errorf("status tells of %d requested ports, want 1", n)
+	}
 	if all := b.PortMappings(); len(all) != 1 || all[0].Inside != "10.0.0.5:4000" || all[0].External != "203.0.113.1:7000" || all[0].Protocol != "udp" {
 		t.Errorf("mappings %+v", all)
 	}

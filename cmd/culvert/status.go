@@ -68,6 +68,9 @@ func printStatus(w io.Writer, st api.Status) error {
 			fmt.Fprintf(w, "ports: %s\n", p)
 		}
 	}
+	if st.Requested > 0 {
+		fmt.Fprintf(w, "requested by hosts: %s\n", count(st.Requested, "port"))
+	}
 	for _, r := range st.Refusals {
 		fmt.Fprintf(w, "no port %v ago: %s for %s to %s %s, at %s: %s\n", time.Since(r.At).Round(time.Second), r.Reason, r.Client, r.Protocol, r.Destination, r.Address, r.Advice)
 	}

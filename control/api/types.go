@@ -18,9 +18,10 @@ type Status struct {
 	Rules      int         `json:"rules"`
 	Flows      int         `json:"flows"`
 	FlowLimit  int         `json:"flow_limit"`
-	Holders    []Holder    `json:"holders,omitempty"`  // the clients with most flows, while the table is nearly full
-	Ports      []PortUse   `json:"ports,omitempty"`    // of external addresses, the fullest first
-	Refusals   []Refusal   `json:"refusals,omitempty"` // the last flows that got no port, for each reason, address and protocol
+	Holders    []Holder    `json:"holders,omitempty"`         // the clients with most flows, while the table is nearly full
+	Ports      []PortUse   `json:"ports,omitempty"`           // of external addresses, the fullest first
+	Refusals   []Refusal   `json:"refusals,omitempty"`        // the last flows that got no port, for each reason, address and protocol
+	Requested  int         `json:"requested_ports,omitempty"` // that hosts have at their request; /v1/ports/requested lists them
 	Forwarded  uint64      `json:"forwarded_packets"`
 	Dropped    uint64      `json:"dropped_packets"`
 	Interfaces []Interface `json:"interfaces"`
