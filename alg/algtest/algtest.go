@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"example.com/culvert/alg"
+	"example.com/culvert/alg/offline"
 	"example.com/culvert/alg/stream"
 	"example.com/culvert/conntrack/tuple"
 )
@@ -46,7 +47,7 @@ type Say struct {
 // Result is what became of a conversation.
 type Result struct {
 	Got       [tuple.NumDirections][]string // what the receivers got: one text of a stream, or each datagram
-	Announced []string                      // and withdrawn, in order; see Announcement
+	Announced []string                      // and withdrawn, in order, as offline.Gateway writes them
 	Refused   []string                      // announcements that were refused, with the reason
 	Kept      time.Duration                 // the longest time that the flow was kept for
 	Events    [stream.NumEvents]uint32
@@ -76,7 +77,7 @@ func Run(c Config, says ...Say) Result {
 	if f.Tuple == ([tuple.NumDirections]tuple.Tuple{}) {
 		f.Tuple = flow(c.Proto, sp.Port)
 	}
-	g := &gateway{cfg: &c, spec: sp}
+	g := &gateway{cfg: &c, Gateway: offline.Gateway{Spec: sp, Taken: c.Taken, Freed: c.Freed, Refuse: c.Refuse, Mapped: c.SeenAs, Net: c.Subnet}}
 	s := stream.New(&alg.Attachment{Helper: c.Helper, Spec: sp, Options: c.Options}, f)
 	if f.Stream() {
 		g.stream(s, says)
@@ -87,6 +88,7 @@ func Run(c Config, says ...Say) Result {
 		}
 	}
 	g.res.Events, g.res.Helped = s.Events, s.Helped()
+	g.res.Announced, g.res.Refused, g.res.Kept = g.Announced, g.Refused, g.Kept
 	return g.res
 }
 
@@ -146,118 +148,12 @@ func Everywhere(c Config, says ...Say) (Result, error) {
 	return want, check("byte by byte", single)
 }
 
-// gateway announces as an engine does, but has no table.
+// gateway collects what becomes of a conversation.
 type gateway struct {
-	cfg  *Config
-	spec alg.Spec
-	res  Result
-
-	granted int // groups
+	offline.Gateway
+	cfg *Config
+	res Result
 }
-
-// Announcement is how Result writes an expectation: class, protocol, from where to
-// which address it comes, and where it goes from there.
-//
-//	data tcp 198.51.100.7:* > 203.0.113.1:40001 = 10.0.0.5:40001
-func (g *gateway) announcement(c *alg.Context, x *alg.Expectation, to netip.AddrPort) string {
-	from := x.From
-	if !from.Addr().IsValid() {
-		addr := c.PeerSelf().Addr()
-		if x.Way == alg.Outbound {
-			addr = c.Self().Addr()
-		}
-		from = netip.AddrPortFrom(addr, x.From.Port())
-	}
-	port := "*"
-	if from.Port() != 0 {
-		port = fmt.Sprint(from.Port())
-	}
-	addr := from.Addr().String()
-	if x.FromBits != 0 {
-		addr += fmt.Sprintf("/%d", x.FromBits)
-	}
-	text := fmt.Sprintf("%s %s %s:%s > %v", g.spec.Classes[x.Class].Name, tuple.ProtoName(x.Proto), addr, port, to)
-	if real := c.Real(x.To); real != to {
-		text += fmt.Sprintf(" = %v", real)
-	}
-	if x.Permanent {
-		text += " permanent"
-	}
-	if x.Timeout != 0 {
-		text += fmt.Sprintf(" for %v", x.Timeout)
-	}
-	if x.Child != "" {
-		text += " helper " + x.Child
-	}
-	return text
-}
-
-// Announce implements alg.Gateway.
-func (g *gateway) Announce(c *alg.Context, group []alg.Expectation) (netip.AddrPort, error) {
-	err := g.cfg.Refuse
-	if err == nil {
-		err = c.Permit(&g.spec, group)
-	}
-	if err != nil {
-		class := "?"
-		if int(group[0].Class) < len(g.spec.Classes) {
-			class = g.spec.Classes[group[0].Class].Name
-		}
-		g.res.Refused = append(g.res.Refused, fmt.Sprintf("%s %v: %v", class, group[0].To, err))
-		return netip.AddrPort{}, err
-	}
-	to, step := group[0].To, uint16(1)
-	if group[0].Way == alg.Inbound && c.Self().Addr() != c.SelfSeen().Addr() {
-		to = netip.AddrPortFrom(c.SelfSeen().Addr(), to.Port())
-		if group[0].Prefer != 0 {
-			to = netip.AddrPortFrom(to.Addr(), group[0].Prefer)
-		}
-		if len(group) > 1 {
-			step = 2
-		}
-		if group[0].Seen != 0 {
-			to = netip.AddrPortFrom(to.Addr(), group[0].Seen)
-		}
-		taken := g.cfg.Taken
-		if g.cfg.Freed > 0 && g.granted >= g.cfg.Freed {
-			taken = nil
-		}
-		for slices.ContainsFunc(group, func(x alg.Expectation) bool {
-			return slices.Contains(taken, to.Port()+x.To.Port()-group[0].To.Port())
-		}) {
-			to = netip.AddrPortFrom(to.Addr(), to.Port()+step)
-		}
-	}
-	g.granted++
-	for i := range group {
-		x := &group[i]
-		at := netip.AddrPortFrom(to.Addr(), to.Port()+x.To.Port()-group[0].To.Port())
-		g.res.Announced = append(g.res.Announced, g.announcement(c, x, at))
-	}
-	return to, nil
-}
-
-// Withdraw implements alg.Gateway.
-func (g *gateway) Withdraw(_ *alg.Context, class uint8, to netip.AddrPort) int {
-	text := "withdraw " + g.spec.Classes[class].Name
-	if to.IsValid() {
-		text += " " + to.String()
-	}
-	g.res.Announced = append(g.res.Announced, text)
-	return 1
-}
-
-// Subnet implements alg.Gateway.
-func (g *gateway) Subnet(*alg.Context) netip.Prefix { return g.cfg.Subnet }
-
-// SeenAs implements alg.Gateway.
-func (g *gateway) SeenAs(_ *alg.Context, _ uint8, ep netip.AddrPort) (netip.AddrPort, bool) {
-	seen, ok := g.cfg.SeenAs[ep]
-	return seen, ok
-}
-
-// Keep implements alg.Gateway.
-func (g *gateway) Keep(_ *alg.Context, d time.Duration) { g.res.Kept = max(g.res.Kept, d) }
 
 // Differs compares a result with what was wanted: what each receiver got, and what was
 // announced. Of a stream, the texts are joined.
