@@ -134,5 +134,6 @@
 //
 // Package algtest runs a transcript through a helper as the engine does, cut
 // wherever a test likes. Each helper runs its transcripts split at every byte: the
-// result must not depend on it.
+// result must not depend on it. Command "culvert alg replay" runs one over a capture of
+// the real thing, and prints what it would do.
 package alg

@@ -112,18 +112,14 @@ type Expectation struct {
 	// To is where the flow goes, in the addresses of the side that sent the payload.
 	To netip.AddrPort
 
-	// Seen is the external port that it had before, which it gets again if it is free;
-	// 0: any. Of several at once, that of the first one counts.
+	// Seen is the external port that it gets if it is free: one that it had before, or
+	// that nobody else is likely to have; 0: any. Of several at once, that of the first one counts.
 	Seen uint16
 
 	// From is where it comes from, in the same addresses. An invalid address means
 	// the other end of the master (Context.Peer, for Outbound Context.Self); one that is
 	// unspecified means anybody. Port 0: any port.
 	From netip.AddrPort
-
-	// Prefer is the port of an Inbound flow that the other side is told of if it is
-	// free; 0: that of To.
-	Prefer uint16
 
 	// FromBits is how many leading bits of From's address matter; 0: all.
 	FromBits int

@@ -168,10 +168,10 @@ func TestCallIDsThatAreInUseAreNotGivenAway(t *testing.T) {
 	c.call(7, 21)
 	l.send("lan", gre("10.0.0.5", vpnServer, 21))
 	l.wantGRE("wan", "203.0.113.1", vpnServer, 21)
-	if again := c.call(8, 22); again != 40001 {
-		t.Errorf("the second call of a connection has id %d, want 40001", again)
+	if again := c.call(8, 22); again != 8 {
+		t.Errorf("the second call of a connection has id %d, want its own: the port is in use", again)
 	}
-	l.send("wan", gre(vpnServer, "203.0.113.1", 40001))
+	l.send("wan", gre(vpnServer, "203.0.113.1", 8))
 	l.wantGRE("lan", vpnServer, "10.0.0.5", 8)
 	l.send("wan", gre(vpnServer, "203.0.113.1", 40000))
 	l.wantGRE("lan", vpnServer, "10.0.0.5", 7)

@@ -118,9 +118,6 @@ func (h *herald) choose(c *alg.Context, group []alg.Expectation, at *alg.Attachm
 		step = 2 // the first one's parity stays (RFC 4787 REQ-4)
 	}
 	own := first.To.Port()
-	if first.Prefer != 0 {
-		own = first.Prefer
-	}
 	tries := 0
 	for range 0x10000 / int(step) {
 		if tries == portTries {

@@ -147,7 +147,7 @@ func (p *parser) answer(c *alg.Context, k kind, b []byte) {
 func packetsTo(c *alg.Context, own uint16) alg.Expectation {
 	x := alg.Expectation{Proto: tuple.GRE, To: netip.AddrPortFrom(c.Self().Addr(), own)}
 	if c.Dir == tuple.Original && c.Self().Addr() != c.SelfSeen().Addr() {
-		x.Prefer = c.SelfSeen().Port() // no other connection to this peer has it
+		x.Seen = c.SelfSeen().Port() // no other connection to this peer has it
 	}
 	return x
 }

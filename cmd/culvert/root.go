@@ -113,6 +113,7 @@ func newRoot() *cobra.Command {
 		rulesCommand(),
 		countersCommand(),
 		explainCommand(),
+		algCommand(),
 		debugCommand(),
 		interfaceCommand(),
 		releaseCommand(),
