@@ -77,6 +77,7 @@ var knownRFCs = map[int]string{
 	3262: "Reliability of Provisional Responses in the Session Initiation Protocol (SIP)",
 	3264: "An Offer/Answer Model with the Session Description Protocol (SDP)",
 	3311: "The Session Initiation Protocol (SIP) UPDATE Method",
+	3339: "Date and Time on the Internet: Timestamps",
 	3416: "Version 2 of the Protocol Operations for the Simple Network Management Protocol (SNMP)",
 	3515: "The Session Initiation Protocol (SIP) Refer Method",
 	3550: "RTP: A Transport Protocol for Real-Time Applications",
