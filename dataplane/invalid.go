@@ -54,7 +54,15 @@ func (w *Worker) fitAsItIs(k *rules.Key, ref conntrack.Ref, hop *route.NextHop) 
 	return w.v.plain(k, &rules.Decision{Page: w.page, Purpose: rules.Ask})
 }
 
-// plain reports whether a packet goes on as it is, for all that snat rules say.
+// plain reports whether a packet goes on as it is, for all that snat rules say of it
+// and of what it may belong to: an ICMP error is about a packet of another protocol,
+// and shows an address that rules for that one translate.
 func (v *view) plain(k *rules.Key, asked *rules.Decision) bool {
-	return v.prog.Snat(k, asked) == nil
+	as := *k
+	for _, proto := range [...]uint8{k.Tuple.Proto, tuple.TCP, tuple.UDP, tuple.ICMP, tuple.ICMPv6} {
+		if as.Tuple.Proto = proto; v.prog.Snat(&as, asked) != nil {
+			return false
+		}
+	}
+	return true
 }

@@ -129,6 +129,16 @@ func TestAcceptedInvalidPacketsDoNotShowInsideAddresses(t *testing.T) {
 	})
 }
 
+func TestAcceptedErrorsDoNotShowWhatOtherProtocolsHide(t *testing.T) {
+	onlyTCP := func(s *rules.Spec) {
+		masquerade(s)
+		s.Lists[rules.Snat][0].If.Proto = rules.Match[uint8]{Values: []uint8{tuple.TCP}}
+	}
+	eachInvalid(t, judging(rules.ActAccept, onlyTCP), func(l *lab, _ string, _ Reason) {
+		l.wantDrops(Untranslated)
+	})
+}
+
 func TestAcceptedInvalidPacketsPassWhereNothingIsTranslated(t *testing.T) {
 	eachInvalid(t, judging(rules.ActAccept), func(l *lab, name string, _ Reason) {
 		l.wantDrops()
