@@ -20,6 +20,8 @@ const (
 	ChunkCookieAck        = 11
 	ChunkShutdownComplete = 14
 	numChunks             = 15
+
+	chunkData = 0
 )
 
 // MaxChunks is how many chunks that matter one packet may have. Hosts bundle
@@ -34,6 +36,7 @@ type SCTPChunks struct {
 	Num       uint8            // of Types
 	Reflected uint8            // bit i: chunk i has the T bit (RFC 9260 section 8.5.1)
 	Others    uint8            // number of chunks of other types, 255 stands for more; Num+Others is 0 in a broken packet
+	HasData   bool             // one of Others is DATA
 }
 
 // chunkMatters reports whether the tracker wants to see chunks of a type.
@@ -45,6 +48,7 @@ func chunkMatters(kind uint8) bool { return kind < numChunks && sctpBegins[kind]
 func (c *SCTPChunks) Add(kind uint8, reflected uint8) bool {
 	if !chunkMatters(kind) {
 		c.Others = uint8(min(int(c.Others)+1, 255))
+		c.HasData = c.HasData || kind == chunkData
 		return true
 	}
 	isCookie := kind == ChunkCookieEcho || kind == ChunkCookieAck
@@ -299,8 +303,8 @@ func (c *sctpConn) heartbeat(d tuple.Direction, kind uint8, p *SCTPChunks, idle 
 		c.tag[d] = p.Tag
 	case p.Tag == c.tag[d]:
 		c.probed = false
-	case p.Others > 0 || idle == idleKeep:
-		return InvalidTag // with data, or a second one in the packet
+	case p.HasData || idle == idleKeep:
+		return InvalidTag // with data, or a second one in the packet: as netfilter
 	case kind == ChunkHeartbeat:
 		c.probed, c.probe = true, d
 		return Ignore

@@ -90,7 +90,6 @@ func sctpSegment(tag, initTag uint32, kinds ...uint8) *Segment {
 const (
 	clientTag = 0x11111111 // what the server puts in its packets
 	serverTag = 0x22222222
-	chunkData = 0
 	chunkSack = 3
 )
 
@@ -162,6 +161,7 @@ func TestSCTPAssociation(t *testing.T) {
 			{"INIT is alone", tuple.Original, sctpSegment(0, 9, ChunkInit, chunkData), InvalidState, SCTPEstablished, est},
 			{"the cookie comes first", tuple.Original, sctpSegment(serverTag, 0, ChunkHeartbeat, ChunkCookieEcho), InvalidState, SCTPEstablished, est},
 			{"no chunks", tuple.Original, sctpSegment(serverTag, 0), InvalidState, SCTPEstablished, est},
+			{"heartbeat with a wrong tag beside what is no data", tuple.Original, sctpSegment(77, 0, ChunkHeartbeat, 3), Accept, SCTPEstablished, est},
 			{"heartbeat with data", tuple.Original, sctpSegment(serverTag, 0, ChunkHeartbeat, chunkData), Accept, SCTPEstablished, est},
 		}},
 		{"a restart is believed when the other side answers the heartbeat", []sctpPacketCase{
