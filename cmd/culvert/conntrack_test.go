@@ -170,6 +170,8 @@ func TestExpectationsInTheWordsOfConntrack(t *testing.T) {
 		{"none without a master", strings.Replace(createExpect, "40000", "40001", 1), "", said("Operation failed: master conntrack not found"), exitFailed},
 		{"the table is emptied", "-F expect", "", said("expectation table has been emptied."), exitDone},
 		{"the flow is confirmed", "-L unconf", "", said("0 flow entries have been shown."), exitDone},
+		{"a mask widens an address", "-L -s 10.0.0.9 --mask-src 255.255.255.0 -p udp", "udp      17 NNN src=10.0.0.5 dst=203.0.113.9 sport=40000 dport=53 [UNREPLIED] " +
+			"src=203.0.113.9 dst=203.0.113.1 sport=53 dport=40000 mark=0 use=1\n", said("1 flow entries have been shown."), exitDone},
 		{"and lives", "-L dying", "", said("0 flow entries have been shown."), exitDone},
 		{"in its table", "-L conn", "udp      17 NNN src=10.0.0.5 dst=203.0.113.9 sport=40000 dport=53 [UNREPLIED] " +
 			"src=203.0.113.9 dst=203.0.113.1 sport=53 dport=40000 mark=0 use=1\n", said("1 flow entries have been shown."), exitDone},
@@ -318,6 +320,9 @@ func TestConntrackTellsIllegalOptions(t *testing.T) {
 		{"a missing option", "-D expect -s 10.0.0.5 -p udp", "You need to supply the `--dst' option for this command"},
 		{"a missing timeout", strings.Replace(createExpect, "-t 300", "", 1), "You need to supply the `--timeout' option for this command"},
 		{"no time", strings.Replace(createExpect, "-t 300", "-t 0", 1), "timeout 0: give at least a second"},
+		{"an option without effect", "-D -p sctp --orig-vtag 5", "option `--orig-vtag' is not supported"},
+		{"a mask with holes", "-D -s 10.0.0.5 --mask-src 255.0.255.0", "Invalid netmask"},
+		{"a mask alone", "-L --mask-dst 255.0.0.0", "Can't use --mask-dst without --dst"},
 		{"no address", "-D expect -s 10.0.0 -d 10.0.0.1 -p udp", "Invalid IP address `10.0.0'"},
 		{"two families", "-D expect -s 10.0.0.5 -d fd00::1 -p udp", "mismatched address family"},
 		{"a mask of another family", strings.Replace(strings.Replace(createExpect, "--mask-src 255.255.255.255", "--mask-src ffff::", 1), "--mask-dst 255.255.255.255", "--mask-dst ffff::", 1),

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -307,6 +308,25 @@ func (l *conntrackLine) state(name string) error {
 	return nil
 }
 
+// unsupported are options that the grammar takes, and that would select or change
+// nothing: to do as if they were not there could end the wrong flows.
+var unsupported = []string{
+	"orig-vtag", "reply-vtag", "role", "tuple-key-src", "tuple-key-dst", "mask-key-src", "mask-key-dst",
+}
+
+// narrow makes a prefix of an address and the mask that another option gives.
+func (l *conntrackLine) narrow(name, mask string) error {
+	if !l.has(mask) {
+		return nil
+	}
+	ones, bits := net.IPMask(l.address[mask].Addr().AsSlice()).Size()
+	if bits == 0 {
+		return complain("Invalid netmask")
+	}
+	l.address[name] = netip.PrefixFrom(l.address[name].Addr(), ones)
+	return nil
+}
+
 // finish checks the options against each other and fills filter and format.
 func (l *conntrackLine) finish() error {
 	if l.command == 0 || l.command == ctHelp || l.command == ctVersion {
@@ -323,6 +343,16 @@ func (l *conntrackLine) finish() error {
 		return complain("option `-z' is not supported: counters are never reset")
 	case l.has("secmark"):
 		return complain("option `-c' is not supported: no flow has a secmark")
+	}
+	for _, name := range unsupported {
+		if l.has(name) {
+			return complain("option `--%s' is not supported", name)
+		}
+	}
+	if l.table != tableExpect {
+		if err := errors.Join(l.narrow("src", "mask-src"), l.narrow("dst", "mask-dst")); err != nil {
+			return err
+		}
 	}
 	if form := l.format.Form; (form == api.FormXML || form == api.FormSave) && (l.table == tableExpect || l.command == ctEvents) {
 		return complain("option `-o %s' is not supported here: use json", form)
