@@ -246,7 +246,9 @@ func (t *Table) alarmLocked(live int64, now Tick) {
 func (t *Table) aboveShare(n uint32, now Tick) bool {
 	s, r, c := &t.shares, &t.clients.recs[n], &t.cfg.Shares
 	if s.clients.Load() < 2 {
-		return false // whom should it spare?
+		// Whom should it spare? Those that may come: where nothing gives way to them
+		// they would wait until flows of this one are over.
+		return t.cfg.Profile == RFC && int(atomic.LoadUint32(&r.flows)) > c.Floor
 	}
 	above := func(has uint32, share uint32, floor int) bool {
 		return has > share && int(has) > floor

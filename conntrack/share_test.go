@@ -105,10 +105,24 @@ func TestRFCLeavesRoomForSmallClients(t *testing.T) {
 	}
 }
 
-func TestOneClientMayHaveTheWholeTable(t *testing.T) {
-	w := newWorker(t, Config{Max: 1000, Profile: RFC})
-	if got := flood(w, 1, 1001); got[Claimed] != 1000 || got[TableFull] != 1 {
-		t.Errorf("alone: %d flows, %d refused for a full table", got[Claimed], got[TableFull])
+// TestAClientThatIsAloneLeavesRoom fills a table from one client before there is
+// another: early drop makes room for that one in profile linux, the last tenth is
+// his in profile rfc.
+func TestAClientThatIsAloneLeavesRoom(t *testing.T) {
+	shares := Shares{HalfOpen: 10000, Rate: 10000}
+	w := newWorker(t, Config{Max: 1000, Profile: RFC, Shares: shares})
+	if got := flood(w, 1, 1001); got[Claimed] != 900 || got[ClientFull] != 101 {
+		t.Errorf("rfc, alone: %d flows, %d refused for the client's share", got[Claimed], got[ClientFull])
+	}
+	if got := flood(w, 2, 100); got[Claimed] < 90 { // his share is computed while he comes
+		t.Errorf("rfc: the other one gets %d flows, want nearly 100", got[Claimed])
+	}
+	w = newWorker(t, Config{Max: 1000, Shares: shares})
+	if got := flood(w, 1, 1000); got[Claimed] != 1000 {
+		t.Errorf("linux, alone: %d flows, want the whole table", got[Claimed])
+	}
+	if got := flood(w, 2, 100); got[Claimed] != 100 {
+		t.Errorf("linux: the other one gets %d flows, want 100", got[Claimed])
 	}
 }
 
