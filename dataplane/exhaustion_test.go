@@ -3,6 +3,7 @@ package dataplane
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"runtime"
 	"slices"
 	"testing"
@@ -421,6 +422,70 @@ func TestNoPortAtAll(t *testing.T) {
 		}
 		if n := c.e.Stats().Dropped[PortsExhausted]; n != 19 {
 			t.Errorf("%s: %d dropped for want of a port, want 19", k.name, n)
+		}
+	}
+}
+
+// TestAddressChangeFreesWhatWasExhausted uses up the ports of an address, changes the
+// address, and uses up those of the new one: the old ones hold nobody back, kept ones
+// and blocks included.
+func TestAddressChangeFreesWhatWasExhausted(t *testing.T) {
+	const ports = 16
+	for _, k := range kinds {
+		for name, more := range map[string]func(*nat.Source){
+			"plain":     func(*nat.Source) {},
+			"hold-down": func(s *nat.Source) { s.HoldDown = 120 * time.Second },
+			"blocks":    func(s *nat.Source) { s.BlockSize, s.MaxBlocks = 4, 4 },
+		} {
+			t.Run(k.name+", "+name, func(t *testing.T) {
+				l := newLab(t, labConfig{rules: func(s *rules.Spec) {
+					masquerade(s)
+					src := &s.Lists[rules.Snat][0].Src
+					src.Mapping, src.Filtering = k.mapping, k.filtering
+					src.Ports = nat.PortRange{First: 2000, Last: 2000 + ports - 1}
+					more(src)
+				}})
+				fill := func(first int) (left int) {
+					for i := range ports + 1 {
+						l.send("lan", udp(fmt.Sprintf("10.0.0.5:%d", first+i), "198.51.100.7:53"))
+						left += len(l.ports["wan"].TakeFrames())
+					}
+					l.ports["lan"].TakeFrames() // what the last one is told
+					return left
+				}
+				if n := fill(5000); n != ports {
+					t.Fatalf("%d flows leave by %d ports", n, ports)
+				}
+				st := l.stateNow()
+				for i := range st.Ports {
+					if st.Ports[i].ID == wanID {
+						st.Ports[i].Addresses = prefixes("203.0.113.2/24")
+					}
+				}
+				lost := addr("203.0.113.1")
+				st.Gone = []netip.Addr{lost.Netip()}
+				l.apply(st)
+				l.e.End(func(f *conntrack.Flow) conntrack.Cause {
+					if f.Tuple[tuple.Reply].Dst == lost {
+						return conntrack.AddressLost
+					}
+					return conntrack.Unspecified
+				})
+				l.advance(time.Second)
+				l.ports["lan"].TakeFrames()
+				l.wantFlows()
+				if n := fill(6000); n != ports {
+					t.Errorf("%d flows leave by %d ports of the new address", n, ports)
+				}
+				l.table.Dump(func(f *conntrack.Flow) bool {
+					if f.Tuple[tuple.Reply].Dst == lost {
+						t.Errorf("%v has the old address", f.Tuple)
+					}
+					return true
+				})
+				checkLeases(t, l.e)
+				l.last = l.e.Stats() // its drops were meant
+			})
 		}
 	}
 }
