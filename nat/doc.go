@@ -168,7 +168,7 @@
 //	6888 REQ-4b   MAY     met                 by protocol - dataplane.TestPortsOfAClientAreLimited
 //	6888 REQ-4c   SHOULD  met                 thresholds of rates - conntrack.TestHalfOpenFlowsAndRatesAreShared
 //	6888 REQ-5    SHOULD  met                 memory is shared fairly - conntrack.TestFloodOfOneClientTakesNothingFromOthers
-//	6888 REQ-5a   SHOULD  met                 as far as one wants - conntrack.TestOneClientMayHaveTheWholeTable
+//	6888 REQ-5a   SHOULD  met                 as far as one wants - conntrack.TestAClientThatIsAloneLeavesRoom
 //	6888 REQ-5b   SHOULD  met                 rates, too - conntrack.TestHalfOpenFlowsAndRatesAreShared
 //	6888 REQ-6    MUST    met                 destinations without translation - selftest.TestDestinationsCanBeExempt
 //	6888 REQ-7    SHOULD  by choice not       address-dependent is the default, the other is a rule away
