@@ -52,17 +52,15 @@ func TestTrapsNameTheAddressThatTheManagerSees(t *testing.T) {
 	eachGateway(t, trapsThrough, func(t *testing.T, h *house) {
 		f := &ipv4
 		manager, agent := bindUDP(t, h.server, at(f.server, 162)), bindUDP(t, h.first, at(f.first, 30162))
-		want := []string{trapV2}
-		if h.gw.Kind() == netns.Culvert {
-			want = []string{trapOf(f.outside), trapOf(f.second), trapV2}
-		}
-		for _, trap := range []string{trapOf(f.first), trapOf(f.second), trapV2} { // the second one tells of another agent
+		seen := [...]string{trapOf(f.outside), trapOf(f.second), trapV2}
+		for i, trap := range []string{trapOf(f.first), trapOf(f.second), trapV2} { // the second one tells of another agent
 			_, err := agent.WriteToUDPAddrPort([]byte(trap), at(f.server, 162))
 			must(t, err)
-		}
-		for _, want := range want {
-			if got := manager.receive(t); got != want {
-				t.Errorf("the manager got\n%q, want\n%q", got, want)
+			if h.gw.Kind() == netns.Kernel && trap != trapV2 {
+				continue // lost: see above
+			}
+			if got := manager.receive(t); got != seen[i] {
+				t.Errorf("the manager got\n%q, want\n%q", got, seen[i])
 			}
 		}
 	})
