@@ -221,9 +221,18 @@ func BenchmarkEstablished(b *testing.B) {
 
 // BenchmarkNewFlow claims, tracks and confirms new flows in a table of a million.
 // Nobody hears of it.
-func BenchmarkNewFlow(b *testing.B) {
+func BenchmarkNewFlow(b *testing.B) { eachSockets(b, benchNewFlow) }
+
+// eachSockets runs a benchmark with a table for a gateway without helpers, and with
+// one for helpers.
+func eachSockets(b *testing.B, f func(*testing.B, Sockets)) {
+	b.Run("plain", func(b *testing.B) { f(b, SocketsUncounted) })
+	b.Run("sockets-counted", func(b *testing.B) { f(b, SocketsCounted) })
+}
+
+func benchNewFlow(b *testing.B, s Sockets) {
 	const flows = 1 << 20
-	w := newTable(b, Config{Max: 2 * flows}).Worker(0)
+	w := newTable(b, Config{Max: 2 * flows, Sockets: s}).Worker(0)
 	p := proposal(benchTuple(tuple.UDP, 0))
 	seg := benchSegment(0)
 	admit := func(i int) {
@@ -263,9 +272,11 @@ func BenchmarkNewFlow(b *testing.B) {
 }
 
 // BenchmarkExpire measures the sweep of entries that are all due.
-func BenchmarkExpire(b *testing.B) {
+func BenchmarkExpire(b *testing.B) { eachSockets(b, benchExpire) }
+
+func benchExpire(b *testing.B, s Sockets) {
 	const flows = 1 << 18
-	w := newTable(b, Config{Max: flows}).Worker(0)
+	w := newTable(b, Config{Max: flows, Sockets: s}).Worker(0)
 	seg := benchSegment(0)
 	watch := newStopwatch(b)
 	watch.stop()

@@ -99,6 +99,9 @@ func (w *Worker) prefetchClaim(ho, hr uint64) {
 
 // prefetchToward asks for the lines of the counters of a flow.
 func (w *Worker) prefetchToward(cells *[tuple.NumDirections]*uint32) {
+	if len(w.t.toward.cells) == 0 {
+		return
+	}
 	lines := w.lines[:tuple.NumDirections]
 	for d, c := range cells {
 		lines[d] = w.t.toward.address(c)

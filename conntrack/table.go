@@ -133,11 +133,14 @@ func (t *Table) allocate(n int) error {
 	if t.rules, err = newArray[uint32](t, n+1); err != nil {
 		return err
 	}
-	cells, err := newArray[uint32](t, towardCells(t.cfg.Max))
-	if err != nil {
-		return err
+	if t.cfg.Sockets == SocketsCounted {
+		cells, err := newArray[uint32](t, towardCells(t.cfg.Max))
+		if err != nil {
+			return err
+		}
+		t.toward.init(cells, t.index.key)
+		populate(bytesOf(cells))
 	}
-	t.toward.init(cells, t.index.key)
 	count := clientCount(t.cfg.Max)
 	if t.clients.recs, err = newArray[client](t, count); err != nil {
 		return err
@@ -145,7 +148,6 @@ func (t *Table) allocate(n int) error {
 	t.clients.shift = uint(64 - bits.Len(uint(count/clientWays-1)))
 	populate(t.index.mem)
 	populate(bytesOf(t.clients.recs))
-	populate(bytesOf(t.toward.cells))
 	follow(&t.grower, t.entries)
 	follow(&t.grower, t.due)
 	follow(&t.grower, t.slots.link)

@@ -52,6 +52,9 @@ func (c *toward) hash(k *tuple.Tuple) uint64 {
 // towardCellsOf returns the counters of both tuples of an entry: without the one that
 // goes to an inside socket, where the translation tells which that is.
 func (t *Table) towardCellsOf(e *Entry) (cells [tuple.NumDirections]*uint32) {
+	if len(t.toward.cells) == 0 {
+		return cells
+	}
 	nat := e.Status() & (SrcNAT | DstNAT)
 	if nat != SrcNAT {
 		cells[tuple.Original] = t.towardCell(&e.half[tuple.Original].tuple)
@@ -73,8 +76,12 @@ func countToward(cells *[tuple.NumDirections]*uint32, n uint32) {
 
 // Toward returns how many tuples there may be that have the destination of k and the
 // source address of k, whatever their source port: never less than there are that
-// come to an external socket. A flow counts from before its Claim returns until it has ended.
+// come to an external socket. A flow counts from before its Claim returns until it has
+// ended. A table with Config.Sockets SocketsUncounted always says 0.
 func (t *Table) Toward(k *tuple.Tuple) int {
+	if len(t.toward.cells) == 0 {
+		return 0
+	}
 	if c := t.towardCell(k); c != nil {
 		return int(atomic.LoadUint32(c))
 	}

@@ -37,6 +37,21 @@ func TestSocketsTowardAHostAreCounted(t *testing.T) {
 	}
 }
 
+func TestSocketsAreNotCountedUnlessWanted(t *testing.T) {
+	table := newTable(t, Config{Max: 1000, Sockets: SocketsUncounted})
+	w := table.Worker(0)
+	w.Begin(start)
+	ref := mustAdmit(t, w, proposal(flowTuple(tuple.UDP, 1)), data, start)
+	asked := table.Entry(ref.Slot).Tuple(tuple.Reply)
+	if n := table.Toward(&asked); n != 0 {
+		t.Errorf("%d flows of the socket are known", n)
+	}
+	w.Kill(ref)
+	for _, err := range table.Check(start) {
+		t.Error(err)
+	}
+}
+
 // TestExpectationsThatNothingMetAreTold: of all others who met them knows.
 func TestExpectationsThatNothingMetAreTold(t *testing.T) {
 	table := newTable(t, Config{Max: 1000})

@@ -28,6 +28,7 @@ type Gateway struct {
 	started time.Time
 
 	table  *conntrack.Table // these three are set by Start and live until Close
+	helped bool             // the table counts sockets: the gateway started with helpers
 	host   *host.Host
 	engine *dataplane.Engine
 
@@ -168,6 +169,9 @@ func (g *Gateway) build() (err error) {
 	table.Workers = workers
 	helpers := registry.New()
 	table.HelperName = helpers.Name
+	if g.helped = hasHelpers(g.cfg); !g.helped {
+		table.Sockets = conntrack.SocketsUncounted // nobody announces any
+	}
 	if g.table, err = conntrack.New(table); err != nil {
 		return err
 	}

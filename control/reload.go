@@ -65,6 +65,9 @@ func (g *Gateway) reload(cfg *config.Config, sample int) (api.Changes, error) {
 		return api.Changes{}, fmt.Errorf("reload %w, generation %d stays active: %w", ErrRefused, st.Generation, err)
 	}
 	g.log.Info("reloaded", "generation", st.Generation, "interfaces", len(st.Interfaces), "rules", st.Rules)
+	if hasHelpers(cfg) && !g.helped {
+		g.log.Warn("helpers were added while running: what they announce is not checked against live flows until a restart")
+	}
 	survey := g.engine.Settle(before, sample)
 	changes := changesOf(&survey)
 	g.showChanges(&changes)

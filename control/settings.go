@@ -78,6 +78,18 @@ func mssClamp(c config.MSSClamp) dataplane.MSSClamp {
 	return dataplane.MSSClamp(c)
 }
 
+// hasHelpers reports whether any rule of c attaches a helper.
+func hasHelpers(c *config.Config) bool {
+	for _, list := range c.Rules.Lists {
+		for i := range list {
+			if list[i].Helper != "" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // needsRestart reports an error that names the settings which differ between old
 // and next and cannot change while the gateway runs.
 func needsRestart(old, next *config.Config) error {
