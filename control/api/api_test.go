@@ -106,7 +106,12 @@ func (g *gateway) claim(t *testing.T, sport uint16) conntrack.Ref {
 // serve runs a server for a gateway with an empty table.
 func serve(t *testing.T) (*gateway, *Client, string) {
 	t.Helper()
-	table, err := conntrack.New(conntrack.Config{Max: 1024})
+	return serveTable(t, conntrack.Config{Max: 1024})
+}
+
+func serveTable(t *testing.T, c conntrack.Config) (*gateway, *Client, string) {
+	t.Helper()
+	table, err := conntrack.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,6 +167,57 @@ func TestFlowsInBothForms(t *testing.T) {
 	json := readLines(t, body)
 	if len(json) != 1 || !strings.Contains(json[0], `"original":{"src":"10.0.0.5","dst":"192.0.2.53","sport":40000,"dport":53`) {
 		t.Errorf("JSON of one flow: %q", json)
+	}
+}
+
+// TestFlowsAreDyingUntilTheirEndIsTold ends more flows in one batch than there is room
+// for events: the rest are in the table of dying ones until the next batch.
+func TestFlowsAreDyingUntilTheirEndIsTold(t *testing.T) {
+	const flows = 500
+	g, client, _ := serveTable(t, conntrack.Config{Max: 1024, EventRing: 4})
+	sub := g.table.Subscribe(flows, conntrack.DestroyEvents)
+	defer sub.Close()
+	for range 300 { // whom to tell takes longer than to end
+		defer g.table.Subscribe(1, conntrack.DestroyEvents).Close()
+	}
+	list := func(table Table) []string {
+		t.Helper()
+		body, err := client.Flows(t.Context(), Format{Form: FormText, Table: table})
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := readLines(t, body)
+		if len(lines) == 1 && lines[0] == "" {
+			return nil
+		}
+		return lines
+	}
+	w := g.table.Worker(0)
+	var refs []conntrack.Ref
+	for i := range uint16(flows) {
+		refs = append(refs, g.claim(t, 1000+i))
+		w.Confirm(refs[i], conntrack.Now())
+	}
+	for _, ref := range refs {
+		w.Kill(ref)
+	}
+	dying := list(TableDying)
+	if len(dying) == 0 || len(dying) >= flows {
+		t.Fatalf("%d of %d flows are dying with room for 4 events", len(dying), flows)
+	}
+	for _, line := range dying {
+		if !strings.HasPrefix(line, "udp      17 ") || !strings.Contains(line, "src=10.0.0.5 dst=192.0.2.53 sport=1") {
+			t.Errorf("a dying flow is listed as %q", line)
+		}
+	}
+	if rest := list(TableFlows); rest != nil {
+		t.Errorf("%d ended flows are in the table", len(rest))
+	}
+	for range sub.Events() {
+		w.Begin(conntrack.Now())
+		if len(list(TableDying)) == 0 {
+			return
+		}
 	}
 }
 
