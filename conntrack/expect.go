@@ -192,6 +192,16 @@ func (t *Table) expectCell(k *tuple.Tuple) uint64 {
 	return t.index.key.tuple(&c) % expectCells
 }
 
+// mayExpect returns where expectations of packets with tuple k are, and whether any
+// are there: without expectations it costs a load.
+func (t *Table) mayExpect(k *tuple.Tuple) (cell uint64, some bool) {
+	if t.expects.n.Load() == 0 {
+		return 0, false
+	}
+	cell = t.expectCell(k)
+	return cell, t.expects.filter[cell].Load() != 0
+}
+
 // Expect announces a flow of the master that the worker found in this batch. An
 // expectation for the same packets, with the same Data, by the same master is replaced. Errors are
 // ErrExpectMaster: it has ended or not begun; ErrExpectClash; ErrExpectFull.
@@ -339,11 +349,8 @@ func (t *Table) unlistExpectLocked(n uint32, now Tick) {
 func (w *Worker) Expected(k *tuple.Tuple, x *Announced) bool {
 	t := w.t
 	ex := &t.expects
-	if ex.n.Load() == 0 {
-		return false
-	}
-	cell := t.expectCell(k)
-	if ex.filter[cell].Load() == 0 {
+	cell, some := t.mayExpect(k)
+	if !some {
 		return false
 	}
 	ex.mu.Lock()

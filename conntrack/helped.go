@@ -69,23 +69,18 @@ func (w *Worker) Unexpect(master Ref, match func(*Expectation) bool) (count int)
 	return count
 }
 
-// Awaited finds the expectation that a packet with tuple k would meet, which stays, and
-// reports whether there is one. Without expectations it costs a load.
-func (w *Worker) Awaited(k *tuple.Tuple, x *Expectation) bool {
-	t := w.t
-	ex := &t.expects
-	if ex.n.Load() == 0 {
-		return false
-	}
-	cell := t.expectCell(k)
-	if ex.filter[cell].Load() == 0 {
+// Awaited reports whether an expectation is about packets with tuple k, be it that it
+// is not active yet. It stays. Without expectations it costs a load.
+func (w *Worker) Awaited(k *tuple.Tuple) bool {
+	ex := &w.t.expects
+	cell, some := w.t.mayExpect(k)
+	if !some {
 		return false
 	}
 	ex.mu.Lock()
 	defer ex.mu.Unlock()
 	for n := ex.heads[cell]; n != 0; n = ex.recs[n].next {
 		if r := &ex.recs[n]; !w.now.Reached(r.deadline) && r.x.Mask.meets(&r.x.Tuple, k) {
-			*x = r.x
 			return true
 		}
 	}

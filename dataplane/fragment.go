@@ -73,7 +73,7 @@ func (w *Worker) mayGetHelper(t *tuple.Tuple) bool {
 	if t.Proto != tuple.UDP && t.Proto != tuple.TCP || w.e.helpers.set == nil {
 		return false
 	}
-	return w.v.helps || w.e.cfg.Helper != nil && w.e.cfg.Helper(*t) != 0 || w.ct.Awaited(t, new(conntrack.Expectation))
+	return w.v.helps || w.e.cfg.Helper != nil && w.e.cfg.Helper(*t) != 0 || w.ct.Awaited(t)
 }
 
 // join makes *p, the fragment in hand, the packet that list is: all fragments of a
