@@ -369,6 +369,16 @@ func (t *Table) HelperName(helper uint32) string {
 	return t.cfg.HelperName(helper)
 }
 
+// helperOf returns the number of the helper that watches the flow in a slot, 0 if
+// there is none.
+func (t *Table) helperOf(slot uint32) uint32 {
+	ext := word.Load32(&t.entries[slot].ext)
+	if ext == 0 {
+		return 0
+	}
+	return word.Load32(&t.exts[ext].helper)
+}
+
 // MasterHelper returns the name of the helper of the flow that announced e, ""
 // if there is none any more. The caller got e in its current epoch.
 func (t *Table) MasterHelper(e *Entry) string {
@@ -379,11 +389,7 @@ func (t *Table) MasterHelper(e *Entry) string {
 	if !ok {
 		return ""
 	}
-	ext := word.Load32(&t.entries[slot].ext)
-	if ext == 0 {
-		return ""
-	}
-	return t.HelperName(t.exts[ext].helper)
+	return t.HelperName(t.helperOf(slot))
 }
 
 // Master returns the slot of the flow that announced e, if it has one that is

@@ -444,7 +444,5 @@ func (t *Table) describeExpect(x *Expect, r *expectRecord, now Tick) {
 	if left := r.deadline.Sub(now); left > 0 {
 		x.Timeout = Tick(left).Duration()
 	}
-	if r.x.Helper != 0 && t.cfg.HelperName != nil {
-		x.HelperName = t.cfg.HelperName(r.x.Helper)
-	}
+	x.HelperName = t.HelperName(r.x.Helper)
 }

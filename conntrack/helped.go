@@ -1,9 +1,6 @@
 package conntrack
 
-import (
-	"example.com/culvert/conntrack/internal/word"
-	"example.com/culvert/conntrack/tuple"
-)
+import "example.com/culvert/conntrack/tuple"
 
 // TCPSide is what the tracker knows of one host of a TCP flow.
 type TCPSide struct {
@@ -88,13 +85,7 @@ func (w *Worker) Awaited(k *tuple.Tuple) bool {
 }
 
 // HelperOf returns the number of the helper that watches a flow, 0 if there is none.
-func (w *Worker) HelperOf(r Ref) uint32 {
-	ext := word.Load32(&w.t.entries[r.Slot].ext)
-	if ext == 0 {
-		return 0
-	}
-	return word.Load32(&w.t.exts[ext].helper)
-}
+func (w *Worker) HelperOf(r Ref) uint32 { return w.t.helperOf(r.Slot) }
 
 // Keep lets a flow live for at least d from now.
 func (w *Worker) Keep(r Ref, d Tick) {
