@@ -33,12 +33,7 @@ func (c Cause) String() string { return causeNames[c] }
 
 // End is Kill with a cause for the DESTROY event. It reports whether it was this
 // call that ended the flow.
-func (w *Worker) End(r Ref, why Cause) bool {
-	e := &w.t.entries[r.Slot]
-	ho := w.t.index.key.tuple(&e.half[tuple.Original].tuple)
-	hr := w.t.index.key.tuple(&e.half[tuple.Reply].tuple)
-	return w.endEntry(r.Slot, always, why, w.now, ho, hr)
-}
+func (w *Worker) End(r Ref, why Cause) bool { return w.killFor(r.Slot, always, why, w.now) }
 
 // ID returns the id of the flow in a slot found in this batch: that of Flow.ID.
 func (w *Worker) ID(slot uint32) uint32 {

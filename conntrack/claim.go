@@ -240,14 +240,19 @@ const (
 // reports whether it did: somebody else may have been first. The caller's
 // epoch protects the slot.
 func (a *actor) kill(slot uint32, how killing, now Tick) bool {
+	return a.killFor(slot, how, Unspecified, now)
+}
+
+// killFor is kill with a cause.
+func (a *actor) killFor(slot uint32, how killing, why Cause, now Tick) bool {
 	t := a.t
 	e := &t.entries[slot]
 	ho := t.index.key.tuple(&e.half[tuple.Original].tuple)
 	hr := t.index.key.tuple(&e.half[tuple.Reply].tuple)
-	return a.endEntry(slot, how, Unspecified, now, ho, hr)
+	return a.endEntry(slot, how, why, now, ho, hr)
 }
 
-// endEntry is kill for who has the hashes of both tuples.
+// endEntry is killFor for who has the hashes of both tuples.
 func (a *actor) endEntry(slot uint32, how killing, why Cause, now Tick, ho, hr uint64) bool {
 	t := a.t
 	e := &t.entries[slot]
