@@ -96,7 +96,7 @@ type Master struct {
 
 // Inherit makes a proposal for the flow that was expected: it has a master, and
 // its mark and helper come from there. The same translation is for nat to find:
-// see nat.Follow.
+// see nat.Inherit.
 func (x *Announced) Inherit(p *Proposal) {
 	p.Status |= Expected
 	p.Mark, p.Helper, p.Master = x.Mark, x.Child, x.Master
@@ -203,8 +203,9 @@ func (t *Table) mayExpect(k *tuple.Tuple) (cell uint64, some bool) {
 }
 
 // Expect announces a flow of the master that the worker found in this batch. An
-// expectation for the same packets, with the same Data, by the same master is replaced. Errors are
-// ErrExpectMaster: it has ended or not begun; ErrExpectClash; ErrExpectFull.
+// expectation for the same packets, with the same Data, by the same master is
+// replaced. Errors are ErrExpectMaster: it has ended or not begun; ErrExpectClash;
+// ErrExpectClient; ErrExpectFull.
 func (w *Worker) Expect(master Ref, x *Expectation, p ExpectPolicy) error {
 	return w.t.expect(master.Slot, x, p, w.now)
 }

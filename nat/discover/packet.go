@@ -255,7 +255,7 @@ func host(a tcpip.Address) netip.AddrPort {
 	return netip.AddrPortFrom(addr, 0)
 }
 
-// transport reads what stands behind the IP header of d.
+// read reads what stands behind the IP header of d.
 func (d *datagram) read(proto tcpip.TransportProtocolNumber, b []byte, ext extent) error {
 	const least = 8 // bytes of the transport header that every embedded packet has (RFC 792)
 	if len(b) < least {

@@ -62,7 +62,8 @@ type prober struct {
 	fault map[string]struct{}  // what was wrong with packets
 }
 
-// inside returns inside host n with a port that no test used; outside a port of one of the two servers.
+// inside returns inside host n with a port that no test used, outside an outside host
+// with a port.
 func (p *prober) inside(n int) netip.AddrPort {
 	p.port++
 	return netip.AddrPortFrom(p.hosts.Inside[n], p.port)
