@@ -65,11 +65,8 @@ type TCPEdge struct {
 // TCPEdge returns where a TCP flow stands in direction d, and whether it goes on at
 // all: one that is over has nothing to be told.
 func (w *Worker) TCPEdge(slot uint32, d tuple.Direction) (at TCPEdge, ok bool) {
-	var c tcpConn
 	e := &w.t.entries[slot]
-	packed := e.lock()
-	c.load(e, packed)
-	e.unlock(packed)
+	c := e.tcp()
 	switch c.state {
 	case None, TimeWait, Closed:
 		return at, false

@@ -10,14 +10,18 @@ type TCPSide struct {
 	Known  bool   // its history is known from its SYN on
 }
 
-// TCPSides returns what the tracker knows of the hosts of a TCP flow: of the one
-// that sends in the original direction first.
-func (w *Worker) TCPSides(r Ref) (sides [tuple.NumDirections]TCPSide) {
-	e := &w.t.entries[r.Slot]
-	var c tcpConn
+// tcp returns where a TCP flow stands.
+func (e *Entry) tcp() (c tcpConn) {
 	packed := e.lock()
 	c.load(e, packed)
 	e.unlock(packed)
+	return c
+}
+
+// TCPSides returns what the tracker knows of the hosts of a TCP flow: of the one
+// that sends in the original direction first.
+func (w *Worker) TCPSides(r Ref) (sides [tuple.NumDirections]TCPSide) {
+	c := w.t.entries[r.Slot].tcp()
 	for d := range sides {
 		s := &c.side[d]
 		sides[d] = TCPSide{End: s.end, Window: uint16(min(s.maxWin>>c.scale[d], 0xffff)),
