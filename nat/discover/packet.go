@@ -158,9 +158,7 @@ func (d *datagram) body() []byte {
 	case icmp:
 		b = d.icmpBody()
 	}
-	if at := checksumOffset(d.proto); at >= 0 {
-		binary.BigEndian.PutUint16(b[at:], ^d.sum(b))
-	}
+	binary.BigEndian.PutUint16(b[checksumOffset[d.proto]:], ^d.sum(b))
 	return b
 }
 
@@ -180,9 +178,8 @@ func (d *datagram) icmpBody() []byte {
 	return append(b, d.data...)
 }
 
-func checksumOffset(p protocol) int {
-	return [...]int{udp: 6, tcp: header.TCPChecksumOffset, icmp: 2}[p]
-}
+// checksumOffset is where in the body of a packet its checksum is.
+var checksumOffset = [...]int{udp: 6, tcp: header.TCPChecksumOffset, icmp: 2}
 
 // sum is 0xffff over a body with the right checksum.
 func (d *datagram) sum(body []byte) uint16 {

@@ -82,7 +82,7 @@ func (p *prober) servers() [4]netip.AddrPort {
 func (p *prober) mark(d *datagram) {
 	p.stamp += 1 << 8
 	if d.proto == tcp {
-		if d.flags&header.TCPFlagSyn != 0 {
+		if d.flags&synFlag != 0 {
 			d.seq = p.stamp << 4
 		}
 		return
@@ -233,14 +233,14 @@ func (p *prober) open(proto protocol, in, out netip.AddrPort, upTo stage) (*flow
 	case upTo == reset:
 		return f, f.down(header.TCPFlagRst)
 	}
-	const fin = header.TCPFlagFin | header.TCPFlagAck
-	return f, f.up(fin) && f.down(fin) && f.up(header.TCPFlagAck)
+	const fin = header.TCPFlagFin | ackFlag
+	return f, f.up(fin) && f.down(fin) && f.up(ackFlag)
 }
 
 // first sends the first packet of a flow from the inside.
 func (p *prober) first(proto protocol, in, out netip.AddrPort) (*flow, bool) {
 	f := &flow{p: p, proto: proto, in: in, out: out}
-	d := &datagram{proto: proto, src: in, dst: out, flags: header.TCPFlagSyn}
+	d := &datagram{proto: proto, src: in, dst: out, flags: synFlag}
 	if proto == icmp {
 		f.out = netip.AddrPortFrom(out.Addr(), 0)
 		d.dst, d.message = f.out, echoRequest
@@ -257,7 +257,7 @@ func (p *prober) first(proto protocol, in, out netip.AddrPort) (*flow, bool) {
 
 // answer lets the outside speak for the first time.
 func (f *flow) answer() bool {
-	d := &datagram{proto: f.proto, src: f.out, dst: f.ext, flags: header.TCPFlagSyn | header.TCPFlagAck, ack: f.next[Inside]}
+	d := &datagram{proto: f.proto, src: f.out, dst: f.ext, flags: synAckFlags, ack: f.next[Inside]}
 	if f.proto == icmp {
 		d.message = echoReply
 	}
@@ -270,7 +270,7 @@ func (f *flow) answer() bool {
 func (f *flow) settle() bool {
 	switch f.proto {
 	case tcp:
-		return f.up(header.TCPFlagAck)
+		return f.up(ackFlag)
 	case icmp:
 		return true
 	}
@@ -327,12 +327,12 @@ func (f *flow) alive(at stage) bool {
 	if f.proto == tcp && at == opened {
 		return f.answer()
 	}
-	return f.down(header.TCPFlagAck)
+	return f.down(ackFlag)
 }
 
 // knock sends a first packet from the outside to an external endpoint and returns what the inside saw.
 func (p *prober) knock(proto protocol, from, ext netip.AddrPort) (*datagram, bool) {
-	d := &datagram{proto: proto, src: from, dst: ext, flags: header.TCPFlagSyn}
+	d := &datagram{proto: proto, src: from, dst: ext, flags: synFlag}
 	p.mark(d)
 	return p.pass(Outside, Inside, d)
 }
