@@ -46,21 +46,27 @@ func (s *Set) enterBlock(f *Flow, t *Terms, packed terms, now Tick) Outcome {
 func (s *Set) takeBlock(k *key, v *Endpoint, t *Terms) Outcome {
 	c := s.open(k)
 	defer c.sh.mu.Unlock()
-	n := 0
-	for l, at := s.find(c, k, 0); l != nil; l, at = s.find(c, k, at) {
-		if l.value == *v {
-			l.refs++
-			return Granted
-		}
-		n++
-	}
-	if n >= int(t.MaxBlocks) {
+	l, n := s.findBlock(c, k, v)
+	switch {
+	case l != nil:
+		l.refs++
+	case n >= int(t.MaxBlocks):
 		return BlocksReached
-	}
-	if s.make(c, k, v, t.Rule, 0) == nil {
+	case s.make(c, k, v, t.Rule, 0) == nil:
 		return Full
 	}
 	return Granted
+}
+
+// findBlock returns the lease that says that a client has block v, nil if he does not
+// have it; then n is how many he has.
+func (s *Set) findBlock(c chain, k *key, v *Endpoint) (l *lease, n int) {
+	l, at := s.find(c, k, 0)
+	for l != nil && l.value != *v {
+		n++
+		l, at = s.find(c, k, at)
+	}
+	return l, n
 }
 
 // leaveBlock is the inverse of enterBlock.

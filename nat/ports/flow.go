@@ -350,13 +350,8 @@ func (s *Set) Would(f *Flow, u Use, t *Terms, fits Fits, now Tick) (Outcome, End
 func (s *Set) wouldMap(k *key, v *Endpoint, fits Fits) (Outcome, Endpoint) {
 	c := s.open(k)
 	defer c.sh.mu.Unlock()
-	for l, at := s.find(c, k, 0); l != nil; l, at = s.find(c, k, at) {
-		if l.value == *v {
-			break
-		}
-		if k.kind != kindHint && l.value.Zone == v.Zone && fits.allows(&l.value) {
-			return Elsewhere, l.value
-		}
+	if l := s.findMapping(c, k, v, fits); l != nil && l.value != *v {
+		return Elsewhere, l.value
 	}
 	return Granted, *v
 }
@@ -403,14 +398,7 @@ func (s *Set) wouldCount(f *Flow, t *Terms, packed terms, now Tick) Outcome {
 	}
 	c := s.open(&blocks)
 	defer c.sh.mu.Unlock()
-	n := 0
-	for l, at := s.find(c, &blocks, 0); l != nil; l, at = s.find(c, &blocks, at) {
-		if l.value == which {
-			return Granted
-		}
-		n++
-	}
-	if n >= int(t.MaxBlocks) {
+	if l, n := s.findBlock(c, &blocks, &which); l == nil && n >= int(t.MaxBlocks) {
 		return BlocksReached
 	}
 	return Granted
@@ -517,22 +505,32 @@ func (f Fits) allows(e *Endpoint) bool { return f.Source.Allows(e.Addr, e.Port, 
 func (s *Set) takeMapping(k *key, v *Endpoint, fits Fits, rule uint32, t terms) (Outcome, Endpoint) {
 	c := s.open(k)
 	defer c.sh.mu.Unlock()
-	for l, at := s.find(c, k, 0); l != nil; l, at = s.find(c, k, at) {
-		if l.value == *v {
-			l.refs++
-			return Granted, *v
+	l := s.findMapping(c, k, v, fits)
+	switch {
+	case l == nil:
+		if s.make(c, k, v, rule, t) == nil {
+			return Full, Endpoint{}
 		}
-		if k.kind != kindHint && l.value.Zone == v.Zone && fits.allows(&l.value) {
-			return Elsewhere, l.value
+		if k.kind == kindHint {
+			s.hints.Add(1)
 		}
-	}
-	if l := s.make(c, k, v, rule, t); l == nil {
-		return Full, Endpoint{}
-	}
-	if k.kind == kindHint {
-		s.hints.Add(1)
+	case l.value == *v:
+		l.refs++
+	default:
+		return Elsewhere, l.value
 	}
 	return Granted, *v
+}
+
+// findMapping returns the lease that maps the inside endpoint of k to v already, or
+// to where it must be mapped instead; nil: there is none.
+func (s *Set) findMapping(c chain, k *key, v *Endpoint, fits Fits) *lease {
+	for l, at := s.find(c, k, 0); l != nil; l, at = s.find(c, k, at) {
+		if l.value == *v || k.kind != kindHint && l.value.Zone == v.Zone && fits.allows(&l.value) {
+			return l
+		}
+	}
+	return nil
 }
 
 // Mapping returns the external endpoint that the inside endpoint of a flow has
