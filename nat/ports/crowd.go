@@ -1,10 +1,8 @@
 package ports
 
 import (
-	"hash/maphash"
 	"sync"
 	"sync/atomic"
-	"unsafe"
 
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/nat"
@@ -48,8 +46,7 @@ func crowdKey(t *tuple.Tuple) (key, uint16) {
 }
 
 func (s *Set) crowdSet(k *key) *[crowdWays]atomic.Pointer[Crowd] {
-	h := maphash.Bytes(s.seed, (*[unsafe.Sizeof(key{})]byte)(unsafe.Pointer(k))[:])
-	return &s.crowds.all[h%crowdSets]
+	return &s.crowds.all[s.hash(k)%crowdSets]
 }
 
 // Crowd returns the crowd that answers with tuple t belong to, nil if there is
@@ -133,14 +130,13 @@ func (s *Set) pinBusy(k *key, now Tick) {
 }
 
 // gather returns the crowd with a key and makes one if it can.
-func (s *Set) gather(key *key, now Tick) *Crowd {
-	k := *key
+func (s *Set) gather(k *key, now Tick) *Crowd {
 	s.crowds.mu.Lock()
 	defer s.crowds.mu.Unlock()
-	if c := s.findCrowd(&k); c != nil {
+	if c := s.findCrowd(k); c != nil {
 		return c
 	}
-	ways := s.crowdSet(&k)
+	ways := s.crowdSet(k)
 	oldest := &ways[0]
 	for i := range ways {
 		c := ways[i].Load()
@@ -156,7 +152,7 @@ func (s *Set) gather(key *key, now Tick) *Crowd {
 	if c := oldest.Load(); c != nil && !now.reached(Tick(c.used.Load())+crowdRest) {
 		return nil
 	}
-	c := &Crowd{key: k}
+	c := &Crowd{key: *k}
 	c.used.Store(uint32(now))
 	oldest.Store(c)
 	return c

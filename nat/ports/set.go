@@ -200,13 +200,23 @@ type chain struct {
 	head *uint32 // slot of the first, counted from base
 }
 
+// hash returns the hash of a key.
+func (s *Set) hash(k *key) uint64 {
+	return maphash.Bytes(s.seed, (*[unsafe.Sizeof(key{})]byte)(unsafe.Pointer(k))[:])
+}
+
+// head returns the head of the chain, of the shard that begins at base, that keys with
+// hash h are in.
+func (s *Set) head(base uint32, h uint64) *uint32 {
+	return &s.heads[base+uint32(uint64(uint32(h))*uint64(s.perShard)>>32)]
+}
+
 // open locks the shard of k.
 func (s *Set) open(k *key) chain {
-	h := maphash.Bytes(s.seed, (*[unsafe.Sizeof(key{})]byte)(unsafe.Pointer(k))[:])
+	h := s.hash(k)
 	i := uint32(h>>32) & uint32(len(s.shards)-1)
 	base := i * s.perShard
-	at := uint32(uint64(uint32(h)) * uint64(s.perShard) >> 32)
-	c := chain{&s.shards[i], base, &s.heads[base+at]}
+	c := chain{&s.shards[i], base, s.head(base, h)}
 	c.sh.mu.Lock()
 	return c
 }
@@ -276,8 +286,7 @@ func (s *Set) drop(sh *shard, base, slot uint32) {
 		s.held.Add(-1)
 	}
 	s.left(l, kept)
-	h := maphash.Bytes(s.seed, (*[unsafe.Sizeof(key{})]byte)(unsafe.Pointer(&l.key))[:])
-	at := &s.heads[base+uint32(uint64(uint32(h))*uint64(s.perShard)>>32)]
+	at := s.head(base, s.hash(&l.key))
 	for *at != slot {
 		at = &s.leases[base+*at].next
 	}
