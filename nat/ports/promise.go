@@ -30,9 +30,6 @@ func (s *Set) Promise(f *Flow, u Use, t *Terms, fits Fits, now Tick) (out Outcom
 // Promised reports whether the external endpoint of a flow was announced to its remote
 // address, or to anybody, for another inside endpoint than the flow's own.
 func (s *Set) Promised(f *Flow) bool {
-	if s.told.Load() == 0 {
-		return false
-	}
 	inside, ok := s.PromisedTo(f)
 	return ok && inside != f.Inside
 }
