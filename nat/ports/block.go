@@ -80,7 +80,7 @@ func (s *Set) leaveBlock(f *Flow, packed terms, how resting, now Tick) {
 // claimBlock makes the ports of a new block those of nobody else, and reports
 // whether they were.
 func (s *Set) claimBlock(k *key) bool {
-	sp := s.spaces.of(spaceKey{k.addr, k.zone, 0})
+	sp := s.spaces.of(k.space())
 	if sp == nil {
 		return true // too many spaces to know
 	}
@@ -107,7 +107,7 @@ func (s *Set) blockFree(k *key) bool {
 
 // unclaimBlock is the inverse of claimBlock.
 func (s *Set) unclaimBlock(k *key) {
-	if sp := s.spaces.get(spaceKey{k.addr, k.zone, 0}); sp != nil {
+	if sp := s.spaces.get(k.space()); sp != nil {
 		eachPort(k, sp.taken.Remove)
 	}
 }

@@ -44,7 +44,7 @@ func (s *Set) Check() (faults []error) {
 			case kindTold:
 				told++
 			case kindOwner:
-				k := spaceKey{l.key.addr, l.key.zone, l.key.proto}
+				k := l.key.space()
 				owners[k]++
 				if sp := s.spaces.get(k); sp != nil && (!sp.taken.Has(l.key.port) || sp.live.Has(l.key.port) == kept ||
 					sp.alone.Has(l.key.port) != (l.value != Endpoint{})) {
@@ -56,7 +56,7 @@ func (s *Set) Check() (faults []error) {
 			fault("shard %d counts %d leases, has %d", i, sh.n, n)
 		}
 	}
-	if got := s.held.Load(); got != held {
+	if got := s.kept.Load(); got != held {
 		fault("%d leases kept, counted %d", held, got)
 	}
 	if got := s.hints.Load(); got != hints {

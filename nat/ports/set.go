@@ -102,10 +102,10 @@ type Set struct {
 	perShard uint32
 	heads    []uint32 // by chain: slot of the first lease
 	leases   []lease  // by slot; slot 0 of each shard is not used
-	until    []uint32 // by slot: 0 unless the lease is held
+	until    []uint32 // by slot: 0 unless the lease is kept
 	mem      [][]byte
 
-	held     atomic.Int64 // leases that nobody has, kept for a while
+	kept     atomic.Int64 // leases that nobody has, kept for a while
 	hints    atomic.Int64 // leases of kindHint
 	told     atomic.Int64 // leases of kindTold
 	explicit atomic.Int64 // mappings that were asked for
@@ -181,7 +181,7 @@ func (s *Set) Close() error {
 	return errors.Join(errs...)
 }
 
-// Len returns how many leases there are, those that are held included.
+// Len returns how many leases there are, those that are kept included.
 func (s *Set) Len() int {
 	n := 0
 	for i := range s.shards {
@@ -263,7 +263,7 @@ func (s *Set) make(c chain, k *key, v *Endpoint, rule uint32, t terms) *lease {
 // evict makes room in a full shard at the cost of a lease that nobody has: its
 // time is cut short. It returns the slot, 0 if all are in use.
 func (s *Set) evict(c chain) uint32 {
-	if s.held.Load() == 0 {
+	if s.kept.Load() == 0 {
 		return 0
 	}
 	for slot := uint32(1); slot <= c.sh.high.Load(); slot++ {
@@ -283,7 +283,7 @@ func (s *Set) drop(sh *shard, base, slot uint32) {
 	kept := s.until[base+slot] != 0
 	if kept {
 		atomic.StoreUint32(&s.until[base+slot], 0)
-		s.held.Add(-1)
+		s.kept.Add(-1)
 	}
 	s.left(l, kept)
 	at := s.head(base, s.hash(&l.key))
@@ -330,7 +330,7 @@ func (s *Set) take(k *key, v *Endpoint, rule uint32, t terms, now Tick) taking {
 		}
 		l.kept = Tick(s.until[c.base+slot])
 		atomic.StoreUint32(&s.until[c.base+slot], 0)
-		s.held.Add(-1)
+		s.kept.Add(-1)
 		l.value, l.refs, l.rule, l.terms = *v, 1, rule, t
 		s.entered(l)
 		return made
@@ -399,7 +399,7 @@ func (s *Set) release(k *key, v *Endpoint, how resting, now Tick) (last bool, t 
 		return true, t
 	}
 	s.rested(l)
-	s.held.Add(1)
+	s.kept.Add(1)
 	atomic.StoreUint32(&s.until[c.base+slot], uint32(until))
 	return true, t
 }
@@ -407,7 +407,7 @@ func (s *Set) release(k *key, v *Endpoint, how resting, now Tick) (last bool, t 
 // Sweep ends, within bounds, the leases that were kept long enough. Workers call
 // it with every batch; a pass over all of them takes about a second.
 func (s *Set) Sweep(now Tick) {
-	if s.held.Load() == 0 {
+	if s.kept.Load() == 0 {
 		return
 	}
 	s.sweep(now)

@@ -61,6 +61,10 @@ type spaceKey struct {
 	proto uint8
 }
 
+// space returns which space the ports of a key are in: those of blocks, which have no
+// protocol, in one of their own.
+func (k *key) space() spaceKey { return spaceKey{k.addr, k.zone, k.proto} }
+
 // spaces finds the space of a port. A space is made with the first port of it
 // that is taken and stays; the map is replaced as a whole then, so that nobody
 // waits for anybody.
@@ -112,7 +116,7 @@ func (s *Set) BlocksOf(e Endpoint) *nat.PortSet {
 func (s *Set) Empty() bool { return len(*s.spaces.all.Load()) == 0 }
 
 // Kept returns how many leases are kept for who had them.
-func (s *Set) Kept() int { return int(s.held.Load()) }
+func (s *Set) Kept() int { return int(s.kept.Load()) }
 
 // Spaces returns all spaces. They change while the caller looks.
 func (s *Set) Spaces() []*Space {
@@ -130,7 +134,7 @@ func (s *Set) Spaces() []*Space {
 func (s *Set) entered(l *lease) {
 	switch l.key.kind {
 	case kindOwner:
-		if sp := s.spaces.of(spaceKey{l.key.addr, l.key.zone, l.key.proto}); sp != nil {
+		if sp := s.spaces.of(l.key.space()); sp != nil {
 			sp.taken.Add(l.key.port)
 			sp.live.Add(l.key.port)
 			if l.value != (Endpoint{}) {
@@ -154,7 +158,7 @@ func (s *Set) entered(l *lease) {
 func (s *Set) rested(l *lease) {
 	switch l.key.kind {
 	case kindOwner:
-		if sp := s.spaces.get(spaceKey{l.key.addr, l.key.zone, l.key.proto}); sp != nil {
+		if sp := s.spaces.get(l.key.space()); sp != nil {
 			sp.live.Remove(l.key.port)
 		}
 	case kindBlock:
@@ -167,7 +171,7 @@ func (s *Set) rested(l *lease) {
 func (s *Set) left(l *lease, kept bool) {
 	switch l.key.kind {
 	case kindOwner:
-		if sp := s.spaces.get(spaceKey{l.key.addr, l.key.zone, l.key.proto}); sp != nil {
+		if sp := s.spaces.get(l.key.space()); sp != nil {
 			sp.taken.Remove(l.key.port)
 			sp.live.Remove(l.key.port)
 			sp.alone.Remove(l.key.port)
