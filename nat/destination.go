@@ -114,7 +114,7 @@ func (d *Destination) allowsAddr(t *tuple.Tuple, a, local tuple.Addr) bool {
 		want, ok := d.Fit.netmap(t.Dst, &d.From, &d.Addrs[0])
 		return ok && a == want
 	case len(d.Addrs) > 0:
-		return slices.ContainsFunc(d.Addrs, func(r AddrRange) bool { return r.Contains(a) })
+		return poolHas(d.Addrs, a)
 	}
 	return a == t.Dst
 }

@@ -84,18 +84,13 @@ func (s *Source) Netmapped(a tuple.Addr) (tuple.Addr, bool) {
 // AllowsAddr reports whether flows may leave with address a. egress is the
 // address of the egress interface for masquerade, the host's own for a netmap.
 func (s *Source) AllowsAddr(a, egress tuple.Addr) bool {
-	if (s.Masquerade() || s.Fit != Choose) && a != egress {
+	switch {
+	case s.Masquerade():
+		return a == egress
+	case s.Fit != Choose && a != egress:
 		return false
 	}
-	if s.Masquerade() {
-		return true
-	}
-	for i := range s.Addrs {
-		if s.Addrs[i].Contains(a) {
-			return true
-		}
-	}
-	return false
+	return poolHas(s.Addrs, a)
 }
 
 // Allows reports whether flows may leave with this source; see AllowsAddr.

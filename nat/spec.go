@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/bits"
+	"slices"
 
 	"example.com/culvert/conntrack/tuple"
 )
@@ -156,6 +157,11 @@ func poolSize(ranges []AddrRange) uint64 {
 		n = min(n+ranges[i].Size(), 1<<40)
 	}
 	return n
+}
+
+// poolHas reports whether a is in a pool.
+func poolHas(ranges []AddrRange, a tuple.Addr) bool {
+	return slices.ContainsFunc(ranges, func(r AddrRange) bool { return r.Contains(a) })
 }
 
 // poolAt returns address n of ranges, 0 <= n < poolSize(ranges).
