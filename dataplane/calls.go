@@ -190,9 +190,9 @@ func (h *herald) expectCall(x *conntrack.Expectation, translated bool, p conntra
 	if err := expectError(h.w.ct.Expect(h.ref, x, p)); err != nil {
 		return err
 	}
-	h.unexpect(h.ref, &reserved)
+	h.w.unexpect(h.ref, &reserved)
 	if err := expectError(h.w.ct.Expect(h.ref, &back, p)); err != nil {
-		h.unexpect(h.ref, &x.Tuple)
+		h.w.unexpect(h.ref, &x.Tuple)
 		return err
 	}
 	calls.add(x.Tuple)
@@ -213,8 +213,8 @@ func (h *herald) reserved(id uint16) (found conntrack.Expectation, ok bool) {
 }
 
 // unexpect ends the expectation of packets with exactly tuple t.
-func (h *herald) unexpect(master conntrack.Ref, t *tuple.Tuple) {
-	h.w.ct.Unexpect(master, func(x *conntrack.Expectation) bool { return x.Tuple == *t })
+func (w *Worker) unexpect(master conntrack.Ref, t *tuple.Tuple) {
+	w.ct.Unexpect(master, func(x *conntrack.Expectation) bool { return x.Tuple == *t })
 }
 
 // answered ends the expectation of the packets that answer a call which has begun.
@@ -222,5 +222,5 @@ func (w *Worker) answered(prop *conntrack.Proposal) {
 	if prop.Original.Proto != tuple.GRE || prop.Master.Slot == 0 {
 		return
 	}
-	w.ct.Unexpect(conntrack.Ref{Slot: prop.Master.Slot}, func(x *conntrack.Expectation) bool { return x.Tuple == prop.Reply })
+	w.unexpect(conntrack.Ref{Slot: prop.Master.Slot}, &prop.Reply)
 }
