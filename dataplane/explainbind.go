@@ -92,13 +92,18 @@ func (x *explainer) bindMapped(f *first) (done bool, why Reason) {
 	case why == None:
 		x.chosen(&cand, choice, &passed{}, "")
 		return true, None
-	case why != PortsExhausted && why != MappingClash:
+	case why != PortsExhausted:
 		return true, why
 	case f.terms.Mapping == nat.Linux:
 		return false, None
 	}
-	x.say("bind", "%s is the mapping of %s, but another flow has it towards this destination", sourceText(&cand), sourceText(&f.prop.Original))
-	return true, MappingClash
+	return true, x.clash(f, &cand)
+}
+
+// clash says that another flow has the mapping of f's source.
+func (x *explainer) clash(f *first, cand *tuple.Tuple) Reason {
+	x.say("bind", "%s is the mapping of %s, but another flow has it towards this destination", sourceText(cand), sourceText(&f.prop.Original))
+	return MappingClash
 }
 
 // bindBlocks is Worker.bindBlocks.
@@ -181,8 +186,7 @@ func (x *explainer) try(f *first, cand *tuple.Tuple, choice *nat.Choice) Reason 
 			case !x.e.table.Has(reply):
 				return None
 			case mapped:
-				x.say("bind", "%s is the mapping of %s, but another flow has it towards this destination", sourceText(cand), sourceText(&f.prop.Original))
-				return MappingClash
+				return x.clash(f, cand)
 			}
 			return PortsExhausted
 		case ports.Elsewhere:
