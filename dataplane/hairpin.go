@@ -135,14 +135,12 @@ func (v *view) fromInside(k *rules.Key) bool {
 // whether a is the gateway's own address there.
 func (v *view) outer(a *tuple.Addr) (out *portEntry, own bool) {
 	id, own := v.local[*a]
-	if !own {
-		hop, ok := v.routeTo(a)
-		if !ok {
-			return nil, false
-		}
-		id = hop.Port
+	if own {
+		out = v.portOf(id)
+	} else {
+		out = v.portTo(a)
 	}
-	if out = v.portOf(id); out == nil || !out.outside {
+	if out == nil || !out.outside {
 		return nil, own
 	}
 	return out, own

@@ -218,10 +218,6 @@ func (v *view) inside(a *tuple.Addr) bool {
 	if _, own := v.local[*a]; own {
 		return false
 	}
-	hop, ok := v.routeTo(a)
-	if !ok {
-		return false
-	}
-	at := v.portOf(hop.Port)
+	at := v.portTo(a)
 	return at != nil && v.prog.Area(at.area).Side == rules.Inside
 }

@@ -70,8 +70,7 @@ var (
 // leads there.
 func (e *Engine) AreaTowards(a netip.Addr) string {
 	v, addr := e.view.Load(), tuple.AddrFrom(a)
-	hop, ok := v.routeTo(&addr)
-	if p := v.portOf(hop.Port); ok && p != nil {
+	if p := v.portTo(&addr); p != nil {
 		return v.prog.Area(p.area).Name
 	}
 	return ""
@@ -119,9 +118,8 @@ func (e *Engine) imagine(v *view, q *PortRequest, ruling *rules.Decision) (*firs
 	} else {
 		t.Family = tuple.IPv6
 	}
-	hop, ok := v.routeTo(&t.Src)
-	in := v.portOf(hop.Port)
-	if _, own := v.local[t.Src]; own || !ok || in == nil || in.outside {
+	in := v.portTo(&t.Src)
+	if _, own := v.local[t.Src]; own || in == nil || in.outside {
 		return nil, ErrNotAllowed
 	}
 	*ruling = rules.Decision{Page: v.ledger.Reader(e.Now(), e.cfg.Wall()), Purpose: rules.Ask}

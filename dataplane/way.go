@@ -102,6 +102,16 @@ func (v *view) routeTo(dst *tuple.Addr) (route.NextHop, bool) {
 	return v.routes.Lookup(*dst)
 }
 
+// portTo returns the port that packets to dst leave by, whoever sends them: nil if
+// no route leads there.
+func (v *view) portTo(dst *tuple.Addr) *portEntry {
+	hop, ok := v.routeTo(dst)
+	if !ok {
+		return nil
+	}
+	return v.portOf(hop.Port)
+}
+
 // wayOn finds the next hop of a packet of a flow that will have tuple to, and checks
 // that it may come from where it came.
 func (w *Worker) wayOn(p *packet.Packet, to *tuple.Tuple, e *conntrack.Entry, was last, r role) (route.NextHop, Reason) {
