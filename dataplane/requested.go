@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/nat"
 	"example.com/culvert/nat/ports"
 	"example.com/culvert/rules"
@@ -123,8 +124,8 @@ func (e *Engine) imagine(v *view, q *PortRequest, ruling *rules.Decision) (*firs
 		return nil, ErrNotAllowed
 	}
 	*ruling = rules.Decision{Page: v.ledger.Reader(e.Now(), e.cfg.Wall()), Purpose: rules.Ask}
-	f := &first{in: in.id, role: roleWire, ruling: ruling, rnd: rand.NewPCG(rand.Uint64(), rand.Uint64()),
-		key: rules.Key{Tuple: t, In: in.id, InArea: in.area, Out: rules.NoPort, State: rules.New, TTL: 64}}
+	p := packet.Packet{Tuple: t, In: in.id, TTL: 64}
+	f := &first{key: v.key(&p, roleWire, rules.New), in: in.id, role: roleWire, ruling: ruling, rnd: rand.NewPCG(rand.Uint64(), rand.Uint64())}
 	v.prog.Pre(&f.key, ruling)
 	if ruling.Tracking == rules.NoTrack {
 		return nil, ErrNotTranslated
@@ -281,13 +282,9 @@ func (r *requesting) promised(at ports.Endpoint) bool {
 	t := r.f.prop.Original
 	t.Src, t.Dst, t.SrcPort, t.DstPort, t.Zone = t.Dst, at.Addr, 0, at.Port, at.Zone
 	ruling := rules.Decision{Page: r.f.ruling.Page, Purpose: rules.Ask}
-	f := first{in: r.f.egress.id, role: roleWire, ruling: &ruling,
-		key: rules.Key{Tuple: t, In: r.f.egress.id, InArea: r.f.egress.area, Out: rules.NoPort, State: rules.New, TTL: 64}}
-	_, own := r.v.local[at.Addr]
-	if own {
-		f.key.Local = rules.ToLocal
-	}
-	return r.v.prog.Dnat(&f.key, &ruling) != nil || ruling.DnatRule != nil || own && r.v.locallyTaken(&f)
+	p := packet.Packet{Tuple: t, In: r.f.egress.id, TTL: 64}
+	f := first{key: r.v.key(&p, roleWire, rules.New), in: p.In, role: roleWire, ruling: &ruling}
+	return r.v.prog.Dnat(&f.key, &ruling) != nil || ruling.DnatRule != nil || f.key.Local == rules.ToLocal && r.v.locallyTaken(&f)
 }
 
 // ExternalAddress returns the address that an inside host appears with.
