@@ -153,24 +153,25 @@ type requesting struct {
 	q    PortRequest
 	flow ports.Flow
 
+	// How it ended: a step that says it is over has set one of them.
 	given *RequestedPort
-	err   error // for which nothing else can be found
+	err   error
 }
 
 // find tries what the host has, what it would like, and then what the rule allows.
 func (r *requesting) find() (*RequestedPort, error) {
 	src, set := r.f.fits.Source, r.e.leases
-	if at, ok := set.Mapped(&r.flow, r.f.fits); ok && (r.try(at) || r.err != nil) {
+	if at, ok := set.Mapped(&r.flow, r.f.fits); ok && r.try(at) {
 		return r.given, r.err
 	}
-	if want, ok := r.suggestion(); ok && (r.try(want) || r.err != nil) {
+	if want, ok := r.suggestion(); ok && r.try(want) {
 		return r.given, r.err
 	}
 	if r.q.Choice == SuggestedOnly {
 		return nil, ErrPortTaken
 	}
 	if src.BlockSize == 0 {
-		if r.search(&r.f.search, everyPort) || r.err != nil {
+		if r.search(&r.f.search, everyPort) {
 			return r.given, r.err
 		}
 		return nil, ErrNoPort
@@ -179,14 +180,14 @@ func (r *requesting) find() (*RequestedPort, error) {
 	n := set.Blocks(&r.flow, &r.f.terms, r.f.fits, &blocks)
 	for i := range n {
 		in := src.SearchIn(r.f.key.Tuple, blocks[i].Addr, blocks[i].Ports, r.f.rnd.Uint64())
-		if r.search(&in, everyPort) || r.err != nil {
+		if r.search(&in, everyPort) {
 			return r.given, r.err
 		}
 	}
 	switch {
 	case n >= int(src.MaxBlocks):
 		return nil, ErrPortQuota
-	case r.search(&r.f.search, newBlocks) || r.err != nil:
+	case r.search(&r.f.search, newBlocks):
 		return r.given, r.err
 	}
 	return nil, ErrNoPort
@@ -213,7 +214,7 @@ func (r *requesting) suggestion() (ports.Endpoint, bool) {
 	return at, true
 }
 
-// search tries the candidates of a search.
+// search tries the candidates of a search. It reports whether r is over.
 func (r *requesting) search(s *nat.Search, which among) bool {
 	var last tuple.Addr
 	for {
@@ -225,8 +226,8 @@ func (r *requesting) search(s *nat.Search, which among) bool {
 		if !ok {
 			return false
 		}
-		if r.try(ports.Endpoint{Addr: cand.Src, Port: cand.SrcPort, Zone: r.flow.External.Zone}) || r.err != nil {
-			return r.err == nil
+		if r.try(ports.Endpoint{Addr: cand.Src, Port: cand.SrcPort, Zone: r.flow.External.Zone}) {
+			return true
 		}
 	}
 }
@@ -241,12 +242,12 @@ func (r *requesting) avoid(s *nat.Search, which among) {
 	s.Avoid(r.e.leases.Space(r.q.Proto, &at).Taken(), nil, nil)
 }
 
-// try takes the leases of an external endpoint.
+// try takes the leases of an external endpoint. It reports whether r is over.
 func (r *requesting) try(at ports.Endpoint) bool {
 	for range remapTries {
 		if r.q.Choice == SuggestedOnly && !r.suggested(at) {
 			r.err = ErrPortTaken
-			return false
+			return true
 		}
 		if r.promised(at) {
 			return false
@@ -261,10 +262,10 @@ func (r *requesting) try(at ports.Endpoint) bool {
 			return false
 		case ports.QuotaReached, ports.BlocksReached:
 			r.err = ErrPortQuota
-			return false
+			return true
 		case ports.Full:
 			r.err = ErrNoPort
-			return false
+			return true
 		}
 	}
 	return false
