@@ -75,28 +75,39 @@ func (parrot) Inspect(c *alg.Context, b []byte) (e alg.Edit) {
 	return e
 }
 
+// helperAt returns a set of one helper, and a Config.Helper that gives it to flows to a
+// port.
+func helperAt(t *testing.T, port uint16, h alg.Helper, o alg.Options) (*alg.Set, func(tuple.Tuple) uint32) {
+	t.Helper()
+	set, err := alg.NewSet(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	number, err := set.Number(h.Spec().Name, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set, func(t tuple.Tuple) uint32 {
+		if t.DstPort == port {
+			return number
+		}
+		return 0
+	}
+}
+
+// helperLab is a lab in which flows to a port have a helper.
+func helperLab(t *testing.T, cfg labConfig, port uint16, h alg.Helper, o alg.Options) *lab {
+	t.Helper()
+	set, give := helperAt(t, port, h, o)
+	cfg.table = func(c *conntrack.Config) { c.HelperName = set.Name }
+	cfg.engine = func(c *Config) { c.Helpers, c.Helper = set, give }
+	return newLab(t, cfg)
+}
+
 // parrotLab is a lab in which flows to port 5000 have the helper parrot.
 func parrotLab(t *testing.T, cfg labConfig, o alg.Options) *lab {
 	t.Helper()
-	set, err := alg.NewSet(parrot{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	number, err := set.Number("parrot", o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.table = func(c *conntrack.Config) { c.HelperName = set.Name }
-	cfg.engine = func(c *Config) {
-		c.Helpers = set
-		c.Helper = func(t tuple.Tuple) uint32 {
-			if t.DstPort == 5000 {
-				return number
-			}
-			return 0
-		}
-	}
-	return newLab(t, cfg)
+	return helperLab(t, cfg, 5000, parrot{}, o)
 }
 
 // payloadOf returns the payload of the one UDP packet that left by a port.

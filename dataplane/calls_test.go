@@ -23,25 +23,7 @@ const vpnServer = "198.51.100.7"
 // callLab is a lab in which connections to port 1723 have the helper for PPTP.
 func callLab(t *testing.T, cfg labConfig) *lab {
 	t.Helper()
-	set, err := alg.NewSet(pptp.Helper{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	number, err := set.Number("pptp", alg.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.table = func(c *conntrack.Config) { c.HelperName = set.Name }
-	cfg.engine = func(c *Config) {
-		c.Helpers = set
-		c.Helper = func(t tuple.Tuple) uint32 {
-			if t.DstPort == 1723 {
-				return number
-			}
-			return 0
-		}
-	}
-	return newLab(t, cfg)
+	return helperLab(t, cfg, 1723, pptp.Helper{}, alg.Options{})
 }
 
 // control is a control connection of a client with vpnServer.

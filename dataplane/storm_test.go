@@ -10,7 +10,6 @@ import (
 
 	"example.com/culvert/alg"
 	"example.com/culvert/conntrack"
-	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/nat"
 	"example.com/culvert/rules"
@@ -69,14 +68,7 @@ func TestNothingBreaksUnderEverythingAtOnce(t *testing.T) {
 }
 
 func everythingAtOnce(t *testing.T, profile conntrack.Profile, seed uint64) {
-	set, err := alg.NewSet(parrot{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	number, err := set.Number("parrot", alg.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	set, helper := helperAt(t, 5000, parrot{}, alg.Options{})
 	const began = 1<<32*int64(conntrack.TickLength) - int64(10*time.Second) // ticks wrap on the way
 	const later = began + int64(200*time.Hour)
 	const most = 100 // less than there would be, so that the table is full
@@ -84,12 +76,7 @@ func everythingAtOnce(t *testing.T, profile conntrack.Profile, seed uint64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := New(Config{Workers: 2, Table: table, Seed: 1, Helpers: set, Pending: 16, Helper: func(k tuple.Tuple) uint32 {
-		if k.DstPort == 5000 {
-			return number
-		}
-		return 0
-	}})
+	e, err := New(Config{Workers: 2, Table: table, Seed: 1, Helpers: set, Pending: 16, Helper: helper})
 	if err != nil {
 		t.Fatal(err)
 	}
