@@ -92,7 +92,6 @@ type portEntry struct {
 	mac          [6]byte
 	mtu          int
 	area         rules.AreaID
-	local        bool // own services answer there
 	outside      bool
 	rpf          RPF
 	mss          int // largest MSS option, 0: any
@@ -257,7 +256,6 @@ func (e *Engine) describe(st State, gen uint32) (*view, error) {
 			if p.area == rules.AreaHost && uint16(id) != HostPort {
 				return nil, portError(id, p.name, "the rules give it no area")
 			}
-			p.local = v.prog.Area(p.area).Services == rules.Answered
 			p.outside = v.prog.Area(p.area).Side == rules.Outside
 			p.mss = MSSClamp(p.mss).limit(p.outside)
 		}
