@@ -14,7 +14,7 @@
 //	                       (alg.go), translate
 //	admit     admit.go     a first packet: expectation; destination NAT, route,
 //	          decide.go    filter, source NAT; bind: which port, and what
-//	          lease.go     is taken for it); then as known
+//	          lease.go     is taken for it; then as known
 //	errors    icmp.go      an ICMP error: the flow of its embedded packet
 //	transmit  pipeline.go  on the egress port, or local.go to the gateway itself
 //	(explain  explain.go   the same walk for a packet that somebody asks about)

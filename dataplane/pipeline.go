@@ -286,9 +286,10 @@ func (w *Worker) neighbour(p *packet.Packet, hop *route.NextHop, dst tuple.Addr)
 	return hint, None
 }
 
-// cameTheWayBack checks the reverse path of a packet of a known flow: either it came in where the flow's other direction leaves, or its source may be
-// behind this port all the same. A flow without an answer has no other direction
-// to compare with; its first packet was checked.
+// cameTheWayBack checks the reverse path of a packet of a known flow: either it came
+// in where the flow's other direction leaves, or its source may be behind this port
+// all the same. A flow without an answer has no other direction to compare with; its
+// first packet was checked.
 func (w *Worker) cameTheWayBack(p *packet.Packet, e *conntrack.Entry, d tuple.Direction) bool {
 	out, _, ok := w.e.neigh.Get(route.Hint(e.Hint(d.Other())))
 	return !ok || out == p.In || w.v.reversePath(p, roleWire) == None

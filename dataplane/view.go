@@ -128,7 +128,7 @@ type source struct {
 	role role
 }
 
-// sink is where a worker sends for one port: a port's queue, or a sender of its
+// sinks are where a worker sends: for each port one of its queues, or a sender of its
 // own where the port has fewer queues than there are workers.
 type sinks struct {
 	wire []port.Sender // by port id

@@ -155,9 +155,8 @@ func (w *Worker) run() {
 }
 
 // Step takes at most one batch from each of the worker's queues, at time now
-// (boot clock, ns), and returns how many packets it handled and flows it ended for Engine.End. It
-// never blocks.
-// Only the worker's own goroutine may call it.
+// (boot clock, ns), and returns how many packets it handled and flows it ended for
+// Engine.End. It never blocks. Only the worker's own goroutine may call it.
 func (w *Worker) Step(now int64) int {
 	w.begin(now)
 	total := 0
