@@ -269,10 +269,7 @@ func (w *Worker) neighbour(p *packet.Packet, hop *route.NextHop, dst tuple.Addr)
 	if eg == nil {
 		return 0, EgressDown
 	}
-	addr := hop.Neighbour(dst)
-	if eg.pointToPoint {
-		addr = tuple.Addr{}
-	}
+	addr := eg.neighbour(hop, dst)
 	hint, st, fresh := w.e.neigh.Find(hop.Port, addr, w.now)
 	if st == route.Unknown {
 		hint, st, fresh = w.e.neigh.Ask(hop.Port, addr, w.asker(p), w.now)

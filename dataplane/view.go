@@ -115,6 +115,15 @@ func (p *portEntry) primary(family uint8) (tuple.Addr, bool) {
 	return p.primary6, p.has6
 }
 
+// neighbour returns under which address the neighbour table has the next hop of packets
+// to dst that leave by p: none where the link leads to one host only.
+func (p *portEntry) neighbour(hop *route.NextHop, dst tuple.Addr) tuple.Addr {
+	if p.pointToPoint {
+		return tuple.Addr{}
+	}
+	return hop.Neighbour(dst)
+}
+
 // sameLink reports whether q is the same link as p, under the same number:
 // neighbours of one are neighbours of the other.
 func (p *portEntry) sameLink(q *portEntry) bool {
