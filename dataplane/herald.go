@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"encoding/binary"
 	"errors"
 	"net/netip"
 	"time"
@@ -49,16 +50,14 @@ func setSource(x *conntrack.Expectation, port uint16) {
 
 // destinationOf returns the destination that a helper's announcement gave x.
 func destinationOf(x *conntrack.Expectation) (addr tuple.Addr, port uint16, told bool) {
-	for i := range addr {
-		addr[i] = byte(x.Data[dataAddr+i/8] >> (8 * (7 - i%8)))
-	}
+	binary.BigEndian.PutUint64(addr[:8], x.Data[dataAddr])
+	binary.BigEndian.PutUint64(addr[8:], x.Data[dataAddr+1])
 	return addr, uint16(x.Data[dataPort]), x.Data[dataPort]&dataTold != 0
 }
 
 func setDestination(x *conntrack.Expectation, addr tuple.Addr, port, zone uint16) {
-	for i, b := range addr {
-		x.Data[dataAddr+i/8] |= uint64(b) << (8 * (7 - i%8))
-	}
+	x.Data[dataAddr] = binary.BigEndian.Uint64(addr[:8])
+	x.Data[dataAddr+1] = binary.BigEndian.Uint64(addr[8:])
 	x.Data[dataPort] = dataTold | uint64(port)
 	x.Data[dataOwn] = uint64(x.Tuple.DstPort) | uint64(zone)<<dataZone
 }
