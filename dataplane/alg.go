@@ -261,8 +261,10 @@ func (h *helpers) settleLocked(f *helped) {
 	for ev, n := range f.s.Events {
 		if n != f.events[ev] {
 			h.events[ev].Add(uint64(n - f.events[ev]))
-			if i, ok := slices.BinarySearch(h.names, h.set.Name(f.number)); ok && stream.Event(ev) == stream.Unread {
-				h.unread[i].Add(uint64(n - f.events[ev]))
+			if stream.Event(ev) == stream.Unread {
+				if i, ok := slices.BinarySearch(h.names, h.set.Name(f.number)); ok {
+					h.unread[i].Add(uint64(n - f.events[ev]))
+				}
 			}
 			f.events[ev] = n
 		}
