@@ -2,6 +2,7 @@ package sip
 
 import (
 	"bytes"
+	"iter"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -54,17 +55,18 @@ func (p *parser) describe(c *alg.Context, raw []byte, in span, call uint64) bool
 	return true
 }
 
-// sdpLine returns the line at raw[at:end] without its end, and where the next one is.
-func sdpLine(raw []byte, at, end int) (line span, next int) {
-	n := bytes.IndexByte(raw[at:end], '\n')
-	if n < 0 {
-		return span{at, end}, end
+// sdpLines yields the lines of the description in raw[in.from:in.to]: the type of each
+// and its value. What has no type is left out.
+func sdpLines(raw []byte, in span) iter.Seq2[byte, words] {
+	return func(yield func(byte, words) bool) {
+		for at := in.from; at < in.to; {
+			line, n, _ := alg.Line(raw[at:in.to], in.to-at+1) // no line is too long
+			if len(line) >= 2 && line[1] == '=' && !yield(line[0], words{raw, at + 2, at + len(line)}) {
+				return
+			}
+			at += n
+		}
 	}
-	line = span{at, at + n}
-	if n > 0 && raw[at+n-1] == '\r' {
-		line.to--
-	}
-	return line, at + n + 1
 }
 
 // words splits a line into its words.
@@ -84,6 +86,9 @@ func (w *words) next() span {
 	w.at = s.to
 	return s
 }
+
+// rest is what was not read yet.
+func (w *words) rest() []byte { return w.raw[w.at:w.end] }
 
 // skip steps over n words.
 func (w *words) skip(n int) {
@@ -118,14 +123,8 @@ func (d *description) read(raw []byte, in span) bool {
 		return false
 	}
 	var m *mediaDesc
-	for at := in.from; at < in.to; {
-		line, next := sdpLine(raw, at, in.to)
-		at = next
-		if line.to-line.from < 2 || raw[line.from+1] != '=' {
-			continue
-		}
-		w := words{raw, line.from + 2, line.to}
-		switch raw[line.from] {
+	for kind, w := range sdpLines(raw, in) {
+		switch kind {
 		case 'c':
 			a, _, ok := w.address()
 			if !ok {
@@ -147,7 +146,7 @@ func (d *description) read(raw []byte, in span) bool {
 			}
 			m.addr = d.session
 		case 'a':
-			if attr := line.of(raw)[2:]; m != nil && m.rtcp != 0 && bytes.HasPrefix(attr, []byte("rtcp:")) {
+			if m != nil && m.rtcp != 0 && bytes.HasPrefix(w.rest(), []byte("rtcp:")) {
 				w.at += len("rtcp:")
 				port, _, ok := w.port() // RFC 3605
 				if !ok || port == 0 {
@@ -269,14 +268,8 @@ func (p *parser) rewrite(c *alg.Context, raw []byte, in span) {
 	session := d.outside(c)
 	var m *mediaDesc
 	n := 0
-	for at := in.from; at < in.to; {
-		line, next := sdpLine(raw, at, in.to)
-		at = next
-		if line.to-line.from < 2 || raw[line.from+1] != '=' {
-			continue
-		}
-		w := words{raw, line.from + 2, line.to}
-		switch raw[line.from] {
+	for kind, w := range sdpLines(raw, in) {
+		switch kind {
 		case 'o':
 			w.skip(3)
 			if a, text, ok := w.address(); ok {
@@ -302,10 +295,10 @@ func (p *parser) rewrite(c *alg.Context, raw []byte, in span) {
 				p.port(text, m.port, m.seen.Port())
 			}
 			if m.port != 0 && !m.own && m.seen.Addr() != session {
-				p.ownAddress(line.to, m.seen.Addr())
+				p.ownAddress(w.end, m.seen.Addr())
 			}
 		case 'a':
-			p.attribute(c, m, w, line)
+			p.attribute(m, w)
 		}
 	}
 }
@@ -323,8 +316,8 @@ func (p *parser) ownAddress(at int, a netip.Addr) {
 
 // attribute rewrites a=rtcp (RFC 3605) and the candidates of ICE (RFC 8839 section 5.1)
 // that are media of the description.
-func (p *parser) attribute(c *alg.Context, m *mediaDesc, w words, line span) {
-	attr := line.of(w.raw)[2:]
+func (p *parser) attribute(m *mediaDesc, w words) {
+	attr := w.rest()
 	switch {
 	case m == nil || m.port == 0:
 	case bytes.HasPrefix(attr, []byte("rtcp:")):
