@@ -6,7 +6,6 @@ import (
 	"hash/maphash"
 	"net/netip"
 	"slices"
-	"strconv"
 	"time"
 
 	"example.com/culvert/alg"
@@ -276,13 +275,10 @@ func (p *parser) addrParam(c *alg.Context, raw []byte, in span, name string) {
 // via rewrites the hops of a Via value: SIP/2.0/UDP host:port;params, ...
 func (p *parser) via(c *alg.Context, raw []byte, value span) {
 	for at := value.from; at < value.to; {
-		end := at
-		for end < value.to && raw[end] != ',' {
-			end++
-		}
+		end := until(raw, span{at, value.to}, ',')
 		hop := trim(raw, span{at, end})
 		at = end + 1
-		n := bytes.LastIndexByte(raw[hop.from:paramsOf(raw, hop)], '/')
+		n := bytes.LastIndexByte(raw[hop.from:until(raw, hop, ';')], '/') // its parameters may have some, too
 		if n < 0 {
 			continue
 		}
@@ -305,21 +301,19 @@ func (p *parser) via(c *alg.Context, raw []byte, value span) {
 		p.addrParam(c, raw, params, "maddr")
 		p.addrParam(c, raw, params, "received")
 		if v, ok := param(raw, params, "rport"); ok { // RFC 3581
-			if port, digits := number(v.of(raw)); digits > 0 && port == int(c.Peer().Port()) && c.Peer().Port() != c.PeerSelf().Port() {
-				begin := len(p.text)
-				p.text = strconv.AppendUint(p.text, uint64(c.PeerSelf().Port()), 10)
-				p.replace(v, begin)
+			if port, digits := number(v.of(raw)); digits > 0 && port == int(c.Peer().Port()) {
+				p.port(v, c.Peer().Port(), c.PeerSelf().Port())
 			}
 		}
 	}
 }
 
-// paramsOf returns where the parameters of a hop begin.
-func paramsOf(raw []byte, hop span) int {
-	if n := bytes.IndexByte(hop.of(raw), ';'); n >= 0 {
-		return hop.from + n
+// until returns where mark is in s, the end of s if it is not.
+func until(raw []byte, s span, mark byte) int {
+	if n := bytes.IndexByte(s.of(raw), mark); n >= 0 {
+		return s.from + n
 	}
-	return hop.to
+	return s.to
 }
 
 // reachable announces signalling to a Contact that is the sender's own, where a message
@@ -399,17 +393,12 @@ func (p *parser) granted(c *alg.Context, contact netip.AddrPort, life time.Durat
 }
 
 // expires returns how long a binding is to last: by the parameter of its Contact, or
-// the header Expires (RFC 3261 section 10.2.1.1). u nil means the header alone.
+// the header Expires (RFC 3261 section 10.2.1.1).
 func (p *parser) expires(raw []byte, u *uri, value span) time.Duration {
 	v := p.msg.first(expires)
-	if u != nil {
-		end := u.after
-		for end < value.to && raw[end] != ',' {
-			end++
-		}
-		if s, ok := param(raw, span{u.text.to, end}, "expires"); ok {
-			v = s.of(raw)
-		}
+	end := until(raw, span{u.after, value.to}, ',')
+	if s, ok := param(raw, span{u.text.to, end}, "expires"); ok {
+		v = s.of(raw)
 	}
 	seconds, digits := number(v)
 	if digits == 0 {
@@ -476,24 +465,30 @@ func (p *parser) ends(c *alg.Context, call uint64) bool {
 	return true
 }
 
+// find returns the medium of a call with a socket, nil if it has announced none.
+func (p *parser) find(call uint64, s mediumSocket) *medium {
+	for i := range p.calls {
+		if k := &p.calls[i]; k.call == call && k.mediumSocket == s {
+			return k
+		}
+	}
+	return nil
+}
+
 // known returns the external port of a socket that the call has announced, 0 if it has
 // not.
 func (p *parser) known(call uint64, s mediumSocket) uint16 {
-	for i := range p.calls {
-		if k := &p.calls[i]; k.call == call && k.mediumSocket == s {
-			return k.seen
-		}
+	if k := p.find(call, s); k != nil {
+		return k.seen
 	}
 	return 0
 }
 
 // remember notes that a call has announced a socket, and reports whether that is new.
 func (p *parser) remember(m medium) bool {
-	for i := range p.calls {
-		if k := &p.calls[i]; k.call == m.call && k.mediumSocket == m.mediumSocket {
-			k.seen = m.seen
-			return false
-		}
+	if k := p.find(m.call, m.mediumSocket); k != nil {
+		k.seen = m.seen
+		return false
 	}
 	p.calls[p.next] = m
 	p.next = (p.next + 1) % maxSockets

@@ -69,7 +69,7 @@ func (s *socket) effective(def uint16) netip.AddrPort {
 	return netip.AddrPortFrom(s.addr, def)
 }
 
-// appendSocket writes ap in the style of s: without a port if s has none and it is the
+// appendAs writes ap in the style of s: without a port if s has none and it is the
 // default.
 func (s *socket) appendAs(b []byte, ap netip.AddrPort, def uint16) []byte {
 	if ap.Addr().Is6() {
