@@ -40,3 +40,13 @@ func HasVerb(line []byte, verb string) bool {
 	}
 	return true
 }
+
+// Number reads the digits that b begins with, most at the most, which must fit into an
+// int. It returns how many there are.
+func Number(b []byte, most int) (x, digits int) {
+	for digits < len(b) && digits < most && '0' <= b[digits] && b[digits] <= '9' {
+		x = 10*x + int(b[digits]-'0')
+		digits++
+	}
+	return x, digits
+}

@@ -55,12 +55,18 @@ func familyOf(a netip.Addr) byte {
 // finder looks for a socket in a line. The address has the family of the flow.
 type finder func(line []byte, c *alg.Context) (socket, bool)
 
-// findPort reads PORT: nothing but spaces may be around the six numbers.
-func findPort(line []byte, c *alg.Context) (socket, bool) {
+// argument returns where the argument of a command of four letters begins.
+func argument(line []byte) int {
 	at := len("PORT")
 	for at < len(line) && line[at] == ' ' {
 		at++
 	}
+	return at
+}
+
+// findPort reads PORT: nothing but spaces may be around the six numbers.
+func findPort(line []byte, c *alg.Context) (socket, bool) {
+	at := argument(line)
 	s, ok := sixNumbers(line, at, c)
 	return s, ok && len(bytes.TrimRight(line[s.end:], " ")) == 0
 }
@@ -90,7 +96,7 @@ func sixNumbers(line []byte, at int, c *alg.Context) (socket, bool) {
 			}
 			s.end++
 		}
-		x, n := number(line[s.end:], 3)
+		x, n := alg.Number(line[s.end:], 3)
 		if n == 0 || x > 255 {
 			return s, false
 		}
@@ -105,10 +111,7 @@ func sixNumbers(line []byte, at int, c *alg.Context) (socket, bool) {
 
 // findEPRT reads EPRT.
 func findEPRT(line []byte, c *alg.Context) (socket, bool) {
-	at := len("EPRT")
-	for at < len(line) && line[at] == ' ' {
-		at++
-	}
+	at := argument(line)
 	if at == len(line) || !isDelim(line[at]) {
 		return socket{}, false
 	}
@@ -118,7 +121,7 @@ func findEPRT(line []byte, c *alg.Context) (socket, bool) {
 		return s, false
 	}
 	addr, err := netip.ParseAddr(string(f[1]))
-	port, n := number(f[2], 5)
+	port, n := alg.Number(f[2], 5)
 	if err != nil || addr.Zone() != "" || addr.Is4In6() || n == 0 || n != len(f[2]) || port > 0xffff || familyOf(addr) != f[0][0] {
 		return s, false
 	}
@@ -134,7 +137,7 @@ func find229(line []byte, c *alg.Context) (socket, bool) {
 	}
 	d := line[open+1]
 	s := socket{style: style229, first: open + 4}
-	port, n := number(line[s.first:], 5)
+	port, n := alg.Number(line[s.first:], 5)
 	s.end = s.first + n
 	if line[open+2] != d || line[open+3] != d || n == 0 || port > 0xffff || !bytes.HasPrefix(line[s.end:], []byte{d, ')'}) {
 		return s, false
@@ -148,12 +151,3 @@ func find229(line []byte, c *alg.Context) (socket, bool) {
 func isDelim(b byte) bool { return 33 <= b && b <= 126 && !isDigit(b) }
 
 func isDigit(b byte) bool { return '0' <= b && b <= '9' }
-
-// number reads the digits that b begins with, most at the most.
-func number(b []byte, most int) (x, n int) {
-	for n < len(b) && n < most && isDigit(b[n]) {
-		x = 10*x + int(b[n]-'0')
-		n++
-	}
-	return x, n
-}

@@ -1,6 +1,10 @@
 package ftp
 
-import "bytes"
+import (
+	"bytes"
+
+	"example.com/culvert/alg"
+)
 
 // word is a command, as far as the parser tells them apart.
 type word uint8
@@ -148,17 +152,9 @@ const (
 
 // codeOf reads the three digits that a reply begins with (RFC 959 section 4.2).
 func codeOf(line []byte) (code int, end ending) {
-	if len(line) < 3 {
-		return 0, noReply
-	}
-	for _, b := range line[:3] {
-		if b < '0' || b > '9' {
-			return 0, noReply
-		}
-		code = 10*code + int(b-'0')
-	}
+	code, digits := alg.Number(line, 3)
 	switch {
-	case code < 100 || code >= 700: // 6xx is of RFC 2228
+	case digits < 3, code < 100 || code >= 700: // 6xx is of RFC 2228
 		return 0, noReply
 	case len(line) == 3 || line[3] == ' ':
 		return code, lastLine

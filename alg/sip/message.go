@@ -259,13 +259,7 @@ func cseqMethod(v []byte) []byte {
 }
 
 // number reads the digits that b begins with, nine at most.
-func number(b []byte) (x, digits int) {
-	for digits < len(b) && digits < 9 && '0' <= b[digits] && b[digits] <= '9' {
-		x = 10*x + int(b[digits]-'0')
-		digits++
-	}
-	return x, digits
-}
+func number(b []byte) (x, digits int) { return alg.Number(b, 9) }
 
 // description finds the session description in the body: all of it, or the part of a
 // multipart body (RFC 5621 section 3.1). One that is compressed cannot be read.
