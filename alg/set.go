@@ -26,6 +26,15 @@ type Attachment struct {
 	Options Options
 }
 
+// Attach returns a helper with options, and what its Spec leaves to defaults.
+func Attach(h Helper, o Options) Attachment {
+	sp := h.Spec()
+	if sp.Limit == 0 {
+		sp.Limit = DefaultLimit
+	}
+	return Attachment{h, sp, o}
+}
+
 // NewSet returns a set of these helpers, whose names must differ.
 func NewSet(helpers ...Helper) (*Set, error) {
 	s := &Set{helpers: slices.Clone(helpers)}
@@ -66,14 +75,11 @@ func (s *Set) Number(name string, o Options) (uint32, error) {
 		}
 	}
 	for _, h := range s.helpers {
-		sp := h.Spec()
-		if sp.Name != name {
+		a := Attach(h, o)
+		if a.Spec.Name != name {
 			continue
 		}
-		if sp.Limit == 0 {
-			sp.Limit = DefaultLimit
-		}
-		made = append(slices.Clone(made), Attachment{h, sp, o})
+		made = append(slices.Clone(made), a)
 		s.made.Store(&made)
 		return uint32(len(made) - 1), nil
 	}

@@ -66,10 +66,8 @@ func flow(proto uint8, port uint16) [tuple.NumDirections]tuple.Tuple {
 // Run takes a conversation through a helper. Each Say is one segment or datagram, and
 // arrives.
 func Run(c Config, says ...Say) Result {
-	sp := c.Helper.Spec()
-	if sp.Limit == 0 {
-		sp.Limit = alg.DefaultLimit
-	}
+	at := alg.Attach(c.Helper, c.Options)
+	sp := &at.Spec
 	if c.Proto == 0 {
 		c.Proto = sp.Protos[0]
 	}
@@ -77,8 +75,8 @@ func Run(c Config, says ...Say) Result {
 	if f.Tuple == ([tuple.NumDirections]tuple.Tuple{}) {
 		f.Tuple = flow(c.Proto, sp.Port)
 	}
-	g := &gateway{cfg: &c, Gateway: offline.Gateway{Spec: sp, Taken: c.Taken, Freed: c.Freed, Refuse: c.Refuse, Mapped: c.SeenAs, Net: c.Subnet}}
-	s := stream.New(&alg.Attachment{Helper: c.Helper, Spec: sp, Options: c.Options}, f)
+	g := &gateway{cfg: &c, Gateway: offline.Gateway{Spec: at.Spec, Taken: c.Taken, Freed: c.Freed, Refuse: c.Refuse, Mapped: c.SeenAs, Net: c.Subnet}}
+	s := stream.New(&at, f)
 	if f.Stream() {
 		g.stream(s, says)
 	} else {
