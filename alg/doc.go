@@ -16,8 +16,9 @@
 //
 // Every one is bounded by 64 announcements a second of a flow and 256 of all flows of a
 // client, by a quarter of the expectation table for a client, and by the size of its
-// messages (Spec.Limit). netbios-ns and snmp read what the gateway's own box asks. What more a rule may allow is in Options (helper_options):
-// foreign addresses, ports below 1024, media and signalling from anybody.
+// messages (Spec.Limit). netbios-ns and snmp read what the gateway's own box asks.
+// What more a rule may allow is in Options (helper_options): foreign addresses, ports
+// below 1024, media and signalling from anybody.
 //
 // # Writing a helper
 //
@@ -31,10 +32,9 @@
 //	func (Helper) New(*alg.Flow) alg.Parser { return &parser{} }
 //
 //	func (p *parser) Inspect(c *alg.Context, b []byte) alg.Edit {
-//		for {
-//			line, n, st := alg.Line(b[e.Done:], maxLine)
-//			...
-//		}
+//		line, n, st := alg.Line(b, maxLine)
+//		...
+//		return alg.Edit{Done: n, Replace: p.announce(c, line)}
 //	}
 //
 // New is called when a flow gets the helper. The parser lives as long as the flow

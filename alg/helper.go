@@ -24,7 +24,7 @@ type Parser interface {
 type Spec struct {
 	Name    string  // in rules, conntrack -L and metrics
 	Protos  []uint8 // IP protocols it can read: tuple.TCP, tuple.UDP
-	Port    uint16  // where its protocol usually is; for documentation
+	Port    uint16  // where its protocol usually is: a rule names its own, a capture is read for this one
 	Classes []Class // by Expectation.Class; at least one
 	Limit   int     // bytes of the longest message of a stream; 0: DefaultLimit
 
