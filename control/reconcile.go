@@ -187,8 +187,8 @@ func portConfig(l *link, o *openPort) dataplane.PortConfig {
 		Name: l.name,
 		Port: o.port,
 		MTU:  l.conf.MTU,
-		RPF:  rpfs[l.conf.RPF],
-		MSS:  mssClamp(l.conf.MSSClamp),
+		RPF:  dataplane.RPF(l.conf.RPF),
+		MSS:  dataplane.MSSClamp(l.conf.MSSClamp),
 		Box:  o.box,
 	}
 	if o.parent != nil {

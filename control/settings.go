@@ -60,23 +60,17 @@ func (g *Gateway) engineConfig(workers int, helpers *alg.Set) dataplane.Config {
 	}
 }
 
-var rpfs = map[config.RPF]dataplane.RPF{
-	config.RPFStrict: dataplane.RPFStrict,
-	config.RPFLoose:  dataplane.RPFLoose,
-	config.RPFOff:    dataplane.RPFOff,
-}
+// RPF and MSSClamp have the same values in files and in the engine, so that here
+// and in dataplane/vnet one converts to the other.
+const (
+	_ = -uint(config.RPFStrict ^ config.RPF(dataplane.RPFStrict))
+	_ = -uint(config.RPFLoose ^ config.RPF(dataplane.RPFLoose))
+	_ = -uint(config.RPFOff ^ config.RPF(dataplane.RPFOff))
 
-func mssClamp(c config.MSSClamp) dataplane.MSSClamp {
-	switch c {
-	case config.ClampOutside:
-		return dataplane.ClampOutside
-	case config.ClampMTU:
-		return dataplane.ClampMTU
-	case config.ClampOff:
-		return dataplane.ClampOff
-	}
-	return dataplane.MSSClamp(c)
-}
+	_ = -uint(config.ClampOutside ^ config.MSSClamp(dataplane.ClampOutside))
+	_ = -uint(config.ClampMTU ^ config.MSSClamp(dataplane.ClampMTU))
+	_ = -uint(config.ClampOff ^ config.MSSClamp(dataplane.ClampOff))
+)
 
 // hasHelpers reports whether any rule of c attaches a helper.
 func hasHelpers(c *config.Config) bool {

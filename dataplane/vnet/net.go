@@ -240,7 +240,8 @@ func (n *Net) apply() error {
 			routes = append(routes, route.Route{Prefix: defaultOf(hop), Port: l.id, Gateway: hop, Metric: l.conf.Metric, Weight: l.conf.Weight})
 		}
 		st.Ports = append(st.Ports, dataplane.PortConfig{
-			ID: l.id, Name: l.conf.Name, Port: l.port, Addresses: l.conf.Addresses, MTU: l.conf.MTU, RPF: rpfs[l.conf.RPF], MSS: mssClamp(l.conf.MSSClamp),
+			ID: l.id, Name: l.conf.Name, Port: l.port, Addresses: l.conf.Addresses, MTU: l.conf.MTU,
+			RPF: dataplane.RPF(l.conf.RPF), MSS: dataplane.MSSClamp(l.conf.MSSClamp), // control ties their values
 		})
 	}
 	for _, r := range n.cfg.Routes {
@@ -298,24 +299,6 @@ func (n *Net) carrier(r *config.Route) *Link {
 		}
 	}
 	return nil
-}
-
-var rpfs = map[config.RPF]dataplane.RPF{
-	config.RPFStrict: dataplane.RPFStrict,
-	config.RPFLoose:  dataplane.RPFLoose,
-	config.RPFOff:    dataplane.RPFOff,
-}
-
-func mssClamp(c config.MSSClamp) dataplane.MSSClamp {
-	switch c {
-	case config.ClampOutside:
-		return dataplane.ClampOutside
-	case config.ClampMTU:
-		return dataplane.ClampMTU
-	case config.ClampOff:
-		return dataplane.ClampOff
-	}
-	return dataplane.MSSClamp(c) // bytes
 }
 
 func defaultOf(hop netip.Addr) netip.Prefix {
