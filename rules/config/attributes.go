@@ -5,19 +5,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"example.com/culvert/alg/registry"
+	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/rules"
 )
-
-// rejectWords are the values of reject_with, in the order of rules.Rejection.
-func rejectWords() []string {
-	var words []string
-	for _, r := range rules.Rejections() {
-		words = append(words, r.String())
-	}
-	return words
-}
 
 // helpers are the names that rules may use.
 var helpers = registry.New().Names()
@@ -99,7 +92,7 @@ func (r *draft) readLog(d *decoder, n *node) {
 }
 
 // defaultLogRate keeps a log readable.
-var defaultLogRate = rules.Rate{Count: 10, Per: 1e9, Burst: 10}
+var defaultLogRate = rules.Rate{Count: 10, Per: time.Second, Burst: 10}
 
 // finishAttributes puts together what several keys say.
 func (d *decoder) finishAttributes(r *draft) {
@@ -119,7 +112,7 @@ func (d *decoder) finishAttributes(r *draft) {
 	d.checkFirstPacket(r, "timeout", "timeouts", r.Timeouts != nil)
 	d.checkFirstPacket(r, "helper", "helper", r.Helper != "")
 	d.checkFirstPacket(r, "flows_per_source", "place", r.If.Flows != nil)
-	if proto := &r.If.Proto; r.Reject == rules.WithReset && !(proto.Sense == rules.Is && slices.Equal(proto.Values, []uint8{6})) {
+	if proto := &r.If.Proto; r.Reject == rules.WithReset && !(proto.Sense == rules.Is && slices.Equal(proto.Values, []uint8{tuple.TCP})) {
 		d.errorf(r.at("reject_with"), "reject_with: only TCP has resets: add proto = \"tcp\", or leave the key out, which resets TCP and answers others by ICMP")
 	}
 }
@@ -129,10 +122,9 @@ func (d *decoder) checkFirstPacket(r *draft, key, what string, gives bool) {
 	state, direction := &r.If.State, &r.If.Direction
 	switch {
 	case !gives:
-	case state.Sense == rules.Is && !state.IsAny() &&
-		!slices.Contains(state.Values, rules.New) && !slices.Contains(state.Values, rules.Related):
+	case state.Sense == rules.Is && !state.IsAny() && !r.If.Names(rules.New) && !r.If.Names(rules.Related):
 		d.errorf(r.at(key), "%s: a flow gets its %s with its first packet, which is new or related: delete the key, or add one of these to state", key, what)
-	case !direction.IsAny() && (direction.Values[0] == 1) == (direction.Sense == rules.Is):
+	case !direction.IsAny() && (direction.Values[0] == tuple.Reply) == (direction.Sense == rules.Is):
 		d.errorf(r.at(key), "%s: a flow gets its %s with its first packet, which is of the original direction: delete the key, or direction", key, what)
 	}
 }

@@ -152,12 +152,11 @@ var allRuleKeys = append([]ruleKey{
 		func(d *decoder, n *node, v *draft) { v.readFlowLimit(d, n) }}, flowLists, noFlow},
 	{key[draft]{"action", "word", required, `"accept"`, "What the rule does.",
 		func(d *decoder, n *node, v *draft) { v.readAction(d, n) }}, anyList, ""},
-	{key[draft]{"reject_with", quoted(rejectWords()), "tcp-reset for TCP, else admin-prohibited", `"port-unreachable"`, "For action reject: what the sender is told.",
+	{key[draft]{"reject_with", quoted(spellings(rules.Rejections())), "tcp-reset for TCP, else admin-prohibited", `"port-unreachable"`, "For action reject: what the sender is told.",
 		func(d *decoder, n *node, v *draft) {
-			before := len(d.errs)
-			if word(d, n, &v.Reject, rejectWords()...); len(d.errs) == before {
-				v.Reject += rules.WithReset
-			}
+			var i uint8
+			word(d, n, &i, spellings(rules.Rejections())...)
+			v.Reject = rules.Rejections()[i]
 		}}, []rules.List{rules.Filter}, filterOnly},
 	{key[draft]{"set_mark", "mark or mark/mask", "", `"0x10/0xff"`, "The bits under the mask become these, in the mark of the packet and of its flow (nftables: meta mark and ct mark).",
 		func(d *decoder, n *node, v *draft) {
@@ -223,16 +222,18 @@ var allRuleKeys = append([]ruleKey{
 	{key[draft]{"on_change", `"keep", "end" or "reevaluate"`, "", `"end"`, "What becomes of live flows that a reload would treat otherwise: those this rule admitted or translated, and those it would refuse or translate now. They go on as they are, end with notice to inside hosts, or are forgotten so that their next packets meet the new rules. Left out: they go on, but flows of UDP and others without connections are forgotten when their dnat target is gone.",
 		func(d *decoder, n *node, v *draft) {
 			var i uint8
-			word(d, n, &i, onChangeWords()...)
+			word(d, n, &i, spellings(rules.OnChanges())...)
 			v.OnChange = rules.OnChanges()[i]
 		}}, flowLists, noFlow},
 	{key[draft]{"timeout", "table", "", `{ tcp_established = "1h", udp = "10s" }`, "Timeouts of the new flows that the rule applies to, by the names of [conntrack.timeouts]; what is left out is as there. When several rules on the way of a flow have some, it takes all from the last one.",
 		func(d *decoder, n *node, v *draft) { v.readTimeouts(d, n) }}, flowLists, noFlow},
 }, portKeys...)
 
-func onChangeWords() (words []string) {
-	for _, c := range rules.OnChanges() {
-		words = append(words, c.String())
+// spellings returns values as files spell them.
+func spellings[T fmt.Stringer](values []T) []string {
+	words := make([]string, len(values))
+	for i, v := range values {
+		words[i] = v.String()
 	}
 	return words
 }
@@ -248,7 +249,7 @@ func ruleKeys(list rules.List) []key[draft] {
 		}
 		switch {
 		case k.name == "action":
-			k.typ, k.example = quoted(actionWords(list)), actionExamples[list]
+			k.typ, k.example = quoted(spellings(rules.Actions(list))), actionExamples[list]
 		case k.name == "to" && list == rules.Snat:
 			k.example = `"203.0.113.4"`
 		}
@@ -271,16 +272,6 @@ func quoted(words []string) string {
 		fmt.Fprintf(&b, "%q", w)
 	}
 	return b.String()
-}
-
-func actionWords(list rules.List) []string {
-	var words []string
-	for a := rules.ActNone; a <= rules.ActNPTv6; a++ {
-		if rules.Allowed(list, a) {
-			words = append(words, a.String())
-		}
-	}
-	return words
 }
 
 var actionExamples = [rules.NumLists]string{
@@ -341,13 +332,13 @@ func (r *draft) readAction(d *decoder, n *node) {
 			continue
 		}
 		if !rules.Allowed(r.list, a) {
-			d.errorf(n.at, "%q does not belong in [[%s]], which takes %s%s", s, r.list, quoted(actionWords(r.list)), otherList(a))
+			d.errorf(n.at, "%q does not belong in [[%s]], which takes %s%s", s, r.list, quoted(spellings(rules.Actions(r.list))), otherList(a))
 			return
 		}
 		r.Then = a
 		return
 	}
-	d.errorf(n.at, "unknown action %q; %s", s, suggest(s, actionWords(r.list)))
+	d.errorf(n.at, "unknown action %q; %s", s, suggest(s, spellings(rules.Actions(r.list))))
 }
 
 // otherList says where a belongs.

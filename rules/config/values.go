@@ -252,7 +252,7 @@ func parseProto(s string) (uint8, error) {
 	return uint8(n), nil
 }
 
-// shortRange returns a parser of "5" or "5-9" with values of at most 65535.
+// shortRange accepts "5" or "5-9" with values of at most 65535.
 func shortRange(s string) (rules.ShortRange, error) {
 	first, last, err := numbers(s, 65535)
 	if err != nil || last < first {
@@ -331,11 +331,9 @@ func parseZone(s string) (*time.Location, error) {
 
 func parseState(s string) (rules.State, error) {
 	states := []rules.State{rules.New, rules.Established, rules.Related, rules.Invalid, rules.Untracked}
-	names := make([]string, len(states))
-	for i, state := range states {
-		if names[i] = state.String(); names[i] == s {
-			return state, nil
-		}
+	names := spellings(states)
+	if i := slices.Index(names, s); i >= 0 {
+		return states[i], nil
 	}
 	return 0, fmt.Errorf("unknown state %q; %s", s, suggest(s, names))
 }
