@@ -127,6 +127,13 @@ func (d *decoder) integer(n *node, v *int, low, high int) {
 	}
 }
 
+// number is integer for an unsigned value that has room for high.
+func number[T uint8 | uint16 | uint32](d *decoder, n *node, v *T, low, high int) {
+	i := int(*v)
+	d.integer(n, &i, low, high)
+	*v = T(i)
+}
+
 func (d *decoder) boolean(n *node, v *bool) {
 	b, ok := n.value.(bool)
 	if !ok {

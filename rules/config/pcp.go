@@ -24,7 +24,7 @@ var pcpKeys = []key[PCP]{
 		func(d *decoder, n *node, v *PCP) { d.boolean(n, &v.Enabled) }},
 	{"areas", "area or list", `"lan"`, `["lan", "guest"]`,
 		"Whose hosts may ask; inside areas with local = true.",
-		func(d *decoder, n *node, v *PCP) { list(d, n, &v.Areas, parseAreaName) }},
+		func(d *decoder, n *node, v *PCP) { list(d, n, &v.Areas, parseString) }},
 	{"lifetime_max", "duration 2m-7d", `"1d"`, `"2h"`,
 		"For how long a port is given at most; hosts renew it at half of that.",
 		func(d *decoder, n *node, v *PCP) { d.lifetime(n, &v.LifetimeMax) }},
@@ -32,8 +32,6 @@ var pcpKeys = []key[PCP]{
 		"How many ports one host may have so. They count for the rule that translates it, too: for its ports_per_client and its blocks.",
 		func(d *decoder, n *node, v *PCP) { d.integer(n, &v.MaxPerClient, 1, 65535) }},
 }
-
-func parseAreaName(s string) (string, error) { return s, nil } // what it names is seen later
 
 // lifetime reads a duration from the least that RFC 6887 section 15 allows.
 func (d *decoder) lifetime(n *node, v *time.Duration) {

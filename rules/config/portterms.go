@@ -51,11 +51,7 @@ var portKeys = []ruleKey{
 		}}, []rules.List{rules.Snat}, sourcesOnly},
 	{key[draft]{"ports_per_client", "integer 1-65535", "no limit", "1000",
 		"Most external ports of one client (IPv6: of its /64) for each protocol (RFC 6888 REQ-4).",
-		func(d *decoder, n *node, v *draft) {
-			var i int
-			d.integer(n, &i, 1, 65535)
-			v.Src.PortsPerClient = uint32(i)
-		}}, []rules.List{rules.Snat}, sourcesOnly},
+		func(d *decoder, n *node, v *draft) { number(d, n, &v.Src.PortsPerClient, 1, 65535) }}, []rules.List{rules.Snat}, sourcesOnly},
 	{key[draft]{"block_size", "power of two, 32-32768", "", "512",
 		"Clients get their ports in blocks of so many, and what is logged are blocks (RFC 6888 REQ-14).",
 		func(d *decoder, n *node, v *draft) {
@@ -72,11 +68,7 @@ var portKeys = []ruleKey{
 		}}, []rules.List{rules.Snat}, sourcesOnly},
 	{key[draft]{"max_blocks", "integer 1-16", "4", "2",
 		"With block_size: most blocks of one client.",
-		func(d *decoder, n *node, v *draft) {
-			var i int
-			d.integer(n, &i, 1, ports.MaxBlocks)
-			v.Src.MaxBlocks = uint8(i)
-		}}, []rules.List{rules.Snat}, sourcesOnly},
+		func(d *decoder, n *node, v *draft) { number(d, n, &v.Src.MaxBlocks, 1, ports.MaxBlocks) }}, []rules.List{rules.Snat}, sourcesOnly},
 	{key[draft]{"deterministic", "boolean", "false", "true",
 		"Give each address of src its own ports of the pool by arithmetic (RFC 7422): as many as fit, or block_size. Who had a port, culvert debug owner says without a log.",
 		func(d *decoder, n *node, v *draft) { d.boolean(n, &v.deterministic) }}, []rules.List{rules.Snat}, sourcesOnly},

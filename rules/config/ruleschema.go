@@ -28,7 +28,6 @@ type draft struct {
 	random        nat.Flags
 	icmp          *node
 	pairs         []pair // of map
-	twice         []nat.AddrRange
 	share         rules.Share
 	burst         int
 	rate          rules.Rate // of log lines
@@ -179,11 +178,7 @@ var allRuleKeys = append([]ruleKey{
 	{key[draft]{"log_rate", "rate", `"10/s"`, `"5/m"`, "For log: how many lines there are at most; the others are counted.",
 		func(d *decoder, n *node, v *draft) { one(d, n, &v.rate, rules.ParseRate) }}, anyList, ""},
 	{key[draft]{"set_zone", "integer 1-65535", "", "7", "For action zone: the conntrack zone of the flow.",
-		func(d *decoder, n *node, v *draft) {
-			var zone int
-			d.integer(n, &zone, 1, 65535)
-			v.Zone = uint16(zone)
-		}}, []rules.List{rules.Pre}, "the zone is chosen before the lookup: use a pre rule"},
+		func(d *decoder, n *node, v *draft) { number(d, n, &v.Zone, 1, 65535) }}, []rules.List{rules.Pre}, "the zone is chosen before the lookup: use a pre rule"},
 	{key[draft]{"zone_direction", `"both", "original" or "reply"`, `"both"`, `"original"`, "For action zone: the direction of the flow that is in the zone; the other one is in zone 0.",
 		func(d *decoder, n *node, v *draft) { word(d, n, &v.ZoneSide, "both", "original", "reply") }}, []rules.List{rules.Pre}, "the zone is chosen before the lookup: use a pre rule"},
 	{key[draft]{"to", "address[:port], range, prefix or list", "", `"10.0.0.9:8443"`, "For actions dnat and snat: the new address, perhaps with port or ports. A pool is chosen from by client and destination.",

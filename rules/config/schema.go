@@ -101,10 +101,10 @@ var interfaceKeys = []key[Interface]{
 		func(d *decoder, n *node, v *Interface) { list(d, n, &v.NextHops, parseAddr) }},
 	{"metric", "integer 0-1000000000", "the kernel's, or 0", "100",
 		"Of the default routes by this interface: the lowest wins, the others are used when its router is down.",
-		func(d *decoder, n *node, v *Interface) { d.number(n, &v.Metric, 0, 1e9) }},
+		func(d *decoder, n *node, v *Interface) { number(d, n, &v.Metric, 0, 1e9) }},
 	{"weight", "integer 1-1000", "", "3",
 		"Share of the flows that leave by this interface, among default routes of equal metric with a weight. Without weights the interface that comes first takes all.",
-		func(d *decoder, n *node, v *Interface) { d.number(n, &v.Weight, 1, 1000) }},
+		func(d *decoder, n *node, v *Interface) { number(d, n, &v.Weight, 1, 1000) }},
 	{"check", "table", "", "{ ping = \"198.51.100.1\" }",
 		"How to find out that the router behind this interface works; see [[interface]] check. While it does not, its routes are not used, and flows that need them end with notice.",
 		func(d *decoder, n *node, v *Interface) { d.check(n, &v.Check) }},
@@ -160,10 +160,10 @@ var routeKeys = []key[Route]{
 		func(d *decoder, n *node, v *Route) { d.mark(n, &v.Mark) }},
 	{"metric", "integer 0-1000000000", "0", "100",
 		"The lowest wins, among routes to one prefix for the same packets.",
-		func(d *decoder, n *node, v *Route) { d.number(n, &v.Metric, 0, 1e9) }},
+		func(d *decoder, n *node, v *Route) { number(d, n, &v.Metric, 0, 1e9) }},
 	{"weight", "integer 1-1000", "", "3",
 		"Share of the flows among routes of equal metric with a weight. Without weights the first one takes all.",
-		func(d *decoder, n *node, v *Route) { d.number(n, &v.Weight, 1, 1000) }},
+		func(d *decoder, n *node, v *Route) { number(d, n, &v.Weight, 1, 1000) }},
 }
 
 // conntrackKeys describe [conntrack].

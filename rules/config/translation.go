@@ -273,11 +273,7 @@ var backendKeys = []key[nat.Backend]{
 			}
 		}},
 	{"weight", "integer 1-1000", "1", "3", "Its share among all.",
-		func(d *decoder, n *node, v *nat.Backend) {
-			var w int
-			d.integer(n, &w, 1, 1000)
-			v.Weight = uint16(w)
-		}},
+		func(d *decoder, n *node, v *nat.Backend) { number(d, n, &v.Weight, 1, 1000) }},
 }
 
 func parseBackend(s string, v *nat.Backend) error {
@@ -343,10 +339,9 @@ func (r *draft) readTwice(d *decoder, n *node) {
 	if s, _ := n.value.(string); s == "masquerade" {
 		return
 	}
-	r.twice = d.pool(n, func(item *node, s, port string, alone bool) {
+	r.Twice.Addrs = d.pool(n, func(item *node, s, port string, alone bool) {
 		d.errorf(item.at, "%s has a port: the source port is kept when it is free, so give the address alone", s)
 	})
-	r.Twice.Addrs = r.twice
 }
 
 // checkChoice wants one of the keys that say where flows go.

@@ -164,13 +164,6 @@ func (r *Route) same(o *Route) bool {
 		r.Via == o.Via && r.ByNextHop == o.ByNextHop && r.Interface == o.Interface
 }
 
-// number is integer for an unsigned value.
-func (d *decoder) number(n *node, v *uint32, low, high int) {
-	i := int(*v)
-	d.integer(n, &i, low, high)
-	*v = uint32(i)
-}
-
 // mark reads a mark with or without its mask.
 func (d *decoder) mark(n *node, v *rules.MarkMatch) {
 	s, ok := d.scalarText(n)
