@@ -123,10 +123,8 @@ func (l *Ledger) Carry(before *Ledger) {
 		}
 	}
 	for i, name := range l.prog.counters {
-		for j, other := range before.prog.counters {
-			if name == other {
-				l.counted[i].set(before.counter(j))
-			}
+		if n, ok := before.prog.counterOf[name]; ok {
+			l.counted[i].set(before.counter(int(n)))
 		}
 	}
 }

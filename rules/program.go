@@ -3,7 +3,6 @@ package rules
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"example.com/culvert/alg"
 	"example.com/culvert/conntrack"
@@ -78,18 +77,19 @@ func (r *Rule) NamesDestination() bool {
 type Program struct {
 	Generation uint32
 
-	areas    []Area
-	portArea [MaxPorts]AreaID
-	lists    [NumLists][]*Rule
-	index    [NumLists]index
-	all      []*Rule
-	byID     map[uint32]*Rule
-	windows  []Window // of all rules, each once
-	windowOf map[string]int32
-	counters []string // of all rules, each once
-	follow   Scope    // PerPacket: some filter rule may treat established packets differently
-	judged   uint8    // 1<<State: some filter rule may apply to its packets
-	turns    [2]bool  // by Delivery: see TurnsRound
+	areas     []Area
+	portArea  [MaxPorts]AreaID
+	lists     [NumLists][]*Rule
+	index     [NumLists]index
+	all       []*Rule
+	byID      map[uint32]*Rule
+	windows   []Window // of all rules, each once
+	windowOf  map[string]int32
+	counters  []string // of all rules, each once
+	counterOf map[string]int16
+	follow    Scope   // PerPacket: some filter rule may treat established packets differently
+	judged    uint8   // 1<<State: some filter rule may apply to its packets
+	turns     [2]bool // by Delivery: see TurnsRound
 }
 
 // Errors of Compile. They are wrapped with the rule's position.
@@ -106,7 +106,7 @@ var (
 // caller must not change them any more. Rules that name an interface which b does
 // not have match nothing there; compile again when it appears.
 func Compile(spec *Spec, b *Binding, generation uint32) (*Program, error) {
-	p := &Program{Generation: generation, areas: spec.Areas, byID: map[uint32]*Rule{}, windowOf: map[string]int32{}}
+	p := &Program{Generation: generation, areas: spec.Areas, byID: map[uint32]*Rule{}, windowOf: map[string]int32{}, counterOf: map[string]int16{}}
 	if len(spec.Areas) < int(NumWellKnown) || len(spec.Areas) > maxAreas {
 		return nil, fmt.Errorf("%d areas, want %d to %d", len(spec.Areas), NumWellKnown, maxAreas)
 	}
@@ -178,14 +178,17 @@ func (p *Program) counter(name string) (int16, error) {
 	if name == "" {
 		return -1, nil
 	}
-	if i := slices.Index(p.counters, name); i >= 0 {
-		return int16(i), nil
-	}
-	if len(p.counters) == MaxCounters {
+	n, known := p.counterOf[name]
+	switch {
+	case known:
+	case len(p.counters) == MaxCounters:
 		return 0, ErrCounters
+	default:
+		n = int16(len(p.counters))
+		p.counterOf[name] = n
+		p.counters = append(p.counters, name)
 	}
-	p.counters = append(p.counters, name)
-	return int16(len(p.counters) - 1), nil
+	return n, nil
 }
 
 // add appends r to its list and gives it its numbers.
