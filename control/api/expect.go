@@ -87,6 +87,15 @@ func (t *Tuple) tuple(what string) (tuple.Tuple, error) {
 	return k, nil
 }
 
+// readTuple reads a request whose body is a Tuple.
+func readTuple(r *http.Request) (tuple.Tuple, error) {
+	var request Tuple
+	if err := readJSON(r, &request); err != nil {
+		return tuple.Tuple{}, err
+	}
+	return request.tuple("tuple")
+}
+
 func expectationFrom(x *conntrack.Expect) *Expectation {
 	mask := netip.AddrFrom16(x.Mask.Src)
 	if x.Tuple.Family == tuple.IPv4 {
@@ -218,11 +227,7 @@ func (s *Server) createExpectation(w http.ResponseWriter, r *http.Request) error
 }
 
 func (s *Server) deleteExpectation(w http.ResponseWriter, r *http.Request) error {
-	var request Tuple
-	if err := readJSON(r, &request); err != nil {
-		return err
-	}
-	k, err := request.tuple("tuple")
+	k, err := readTuple(r)
 	if err != nil {
 		return err
 	}

@@ -168,11 +168,7 @@ func (s *Server) flow(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var request Tuple
-	if err := readJSON(r, &request); err != nil {
-		return err
-	}
-	k, err := request.tuple("tuple")
+	k, err := readTuple(r)
 	if err != nil {
 		return err
 	}
