@@ -27,6 +27,8 @@
 //	GET    /v1/rules/counters     counters that rules name
 //	GET    /v1/config             the configuration in force, as it was read
 //	GET    /v1/counters           dropped packets by reason, with advice
+//	GET    /v1/ports/requested    external ports that hosts have at their request
+//	GET    /v1/check              what is wrong with the table of flows: nothing, as a rule
 //	GET    /v1/interfaces         interfaces the gateway serves
 //	POST   /v1/interfaces         add one at run time
 //	DELETE /v1/interfaces/{name}  remove one

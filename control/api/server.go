@@ -62,7 +62,7 @@ func NewServer(backend Backend, log *slog.Logger, more map[string]http.Handler) 
 	s := &Server{backend: backend, log: log, cancel: cancel, silent: make(map[net.Conn]struct{})}
 	mux := http.NewServeMux()
 	for pattern, handle := range map[string]func(http.ResponseWriter, *http.Request) error{
-		"GET /v1/status":               s.status,
+		"GET /v1/status":               answer(backend.Status),
 		"GET /v1/ready":                s.ready,
 		"GET /v1/flows":                s.flows,
 		"GET /v1/flows/count":          s.countFlows,
@@ -77,11 +77,11 @@ func NewServer(backend Backend, log *slog.Logger, more map[string]http.Handler) 
 		"POST /v1/expectations/delete": s.deleteExpectation,
 		"GET /v1/expectations/count":   s.countExpectations,
 		"GET /v1/expectations/events":  s.expectEvents,
-		"GET /v1/rules":                s.rules,
-		"GET /v1/rules/counters":       s.ruleCounters,
-		"GET /v1/config":               s.config,
-		"GET /v1/counters":             s.counters,
-		"GET /v1/ports/requested":      s.portMappings,
+		"GET /v1/rules":                answer(backend.Rules),
+		"GET /v1/rules/counters":       answer(backend.RuleCounters),
+		"GET /v1/config":               answer(backend.Config),
+		"GET /v1/counters":             answer(backend.Counters),
+		"GET /v1/ports/requested":      answer(backend.PortMappings),
 		"GET /v1/explain":              s.explain,
 		"GET /v1/check":                s.check,
 		"GET /v1/interfaces":           s.interfaces,
@@ -196,9 +196,12 @@ func readJSON(r *http.Request, into any) error {
 	return nil
 }
 
-func (s *Server) status(w http.ResponseWriter, _ *http.Request) error {
-	writeJSON(w, http.StatusOK, s.backend.Status())
-	return nil
+// answer makes the handler of a request that asks for what the backend knows.
+func answer[T any](what func() T) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, _ *http.Request) error {
+		writeJSON(w, http.StatusOK, what())
+		return nil
+	}
 }
 
 func (s *Server) ready(w http.ResponseWriter, _ *http.Request) error {
@@ -207,31 +210,6 @@ func (s *Server) ready(w http.ResponseWriter, _ *http.Request) error {
 		code = http.StatusServiceUnavailable
 	}
 	writeJSON(w, code, st)
-	return nil
-}
-
-func (s *Server) rules(w http.ResponseWriter, _ *http.Request) error {
-	writeJSON(w, http.StatusOK, s.backend.Rules())
-	return nil
-}
-
-func (s *Server) ruleCounters(w http.ResponseWriter, _ *http.Request) error {
-	writeJSON(w, http.StatusOK, s.backend.RuleCounters())
-	return nil
-}
-
-func (s *Server) portMappings(w http.ResponseWriter, _ *http.Request) error {
-	writeJSON(w, http.StatusOK, s.backend.PortMappings())
-	return nil
-}
-
-func (s *Server) config(w http.ResponseWriter, _ *http.Request) error {
-	writeJSON(w, http.StatusOK, s.backend.Config())
-	return nil
-}
-
-func (s *Server) counters(w http.ResponseWriter, _ *http.Request) error {
-	writeJSON(w, http.StatusOK, s.backend.Counters())
 	return nil
 }
 
