@@ -99,20 +99,12 @@ func (p *plan) proxiedRanges(l *link) []nat.AddrRange {
 
 // meets reports whether conditions on an interface and its area can hold for l.
 func (l *link) meets(name, area *rules.Match[string]) bool {
-	return holds(name, func(v string) bool { return matchName(v, l.name) }) &&
+	return holds(name, func(v string) bool { return rules.MatchName(v, l.name) }) &&
 		holds(area, func(v string) bool { return v == l.conf.Area })
 }
 
 func holds[T any](m *rules.Match[T], fits func(T) bool) bool {
 	return m.IsAny() || slices.ContainsFunc(m.Values, fits) == (m.Sense == rules.Is)
-}
-
-// matchName reports whether a name of a rule, which may end in *, fits name.
-func matchName(pattern, name string) bool {
-	if n := len(pattern) - 1; n >= 0 && pattern[n] == '*' {
-		return len(name) >= n && name[:n] == pattern[:n]
-	}
-	return pattern == name
 }
 
 // targets returns all addresses that dnat rules translate to, by their first

@@ -41,10 +41,8 @@ func inventedFor(i int) []netip.Prefix {
 
 // sideOf returns the side that an interface is on.
 func sideOf(c *config.Config, i *config.Interface) discover.Side {
-	for _, a := range c.Rules.Areas {
-		if a.Name == i.Area && a.Side == rules.Outside {
-			return discover.Outside
-		}
+	if id, ok := c.Rules.AreaID(i.Area); ok && c.Rules.Areas[id].Side == rules.Outside {
+		return discover.Outside
 	}
 	return discover.Inside
 }

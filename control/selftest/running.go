@@ -3,9 +3,9 @@ package selftest
 import (
 	"fmt"
 	"net/netip"
-	"strings"
 
 	"example.com/culvert/control/api"
+	"example.com/culvert/rules"
 	"example.com/culvert/rules/config"
 )
 
@@ -42,7 +42,7 @@ func declaredAs(list []config.Interface, name string) config.Interface {
 		if i.Name == name {
 			return i
 		}
-		if i.Pattern() && strings.HasPrefix(name, strings.TrimSuffix(i.Name, "*")) {
+		if rules.MatchName(i.Name, name) {
 			found = i
 		}
 	}
