@@ -76,20 +76,30 @@ func (g *Gateway) reload(cfg *config.Config, sample int) (api.Changes, error) {
 
 // replace puts cfg in force. g.mu must be held.
 func (g *Gateway) replace(cfg *config.Config) error {
-	if err := needsRestart(g.cfg, cfg); err != nil {
-		return err
-	}
-	if err := g.openSpaces(cfg); err != nil {
-		return err
-	}
-	p, err := g.plan(cfg)
+	p, err := g.planFor(cfg)
 	if err != nil {
 		return err
 	}
-	if missing := g.newlyAbsent(p); len(missing) > 0 {
-		return absentError(missing)
-	}
 	return g.reconcile(p, refuse)
+}
+
+// planFor makes the plan of a reload, with the namespaces that cfg names open. g.mu
+// must be held.
+func (g *Gateway) planFor(cfg *config.Config) (*plan, error) {
+	if err := needsRestart(g.cfg, cfg); err != nil {
+		return nil, err
+	}
+	if err := g.openSpaces(cfg); err != nil {
+		return nil, err
+	}
+	p, err := g.plan(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if missing := g.newlyAbsent(p); len(missing) > 0 {
+		return nil, absentError(missing)
+	}
+	return p, nil
 }
 
 // showChanges logs what became of flows that differ, and puts it into the status,
@@ -117,35 +127,32 @@ func (g *Gateway) foresee(cfg *config.Config, sample int) (api.ReloadResult, err
 	if g.phase != running {
 		return api.ReloadResult{}, ErrNotRunning
 	}
-	a := g.current.Load()
-	refused := func(err error) error {
-		return fmt.Errorf("reload would be %w, generation %d is active: %w", ErrRefused, a.generation, err)
-	}
-	if err := needsRestart(g.cfg, cfg); err != nil {
-		return api.ReloadResult{}, refused(err)
-	}
-	if err := g.openSpaces(cfg); err != nil {
-		return api.ReloadResult{}, refused(err)
-	}
-	defer g.pruneSpaces(g.cfg)
-	p, err := g.plan(cfg)
+	result, err := g.rehearse(cfg, sample)
 	if err != nil {
-		return api.ReloadResult{}, refused(err)
+		return api.ReloadResult{}, fmt.Errorf("reload would be %w, generation %d is active: %w", ErrRefused, g.current.Load().generation, err)
 	}
-	if missing := g.newlyAbsent(p); len(missing) > 0 {
-		return api.ReloadResult{}, refused(absentError(missing))
+	return result, nil
+}
+
+// rehearse goes the way of a reload up to where something would change. g.mu must be
+// held.
+func (g *Gateway) rehearse(cfg *config.Config, sample int) (r api.ReloadResult, err error) {
+	defer g.pruneSpaces(g.cfg)
+	p, err := g.planFor(cfg)
+	if err != nil {
+		return r, err
 	}
 	ids, err := p.assignIDs(g.ids)
 	if err != nil {
-		return api.ReloadResult{}, refused(err)
+		return r, err
 	}
 	st, err := g.state(p, ids, g.imagined(p, ids), g.lost(p))
 	if err != nil {
-		return api.ReloadResult{}, refused(err)
+		return r, err
 	}
 	survey, err := g.engine.Foresee(st, sample)
 	if err != nil {
-		return api.ReloadResult{}, refused(err)
+		return r, err
 	}
 	return api.ReloadResult{Generation: st.Program.Generation, Rules: len(st.Program.Rules()), Interfaces: len(p.links), Changes: changesOf(&survey)}, nil
 }
