@@ -100,16 +100,15 @@ func bound(l *link, o *openPort) boundInterface {
 	return b
 }
 
-// Status returns the health of the gateway.
-func (g *Gateway) Status() api.Status { return g.statusOf(g.current.Load()) }
-
 // Config returns the configuration in force.
 func (g *Gateway) Config() api.Config {
 	cfg := g.current.Load().cfg
 	return api.Config{File: cfg.File, Text: cfg.Text}
 }
 
-func (g *Gateway) statusOf(a *active) api.Status {
+// Status returns the health of the gateway.
+func (g *Gateway) Status() api.Status {
+	a := g.current.Load()
 	st := api.Status{
 		Name:       a.cfg.Gateway.Name,
 		Version:    Version(),

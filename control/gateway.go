@@ -116,10 +116,10 @@ func (g *Gateway) Start(ctx context.Context) error {
 		return errors.Join(err, g.services.close(ctx), g.releaseLocked())
 	}
 	g.phase = running
-	st := g.statusOf(g.current.Load())
-	g.log.Info("gateway is up", "name", st.Name, "generation", st.Generation,
-		"interfaces", len(st.Interfaces), "rules", st.Rules)
-	g.tell(g.opts.Notify.Ready(statusLine(st)))
+	a := g.current.Load()
+	g.log.Info("gateway is up", "name", a.cfg.Gateway.Name, "generation", a.generation,
+		"interfaces", len(a.interfaces), "rules", a.rules)
+	g.tell(g.opts.Notify.Ready(statusLine(a)))
 	return nil
 }
 
@@ -280,6 +280,6 @@ func (g *Gateway) tell(err error) {
 	}
 }
 
-func statusLine(st api.Status) string {
-	return fmt.Sprintf("generation %d, %d interfaces, %d rules", st.Generation, len(st.Interfaces), st.Rules)
+func statusLine(a *active) string {
+	return fmt.Sprintf("generation %d, %d interfaces, %d rules", a.generation, len(a.interfaces), a.rules)
 }

@@ -58,13 +58,13 @@ func (g *Gateway) reload(cfg *config.Config, sample int) (api.Changes, error) {
 	g.tell(g.opts.Notify.Reloading())
 	before := g.engine.Ruleset()
 	err := g.replace(cfg)
-	st := g.statusOf(g.current.Load())
-	g.tell(g.opts.Notify.Ready(statusLine(st)))
+	a := g.current.Load()
+	g.tell(g.opts.Notify.Ready(statusLine(a)))
 	if err != nil {
-		g.log.Warn("reload refused", "generation", st.Generation, "error", err)
-		return api.Changes{}, fmt.Errorf("reload %w, generation %d stays active: %w", ErrRefused, st.Generation, err)
+		g.log.Warn("reload refused", "generation", a.generation, "error", err)
+		return api.Changes{}, fmt.Errorf("reload %w, generation %d stays active: %w", ErrRefused, a.generation, err)
 	}
-	g.log.Info("reloaded", "generation", st.Generation, "interfaces", len(st.Interfaces), "rules", st.Rules)
+	g.log.Info("reloaded", "generation", a.generation, "interfaces", len(a.interfaces), "rules", a.rules)
 	if hasHelpers(cfg) && !g.helped {
 		g.log.Warn("helpers were added while running: what they announce is not checked against live flows until a restart")
 	}
