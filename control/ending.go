@@ -12,6 +12,7 @@ import (
 type losses struct {
 	addresses map[netip.Addr]conntrack.Cause // the gateway's own, and those that rules translated to
 	links     []netip.Prefix                 // networks of interfaces that go
+	rerouted  bool                           // routes are others than before; known once the state is applied
 }
 
 // lost compares p with what is in force. g.mu must be held.
@@ -94,8 +95,8 @@ func (x *losses) behind(a tuple.Addr) bool {
 }
 
 // endStranded ends the flows bound to uplinks that a new state has taken away.
-func (g *Gateway) endStranded() {
-	if !g.rerouted {
+func (g *Gateway) endStranded(x *losses) {
+	if !x.rerouted {
 		return
 	}
 	if n := g.engine.EndStranded(); n > 0 {

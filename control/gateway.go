@@ -47,7 +47,6 @@ type Gateway struct {
 	ports       map[key]*openPort
 	uplinks     map[key]*uplink
 	routes      []route.Route // in force
-	rerouted    bool          // they are others than before
 	lastPlan    *plan         // that was carried out; nil before Start
 	retry       *time.Timer   // nil unless something is to be tried again
 	services    services

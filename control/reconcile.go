@@ -152,8 +152,9 @@ func (g *Gateway) apply(p *plan, ids map[key]uint16, ports map[key]*openPort, lo
 	if err := g.own.Do(func() error { return g.engine.Apply(st) }); err != nil {
 		return nil, err
 	}
-	g.rerouted = !slices.Equal(g.routes, st.Routes.Routes())
-	g.routes = st.Routes.Routes()
+	routes := st.Routes.Routes()
+	lost.rerouted = !slices.Equal(g.routes, routes)
+	g.routes = routes
 	return st.Program, nil
 }
 
@@ -227,7 +228,7 @@ func (g *Gateway) afterwards(p *plan, old map[key]*openPort, lost *losses) {
 	g.pruneSpaces(p.cfg)
 	g.servePorts(p)
 	g.end(lost)
-	g.endStranded()
+	g.endStranded(lost)
 }
 
 // newlyAbsent returns the interfaces of p that are absent and were not before.
