@@ -15,10 +15,10 @@ type losses struct {
 	rerouted  bool                           // routes are others than before; known once the state is applied
 }
 
-// lost compares p with what is in force. g.mu must be held.
-func (g *Gateway) lost(p *plan) *losses {
+// lost compares p, and what is proxied in it, with what is in force. g.mu must be held.
+func (g *Gateway) lost(p *plan, proxied []proxies) *losses {
 	x := &losses{addresses: make(map[netip.Addr]conntrack.Cause)}
-	kept := p.external()
+	kept := p.external(proxied)
 	for _, o := range g.ports {
 		why := conntrack.AddressLost
 		if p.find(o.key) == nil {
@@ -44,15 +44,13 @@ func (g *Gateway) lost(p *plan) *losses {
 
 // external returns the addresses that packets find at the gateway: its own, and
 // those that its rules translate from and to on its links.
-func (p *plan) external() map[netip.Addr]struct{} {
+func (p *plan) external(proxied []proxies) map[netip.Addr]struct{} {
 	all := make(map[netip.Addr]struct{})
 	for i := range p.links {
-		l := &p.links[i]
-		for _, a := range l.addresses {
+		for _, a := range p.links[i].addresses {
 			all[a.Addr()] = struct{}{}
 		}
-		proxied, _ := p.proxied(l)
-		for _, a := range proxied {
+		for _, a := range proxied[i].addrs {
 			all[a] = struct{}{}
 		}
 	}

@@ -21,10 +21,14 @@ const maxProxied = 1 << 16
 // Of ranges too large for one link, truncated tells how many addresses were left
 // out.
 func (p *plan) proxied(l *link) (addrs []netip.Addr, truncated uint64) {
+	ranges := p.proxiedRanges(l)
+	if len(ranges) == 0 {
+		return nil, 0
+	}
 	others := p.others(l)
 	targets := p.targets()
 	want := make(map[netip.Addr]struct{})
-	for _, r := range p.proxiedRanges(l) {
+	for _, r := range ranges {
 		if r.Size() > uint64(maxProxied-len(want)) {
 			truncated += r.Size()
 			continue
@@ -43,6 +47,21 @@ func (p *plan) proxied(l *link) (addrs []netip.Addr, truncated uint64) {
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	return addrs, truncated
+}
+
+// proxies are the addresses that are proxied on a link.
+type proxies struct {
+	addrs     []netip.Addr
+	truncated uint64 // so many were left out
+}
+
+// proxies returns what is proxied on each link, in their order.
+func (p *plan) proxies() []proxies {
+	all := make([]proxies, len(p.links))
+	for i := range p.links {
+		all[i].addrs, all[i].truncated = p.proxied(&p.links[i])
+	}
+	return all
 }
 
 // others returns addresses that are not to be proxied on l, whatever the rules

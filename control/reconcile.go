@@ -37,7 +37,8 @@ func (g *Gateway) reconcile(p *plan, failure onFailure) error {
 	if err != nil {
 		return err
 	}
-	lost := g.lost(p)
+	proxied := p.proxies()
+	lost := g.lost(p, proxied)
 	program, err := g.apply(p, ids, ports, lost)
 	if err != nil {
 		return errors.Join(err, g.undo(opened))
@@ -47,7 +48,7 @@ func (g *Gateway) reconcile(p *plan, failure onFailure) error {
 	g.watchUplinks(p)
 	g.publish(p, program, leftOut)
 	g.logChanges(was, g.current.Load())
-	g.afterwards(p, old, lost)
+	g.afterwards(p, old, proxied, lost)
 	if g.retry != nil {
 		g.retry.Stop()
 		g.retry = nil
@@ -201,15 +202,14 @@ func portConfig(l *link, o *openPort) dataplane.PortConfig {
 // afterwards does what follows from a new state: addresses are announced, ports
 // that are gone are closed, flows that cannot work any more are ended. The state
 // is in force already, so failures are logged.
-func (g *Gateway) afterwards(p *plan, old map[key]*openPort, lost *losses) {
+func (g *Gateway) afterwards(p *plan, old map[key]*openPort, proxied []proxies, lost *losses) {
 	for i := range p.links {
 		l := &p.links[i]
-		proxied, truncated := p.proxied(l)
-		if truncated > 0 {
+		if truncated := proxied[i].truncated; truncated > 0 {
 			g.log.Warn("too many addresses to answer for: route them to the gateway instead",
 				"interface", l.key.String(), "left_out", truncated)
 		}
-		if err := g.announce(g.ports[l.key], l.addresses, proxied); err != nil {
+		if err := g.announce(g.ports[l.key], l.addresses, proxied[i].addrs); err != nil {
 			g.log.Error("addresses are not answered for", "error", err)
 		}
 	}

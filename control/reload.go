@@ -146,7 +146,7 @@ func (g *Gateway) rehearse(cfg *config.Config, sample int) (r api.ReloadResult, 
 	if err != nil {
 		return r, err
 	}
-	st, err := g.state(p, ids, g.imagined(p, ids), g.lost(p))
+	st, err := g.state(p, ids, g.imagined(p, ids), g.lost(p, p.proxies()))
 	if err != nil {
 		return r, err
 	}
