@@ -136,10 +136,7 @@ func (m *expecting) announce(t *testing.T, gw *netns.Gateway, from, to, real net
 		must(t, gw.Do(func() error { return m.tellKernel(from, to, real.Port()) }))
 		return
 	}
-	ones := "255.255.255.255"
-	if !from.Addr().Is4() {
-		ones = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
-	}
+	ones := allOnes(from.Addr()).String()
 	_, err := gw.Ctl(t.Context(), "conntrack", "-I", "expect", "-p", "tcp", "-t", "60",
 		"-s", m.from.Addr().String(), "--sport", strconv.Itoa(int(m.from.Port())), "-d", m.to.Addr().String(), "--dport", strconv.Itoa(int(m.to.Port())),
 		"--tuple-src", from.Addr().String(), "--tuple-port-src", strconv.Itoa(int(from.Port())),
@@ -182,15 +179,6 @@ func (m *expecting) tellKernel(from, to netip.AddrPort, realPort uint16) error {
 	req.AddData(nl.NewRtAttr(expectFn, nl.ZeroTerminated("nat-follow-master")))
 	_, err := req.Execute(unix.NETLINK_NETFILTER, 0)
 	return err
-}
-
-func allOnes(like netip.Addr) netip.Addr {
-	b := like.AsSlice()
-	for i := range b {
-		b[i] = 0xff
-	}
-	all, _ := netip.AddrFromSlice(b)
-	return all
 }
 
 // tupleAttr builds the attribute of a TCP tuple.

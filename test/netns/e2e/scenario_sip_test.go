@@ -141,14 +141,6 @@ func wantLines(t *testing.T, heard string, lines ...string) {
 	}
 }
 
-// inURI writes an address as URIs have it.
-func inURI(a netip.Addr) string {
-	if a.Is4() {
-		return a.String()
-	}
-	return "[" + a.String() + "]"
-}
-
 // sipVersion writes the version of a's family as SDP does.
 func sipVersion(a netip.Addr) string {
 	if a.Is4() {

@@ -125,17 +125,14 @@ func tftpTransfers(t *testing.T, h *house, f *family, site ftpSite) {
 func TestTFTPExpectationsAreListed(t *testing.T) {
 	eachGateway(t, tftpThrough, func(t *testing.T, h *house) {
 		eachFamily(t, func(t *testing.T, f *family) {
-			mask := "255.255.255.255"
-			if !f.is4() {
-				mask = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
-			}
+			mask := allOnes(f.first)
 			server, client := bindUDP(t, h.server, at(f.server, 69)), bindUDP(t, h.first, at(f.first, 30069))
 			_, err := client.WriteToUDPAddrPort([]byte("\x00\x01file\x00octet\x00"), at(f.server, 69))
 			must(t, err)
 			if got := server.receive(t); got != "\x00\x01file\x00octet\x00" {
 				t.Errorf("the server got %q", got)
 			}
-			h.wantExpectation(t, fmt.Sprintf("proto=17 src=%v dst=%v sport=0 dport=30069 mask-src=%s mask-dst=%s sport=0 dport=65535 "+
+			h.wantExpectation(t, fmt.Sprintf("proto=17 src=%v dst=%v sport=0 dport=30069 mask-src=%v mask-dst=%v sport=0 dport=65535 "+
 				"master-src=%v master-dst=%v sport=30069 dport=69 class=0 helper=tftp", f.server, f.outside, mask, mask, f.first, f.server))
 			transfer := bindUDP(t, h.server, at(f.server, 50069))
 			_, err = transfer.WriteToUDPAddrPort([]byte("data"), at(f.outside, 30069))

@@ -20,14 +20,6 @@ func (f *family) outer(n string) netip.Addr {
 	return netip.MustParseAddr("2001:db8:a::" + n)
 }
 
-// host writes an address as it stands before a port.
-func host(a netip.Addr) string {
-	if a.Is4() {
-		return a.String()
-	}
-	return "[" + a.String() + "]"
-}
-
 // write fills the names of a family into a rule.
 func (f *family) write(rule string) string {
 	ip, block := "ip", "/28"
@@ -35,16 +27,16 @@ func (f *family) write(rule string) string {
 	if !f.is4() {
 		ip, block, inside, outside = "ip6", "/120", "fd00:1::", "2001:db8:a::6400"
 	}
-	names := []string{"$(first)", host(f.first), "$(second)", host(f.second), "$family", f.name, "$ip", ip, "$first", f.first.String(), "$second", f.second.String(), "$server", f.server.String(),
+	names := []string{"$(first)", inURI(f.first), "$(second)", inURI(f.second), "$family", f.name, "$ip", ip, "$first", f.first.String(), "$second", f.second.String(), "$server", f.server.String(),
 		"$outside", f.outside.String(), "$block_in", inside + block, "$block_out", outside + block}
 	for _, n := range outerNumbers {
-		names = append(names, "$(x"+n+")", host(f.outer(n)), "$x"+n, f.outer(n).String())
+		names = append(names, "$(x"+n+")", inURI(f.outer(n)), "$x"+n, f.outer(n).String())
 	}
 	return strings.NewReplacer(names...).Replace(rule)
 }
 
 // outerNumbers are the addresses that rules use by themselves.
-var outerNumbers = []string{"51", "52", "53", "54", "55", "56", "57"}
+var outerNumbers = []string{"51", "52", "53", "54", "55", "56"}
 
 // netmapped are where the first host's netmap leads.
 func (f *family) netmapped() netip.Addr {

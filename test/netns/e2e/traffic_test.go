@@ -29,6 +29,24 @@ const patience = 15 * time.Second
 // at joins an address and a port.
 func at(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
 
+// inURI writes an address as URIs have it, and whatever puts a port behind it.
+func inURI(a netip.Addr) string {
+	if a.Is4() {
+		return a.String()
+	}
+	return "[" + a.String() + "]"
+}
+
+// allOnes is the mask of a single address.
+func allOnes(like netip.Addr) netip.Addr {
+	b := like.AsSlice()
+	for i := range b {
+		b[i] = 0xff
+	}
+	all, _ := netip.AddrFromSlice(b)
+	return all
+}
+
 // serveTCP accepts connections inside a host and handles each on a goroutine until the
 // test ends.
 func serveTCP(t *testing.T, host *netns.Host, on netip.AddrPort, handle func(net.Conn)) {
