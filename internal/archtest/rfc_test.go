@@ -2,6 +2,7 @@ package archtest
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -75,24 +76,18 @@ func testsByPackage(t *testing.T) []string {
 	t.Helper()
 	name := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
 	var all []string
-	files, err := filepath.Glob("../../*/*_test.go")
-	for _, deeper := range []string{"../../*/*/*_test.go", "../../*/*/*/*_test.go"} {
-		more, deeperErr := filepath.Glob(deeper)
-		if files = append(files, more...); err == nil {
-			err = deeperErr
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
 		}
-	}
+		text, err := os.ReadFile(path)
+		for _, m := range name.FindAllStringSubmatch(string(text), -1) {
+			all = append(all, filepath.Base(filepath.Dir(path))+"."+m[1])
+		}
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
-	}
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, m := range name.FindAllStringSubmatch(string(text), -1) {
-			all = append(all, filepath.Base(filepath.Dir(file))+"."+m[1])
-		}
 	}
 	return all
 }
