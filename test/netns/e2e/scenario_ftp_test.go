@@ -17,7 +17,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"example.com/culvert/test/netns"
 )
@@ -170,9 +169,7 @@ func tool(t *testing.T, name string) string {
 // fileTransfers moves a file in every way that the clients know.
 func fileTransfers(t *testing.T, h *house, f *family, server ftpServer, site ftpSite) {
 	root := t.TempDir()
-	for dir := root; strings.HasPrefix(dir, os.TempDir()) && dir != os.TempDir(); dir = filepath.Dir(dir) {
-		must(t, os.Chmod(dir, 0o755)) // for the anonymous user
-	}
+	letIn(t, root) // the anonymous user
 	in := filepath.Join(root, "in")
 	must(t, os.Mkdir(in, 0o755))
 	must(t, os.Chmod(in, 0o777))
@@ -188,13 +185,7 @@ func fileTransfers(t *testing.T, h *house, f *family, server ftpServer, site ftp
 
 	daemon := server.start(t, site.server, site.on, root)
 	defer func() { must(t, daemon.Stop()) }()
-	until(t, server.name+" listens", func() bool {
-		c, err := site.server.Dial(t.Context(), "tcp", at(site.on, 21).String())
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
+	listens(t, server.name, site.server, at(site.on, 21))
 	url := "ftp://" + at(site.to, 21).String() + "/"
 	out := filepath.Join(t.TempDir(), "out")
 	for _, way := range ftpWays(f, url, site.to.String(), file, out) {
@@ -209,19 +200,35 @@ func fileTransfers(t *testing.T, h *house, f *family, server ftpServer, site ftp
 			if way.stores {
 				came = filepath.Join(in, "file")
 			}
-			var got []byte
-			until(t, "the file has come", func() bool { // a server may close it after its client has gone
-				got, err = os.ReadFile(came)
-				return err == nil && len(got) == len(text)
-			})
-			if !bytes.Equal(got, text) {
-				t.Errorf("%d bytes came, and they differ", len(got))
-			}
+			wantFile(t, came, text)
 		})
 	}
 	if t.Failed() {
 		t.Logf("%s:\n%s", server.name, daemon.Output())
 		h.logGateway(t)
+	}
+}
+
+// letIn lets other users into a directory of a test.
+func letIn(t *testing.T, dir string) {
+	t.Helper()
+	for ; strings.HasPrefix(dir, os.TempDir()) && dir != os.TempDir(); dir = filepath.Dir(dir) {
+		must(t, os.Chmod(dir, 0o755))
+	}
+}
+
+// wantFile waits until a file has come: a server may close it after its client has
+// gone.
+func wantFile(t *testing.T, path string, want []byte) {
+	t.Helper()
+	var got []byte
+	until(t, "the file has come", func() bool {
+		var err error
+		got, err = os.ReadFile(path)
+		return err == nil && len(got) == len(want)
+	})
+	if !bytes.Equal(got, want) {
+		t.Errorf("%d bytes came, and they differ", len(got))
 	}
 }
 
@@ -285,14 +292,7 @@ type script struct {
 
 func newScript(t *testing.T, site ftpSite, from netip.AddrPort) *script {
 	t.Helper()
-	ln, err := site.server.Listen("tcp", at(site.on, 21).String())
-	must(t, err)
-	defer ln.Close()
-	c := dial(t, site.client, from, at(site.to, 21))
-	s, err := ln.Accept()
-	must(t, err)
-	t.Cleanup(func() { s.Close() })
-	must(t, s.SetDeadline(time.Now().Add(patience)))
+	c, s := pair(t, site.client, site.server, from, at(site.on, 21), at(site.to, 21))
 	wrap := func(rw io.ReadWriter) *bufio.ReadWriter {
 		return bufio.NewReadWriter(bufio.NewReader(rw), bufio.NewWriter(rw))
 	}

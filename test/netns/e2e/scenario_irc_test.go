@@ -66,13 +66,7 @@ PAM = no
 			t.Logf("ngircd:\n%s", p.Output())
 		}
 	})
-	until(t, "ngircd listens", func() bool {
-		c, err := h.server.Dial(t.Context(), "tcp", at(on, 6667).String())
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
+	listens(t, "ngircd", h.server, at(on, 6667))
 }
 
 // chatter is a client of IRC.

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -68,14 +67,9 @@ func exchange(t *testing.T, from, to net.Conn, b []byte) (words [2]uint16) {
 // newCall sets up a call of a client with the server: ids are what each calls itself.
 func newCall(t *testing.T, h *house, client *netns.Host, from netip.AddrPort, own, its uint16) *pptpCall {
 	t.Helper()
-	ln, err := h.server.Listen("tcp", at(ipv4.server, 1723).String())
-	must(t, err)
-	defer ln.Close()
-	c := &pptpCall{client: dial(t, client, from, at(ipv4.server, 1723))}
-	c.server, err = ln.Accept()
-	must(t, err)
-	t.Cleanup(func() { c.server.Close() })
-	must(t, c.server.SetDeadline(time.Now().Add(patience)))
+	service := at(ipv4.server, 1723)
+	c := &pptpCall{}
+	c.client, c.server = pair(t, client, h.server, from, service, service)
 	exchange(t, c.client, c.server, pptpMessage(1, 156, 0x100))
 	exchange(t, c.server, c.client, pptpMessage(2, 156, 0x100, 0x100))
 	c.id = exchange(t, c.client, c.server, pptpMessage(7, 168, own))[0]

@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"example.com/culvert/test/netns"
 )
@@ -178,15 +177,8 @@ func TestSlipstreaming(t *testing.T) {
 func (s *shape) try(t *testing.T, h *house) {
 	f := &ipv4
 	left := h.metric(t, helpersLeft)
-	ln, err := h.server.Listen("tcp", at(f.server, s.server).String())
-	must(t, err)
-	defer ln.Close()
-	victim := dial(t, h.first, at(f.first, 0), at(f.server, s.server))
-	evil, err := ln.Accept()
-	must(t, err)
-	defer evil.Close()
-	must(t, evil.SetDeadline(time.Now().Add(patience)))
-	must(t, victim.SetDeadline(time.Now().Add(patience)))
+	service := at(f.server, s.server)
+	victim, evil := pair(t, h.first, h.server, at(f.first, 0), service, service)
 	deliver(t, evil, victim, s.greets)
 	last := len(s.says) - 1
 	for _, text := range s.says[:last] {

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -71,9 +70,7 @@ func TestTFTP(t *testing.T) {
 // tftpTransfers moves a file both ways between tftpd-hpa and the client of tftp-hpa.
 func tftpTransfers(t *testing.T, h *house, f *family, site ftpSite) {
 	root := t.TempDir()
-	for dir := root; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
-		must(t, os.Chmod(dir, 0o755)) // for the user that the daemon becomes
-	}
+	letIn(t, root) // the user that the daemon becomes
 	must(t, os.Chmod(root, 0o777))
 	text := make([]byte, 100_000)
 	_, _ = rand.Read(text)
@@ -104,13 +101,9 @@ func tftpTransfers(t *testing.T, h *house, f *family, site ftpSite) {
 			defer cancel()
 			out, err := site.client.Exec(ctx, "tftp", option, "-m", "octet", site.to.String(), "-c", way.verb, way.from, way.to)
 			must(t, err)
-			var got []byte
-			until(t, "the file has come", func() bool { // the server may close it after its client has gone
-				got, err = os.ReadFile(way.came)
-				return err == nil && len(got) == len(text)
-			})
-			if !bytes.Equal(got, text) {
-				t.Errorf("%d bytes came, and they differ: %s", len(got), out)
+			wantFile(t, way.came, text)
+			if t.Failed() {
+				t.Logf("tftp: %s", out)
 			}
 		})
 	}

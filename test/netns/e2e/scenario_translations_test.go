@@ -27,7 +27,7 @@ func (f *family) write(rule string) string {
 	if !f.is4() {
 		ip, block, inside, outside = "ip6", "/120", "fd00:1::", "2001:db8:a::6400"
 	}
-	names := []string{"$(first)", inURI(f.first), "$(second)", inURI(f.second), "$family", f.name, "$ip", ip, "$first", f.first.String(), "$second", f.second.String(), "$server", f.server.String(),
+	names := []string{"$(first)", inURI(f.first), "$(second)", inURI(f.second), "$family", f.name, "$ip", ip, "$first", f.first.String(), "$second", f.second.String(),
 		"$outside", f.outside.String(), "$block_in", inside + block, "$block_out", outside + block}
 	for _, n := range outerNumbers {
 		names = append(names, "$(x"+n+")", inURI(f.outer(n)), "$x"+n, f.outer(n).String())

@@ -68,6 +68,18 @@ func serveTCP(t *testing.T, host *netns.Host, on netip.AddrPort, handle func(net
 	}()
 }
 
+// listens waits until a program that was started accepts connections.
+func listens(t *testing.T, program string, host *netns.Host, on netip.AddrPort) {
+	t.Helper()
+	until(t, program+" listens", func() bool {
+		c, err := host.Dial(t.Context(), "tcp", on.String())
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+}
+
 // greet tells a client whom the server sees, then returns whatever it gets.
 func greet(c net.Conn) {
 	if _, err := fmt.Fprintf(c, "%s\n", c.RemoteAddr()); err == nil {
@@ -83,6 +95,21 @@ func dial(t *testing.T, host *netns.Host, from, to netip.AddrPort) net.Conn {
 	t.Cleanup(func() { c.Close() })
 	must(t, c.SetDeadline(time.Now().Add(patience)))
 	return c
+}
+
+// pair connects a client to a socket that the test itself listens on: both ends are
+// the test's. on is where the server listens, to what the client calls it.
+func pair(t *testing.T, client, server *netns.Host, from, on, to netip.AddrPort) (near, far net.Conn) {
+	t.Helper()
+	ln, err := server.Listen("tcp", on.String())
+	must(t, err)
+	defer ln.Close()
+	near = dial(t, client, from, to)
+	far, err = ln.Accept()
+	must(t, err)
+	t.Cleanup(func() { far.Close() })
+	must(t, far.SetDeadline(time.Now().Add(patience)))
+	return near, far
 }
 
 // conversation is a connection to a greeting server.
