@@ -145,6 +145,26 @@ func TestEachSwappedBehaviourIsReported(t *testing.T) {
 	}
 }
 
+func TestSYNRefusedTooSoonIsAgainstItsRequirement(t *testing.T) {
+	for wait, want := range map[time.Duration]bool{3 * time.Second: false, 5 * time.Second: false, 6 * time.Second: true} {
+		b := good()
+		b.synWait = wait
+		found := false
+		for _, l := range run(t, b, hosts4, Basic).Lines() {
+			if l.Test != "unsolicited SYN" {
+				continue
+			}
+			found = true
+			if len(l.Verdicts) != 1 || l.Verdicts[0].Complies != want {
+				t.Errorf("refused after %v: %s %v, want complies %v", wait, l.Result, l.Verdicts, want)
+			}
+		}
+		if !found {
+			t.Error("no line about unsolicited SYNs")
+		}
+	}
+}
+
 // web are forwarded ports of a model.
 var web = map[uint16]netip.AddrPort{
 	443: netip.MustParseAddrPort("10.0.0.6:8443"), 6000: netip.MustParseAddrPort("10.0.0.7:7000"), 6001: netip.MustParseAddrPort("10.0.0.7:7001"),

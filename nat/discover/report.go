@@ -256,7 +256,7 @@ func (r *Report) Lines() []Line {
 	if c.SYNWait != 0 {
 		syn += " after " + c.SYNWait.String()
 	}
-	patient := c.UnsolicitedSYN != SYNReset && (c.UnsolicitedSYN != SYNAtOnce || c.SYNWait.atLeast(synLeast))
+	patient := c.UnsolicitedSYN != SYNReset && c.UnsolicitedSYN != SYNAtOnce && (c.UnsolicitedSYN != SYNHeld || c.SYNWait.atLeast(synLeast))
 	l.add("unsolicited SYN", syn, met(5382, "REQ-4", patient && c.SYNForgotten))
 	l.errors(&r.TCP.Errors, met(5382, "REQ-9", len(r.TCP.Errors.Inbound) > 0), met(5382, "REQ-10", r.TCP.Errors.Survives))
 
