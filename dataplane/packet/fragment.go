@@ -120,21 +120,18 @@ func (p *Packet) writeFragment(ip []byte, more bool) {
 		if more {
 			field |= 1
 		}
-		be.PutUint16(ip[4:], uint16(p.L3Len-ipv6Len))
 		be.PutUint16(ip[len(ip)-fragmentLen+2:], field)
-		return
+	} else {
+		field := p.FragOff / 8
+		if more {
+			field |= moreFragments
+		}
+		if p.Flags&DontFragment != 0 {
+			field |= dontFragment
+		}
+		be.PutUint16(ip[6:], field)
 	}
-	field := p.FragOff / 8
-	if more {
-		field |= moreFragments
-	}
-	if p.Flags&DontFragment != 0 {
-		field |= dontFragment
-	}
-	be.PutUint16(ip[2:], uint16(p.L3Len))
-	be.PutUint16(ip[6:], field)
-	be.PutUint16(ip[10:], 0)
-	be.PutUint16(ip[10:], ^sumWords(ip))
+	putLength(ip, p.Tuple.Family, p.L3Len)
 }
 
 // describeFragment sets what Parse would of a fragment cut from whole.

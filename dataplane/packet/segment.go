@@ -110,26 +110,37 @@ func seal(p *Packet, ip, payload []byte) {
 	h := ip[p.L4-p.L3:]
 	size := len(h) + len(payload)
 	t := &p.Tuple
-	var addrs []byte
-	if t.Family == tuple.IPv4 {
-		be.PutUint16(ip[2:], uint16(len(ip)+len(payload)))
-		be.PutUint16(ip[10:], 0)
-		be.PutUint16(ip[10:], ^sumWords(ip[:p.L4-p.L3]))
-		addrs = ip[12:20]
-	} else {
-		be.PutUint16(ip[4:], uint16(len(ip)+len(payload)-ipv6Len))
-		addrs = ip[8:40]
-	}
+	putLength(ip[:p.L4-p.L3], t.Family, len(ip)+len(payload))
 	if t.Proto == tuple.UDP {
 		be.PutUint16(h[4:], uint16(size))
 	}
 	at := sumOffset(t.Proto)
 	be.PutUint16(h[at:], 0)
 	// Headers are a multiple of 4 long, so their sum and the payload's add up.
-	s := uint64(sumWords(addrs)) + uint64(t.Proto) + uint64(size) + uint64(sumWords(h))
+	s := uint64(sumWords(addrsOf(ip, t.Family))) + uint64(t.Proto) + uint64(size) + uint64(sumWords(h))
 	sum := ^checksum.Checksum(payload, fold(s))
 	if sum == 0 && t.Proto == tuple.UDP {
 		sum = 0xffff // RFC 768
 	}
 	be.PutUint16(h[at:], sum)
+}
+
+// putLength writes the length n of an IP packet into its headers ip, and the
+// header checksum of IPv4.
+func putLength(ip []byte, family uint8, n int) {
+	if family == tuple.IPv6 {
+		be.PutUint16(ip[4:], uint16(n-ipv6Len))
+		return
+	}
+	be.PutUint16(ip[2:], uint16(n))
+	be.PutUint16(ip[10:], 0)
+	be.PutUint16(ip[10:], ^sumWords(ip))
+}
+
+// addrsOf returns both addresses of the IP header that ip begins with.
+func addrsOf(ip []byte, family uint8) []byte {
+	if family == tuple.IPv4 {
+		return ip[12:20]
+	}
+	return ip[8:40]
 }

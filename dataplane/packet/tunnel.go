@@ -136,11 +136,8 @@ func sealTunnel(p *Packet, b []byte, index int) {
 		be.PutUint16(h[4:], uint16(len(h)))
 		if be.Uint16(h[6:]) != 0 {
 			be.PutUint16(h[6:], 0)
-			addrs := outer[8:40]
-			if p.Tuple.Family == tuple.IPv4 {
-				addrs = outer[12:20]
-			}
-			sum := ^checksum.Checksum(h, fold(uint64(sumWords(addrs))+uint64(tuple.UDP)+uint64(len(h))))
+			addrs := sumWords(addrsOf(outer, p.Tuple.Family))
+			sum := ^checksum.Checksum(h, fold(uint64(addrs)+uint64(tuple.UDP)+uint64(len(h))))
 			if sum == 0 {
 				sum = 0xffff // RFC 768
 			}
@@ -152,16 +149,4 @@ func sealTunnel(p *Packet, b []byte, index int) {
 			be.PutUint16(h[greSumAt:], ^checksum.Checksum(h, 0))
 		}
 	}
-}
-
-// putLength writes the length n of an IP packet into its headers ip, and the
-// header checksum of IPv4.
-func putLength(ip []byte, family uint8, n int) {
-	if family == tuple.IPv6 {
-		be.PutUint16(ip[4:], uint16(n-ipv6Len))
-		return
-	}
-	be.PutUint16(ip[2:], uint16(n))
-	be.PutUint16(ip[10:], 0)
-	be.PutUint16(ip[10:], ^sumWords(ip))
 }
