@@ -347,14 +347,14 @@ func TestFTPExpectationsAreListed(t *testing.T) {
 		s.reply(t, "200 fine", "200 fine")
 		want := fmt.Sprintf("proto=6 src=%v dst=%v sport=0 dport=40001 %s", f.server, f.outside, tail)
 		h.wantExpectation(t, want)
-		wantEvent(t, events, "[NEW]", want)
+		wantEvent(t, events, "[NEW]", expectationLife, want)
 		active := talk(t, h.server, at(f.server, 20), at(f.outside, 40001))
 		if active.seen != at(f.server, 20) {
 			t.Errorf("the client sees %v", active.seen)
 		}
 		h.wantFlow(t, fmt.Sprintf("tcp 6 431999 ESTABLISHED src=%v dst=%v sport=20 dport=40001 src=%v dst=%v sport=40001 dport=20 [ASSURED] mark=33 use=1",
 			f.server, f.outside, f.first, f.server))
-		wantEvent(t, events, "[DESTROY]", want)
+		wantEvent(t, events, "[DESTROY]", expectationLife, want)
 
 		serveTCP(t, h.server, at(f.server, 50000), greet)
 		s.command(t, "PASV", "PASV")
@@ -371,17 +371,20 @@ func TestFTPExpectationsAreListed(t *testing.T) {
 }
 
 // sameExpectation reports whether the words of a line, after the seconds that are
-// left, are those of want. It has 300 seconds, or a little less.
-func sameExpectation(words []string, want string) bool {
-	return len(words) > 1 && nearly(words[0], "300") && strings.Join(words[1:], " ") == want
+// left, are those of want. It has about life seconds.
+func sameExpectation(words []string, life, want string) bool {
+	return len(words) > 1 && nearly(words[0], life) && strings.Join(words[1:], " ") == want
 }
 
-// wantEvent waits for an event of an expectation.
-func wantEvent(t *testing.T, events *netns.Process, kind, want string) {
+// expectationLife are the seconds that most helpers' expectations have.
+const expectationLife = "300"
+
+// wantEvent waits for an event of an expectation that has about life seconds.
+func wantEvent(t *testing.T, events *netns.Process, kind, life, want string) {
 	t.Helper()
-	until(t, kind+" "+want, func() bool {
+	until(t, "event "+kind+" "+want, func() bool {
 		for line := range strings.Lines(events.Output()) {
-			if words := strings.Fields(line); len(words) > 0 && words[0] == kind && sameExpectation(words[1:], want) {
+			if words := strings.Fields(line); len(words) > 0 && words[0] == kind && sameExpectation(words[1:], life, want) {
 				return true
 			}
 		}
@@ -394,7 +397,7 @@ func (h *house) wantExpectation(t *testing.T, want string) {
 	t.Helper()
 	until(t, "expectation "+want, func() bool {
 		for line := range strings.Lines(h.expected(t)) {
-			if sameExpectation(strings.Fields(line), want) {
+			if sameExpectation(strings.Fields(line), expectationLife, want) {
 				return true
 			}
 		}

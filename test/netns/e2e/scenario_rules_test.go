@@ -95,11 +95,8 @@ const nftSets = `
 // judgements are the rules of one house.
 func judgements(now time.Time) []judged {
 	now = now.UTC()
-	today, tomorrow := strings.ToLower(now.Weekday().String()[:3]), strings.ToLower((now.Weekday() + 1).String()[:3])
-	if now.Weekday() == time.Saturday {
-		tomorrow = "sun"
-	}
-	long := map[string]string{"sun": "Sunday", "mon": "Monday", "tue": "Tuesday", "wed": "Wednesday", "thu": "Thursday", "fri": "Friday", "sat": "Saturday"}
+	today, tomorrow := now.Weekday(), (now.Weekday()+1)%7
+	short := func(d time.Weekday) string { return strings.ToLower(d.String()[:3]) }
 	from, until := now.Add(-2*time.Hour).Format("15:04"), now.Add(2*time.Hour).Format("15:04")
 	return []judged{
 		{claim: "a set of addresses", toml: `src = "@bad"` + drop, nft: "ip saddr @bad4 udp dport PORT drop\nip6 saddr @bad6 udp dport PORT drop", probe: twoHosts, want: []string{"b"}},
@@ -122,8 +119,8 @@ func judgements(now time.Time) []judged {
 			probe: sizes, want: []string{"medium"}},
 		{claim: "the hours around now", toml: fmt.Sprintf("hours = \"%s-%s\"\ntimezone = \"UTC\"", from, until) + drop, nft: fmt.Sprintf("udp dport PORT meta hour \"%s\"-\"%s\" drop", from, until), probe: twoHosts, want: []string{}},
 		{claim: "all hours but these", toml: fmt.Sprintf("hours = \"!%s-%s\"\ntimezone = \"UTC\"", from, until) + drop, nft: fmt.Sprintf("udp dport PORT meta hour != \"%s\"-\"%s\" drop", from, until), probe: twoHosts, want: []string{"a", "b"}},
-		{claim: "today", toml: fmt.Sprintf("weekdays = %q\ntimezone = \"UTC\"", today) + drop, nft: fmt.Sprintf("udp dport PORT meta day %q drop", long[today]), probe: twoHosts, want: []string{}},
-		{claim: "tomorrow", toml: fmt.Sprintf("weekdays = %q\ntimezone = \"UTC\"", tomorrow) + drop, nft: fmt.Sprintf("udp dport PORT meta day %q drop", long[tomorrow]), probe: twoHosts, want: []string{"a", "b"}},
+		{claim: "today", toml: fmt.Sprintf("weekdays = %q\ntimezone = \"UTC\"", short(today)) + drop, nft: fmt.Sprintf("udp dport PORT meta day %q drop", today), probe: twoHosts, want: []string{}},
+		{claim: "tomorrow", toml: fmt.Sprintf("weekdays = %q\ntimezone = \"UTC\"", short(tomorrow)) + drop, nft: fmt.Sprintf("udp dport PORT meta day %q drop", tomorrow), probe: twoHosts, want: []string{"a", "b"}},
 		{claim: "a mark of the packet from before", toml: `mark = "0x9/0xf"` + drop + "[[pre]]\nproto = \"udp\"\ndport = PORT\nsrc = \"@bad\"\naction = \"mark\"\nset_packet_mark = \"0x9/0xf\"\n",
 			raw: "ip saddr @bad4 udp dport PORT meta mark set 9\nip6 saddr @bad6 udp dport PORT meta mark set 9", nft: "udp dport PORT meta mark 9 drop", probe: twoHosts, want: []string{"b"}},
 		{claim: "a log line does not decide", toml: "action = \"log\"\nlog = \"seen\"\n", nft: "udp dport PORT log prefix \"seen\"", probe: twoHosts, want: []string{"a", "b"}},

@@ -227,25 +227,12 @@ func sipCall(t *testing.T, h *house, f *family, transport string) {
 	master := fmt.Sprintf("mask-src=%v mask-dst=%v sport=0 dport=65535 master-src=%v master-dst=%v sport=5060 dport=5060 class=1 helper=sip",
 		allOnes(f.first), allOnes(f.first), f.first, f.server)
 	for _, port := range []int{callerMedia, callerMedia + 1} {
-		wantEventFor(t, events, "180", fmt.Sprintf("proto=17 src=%v dst=%v sport=0 dport=%d %s", f.server, f.outside, port, master))
+		wantEvent(t, events, "[NEW]", "180", fmt.Sprintf("proto=17 src=%v dst=%v sport=0 dport=%d %s", f.server, f.outside, port, master))
 	}
 	for _, port := range []int{calledMedia, calledMedia + 1} {
-		wantEventFor(t, events, "180", fmt.Sprintf("proto=17 src=%v dst=%v sport=0 dport=%d %s", f.first, f.server, port, master))
+		wantEvent(t, events, "[NEW]", "180", fmt.Sprintf("proto=17 src=%v dst=%v sport=0 dport=%d %s", f.first, f.server, port, master))
 	}
 	until(t, "the end of the call ends what it announced", func() bool { return len(h.expectations(t, f, "class=1")) == 0 })
-}
-
-// wantEventFor waits for the event of a new expectation that has about life seconds.
-func wantEventFor(t *testing.T, events *netns.Process, life, want string) {
-	t.Helper()
-	until(t, "event "+want, func() bool {
-		for line := range strings.Lines(events.Output()) {
-			if w := strings.Fields(line); len(w) > 2 && w[0] == "[NEW]" && nearly(w[1], life) && strings.Join(w[2:], " ") == want {
-				return true
-			}
-		}
-		return false
-	})
 }
 
 // expectations lists those of a family whose line has a word.
@@ -295,8 +282,7 @@ func TestSIPRegisteredPhoneIsCalled(t *testing.T) {
 				f.server, f.outside, allOnes(f.first), allOnes(f.first), f.first, f.server)
 			until(t, "the registration lasts for its time", func() bool {
 				return slices.ContainsFunc(h.expectations(t, f, "PERMANENT"), func(line string) bool {
-					w := strings.Fields(line)
-					return nearly(w[0], "600") && strings.Join(w[1:], " ") == want
+					return sameExpectation(strings.Fields(line), "600", want)
 				})
 			})
 
