@@ -109,8 +109,13 @@ func (c *calls) name(p *packet.Packet) {
 	if p.Flags&packet.ICMPError != 0 {
 		t = &p.Embedded
 	}
+	c.give(t, p.Tuple.Zone, id)
+}
+
+// give gives t the ids of the call that packets with id are of in a zone, none if there is none.
+func (c *calls) give(t *tuple.Tuple, zone, id uint16) {
 	t.SrcPort, t.DstPort = 0, 0
-	if end, ok := c.find(callKey{t.Src, t.Dst, p.Tuple.Zone, id}); ok {
+	if end, ok := c.find(callKey{t.Src, t.Dst, zone, id}); ok {
 		t.SrcPort, t.DstPort = end.id, id
 	}
 }

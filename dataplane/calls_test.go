@@ -223,6 +223,40 @@ func TestOtherGREHasNoCallIDs(t *testing.T) {
 	}
 }
 
+// TestExplainKnowsCalls: what it says of both ends' packets is what happens to them, to the
+// first ones, which are announced, and to those of the flow that comes of them.
+func TestExplainKnowsCalls(t *testing.T) {
+	l := callLab(t, labConfig{})
+	l.control("10.0.0.5:40000", "203.0.113.1:40000").call(7, 21)
+	of := func(src, dst string, id uint16) tuple.Tuple { return portTuple(tuple.GRE, src, 0, dst, id) }
+	for _, begun := range []string{"expect: announced by tcp 10.0.0.5:40000 > " + vpnServer + ":1723: related", "direction of gre      47"} {
+		out := l.explain(Probe{Tuple: of("10.0.0.5", vpnServer, 21), In: lanID})
+		in := l.explain(Probe{Tuple: of(vpnServer, "203.0.113.1", 40000), In: wanID})
+		for _, tt := range []struct {
+			x            *Explanation
+			call, leaves string
+		}{
+			{&out, "call: 21 of " + vpnServer + ", which is 7 of 10.0.0.5\n", "forwarded: wan as gre 203.0.113.1:40000 > " + vpnServer + ":21\n"},
+			{&in, "call: 40000 of 203.0.113.1, which is 21 of " + vpnServer + "\n", "forwarded: lan as gre " + vpnServer + ":21 > 10.0.0.5:7\n"},
+		} {
+			if said := told(tt.x); !strings.Contains(said, tt.call) || !strings.Contains(said, begun) || !strings.HasSuffix(said, tt.leaves) {
+				t.Errorf("explained\n%s, want %q, %q and %q", said, tt.call, begun, tt.leaves)
+			}
+		}
+		l.send("lan", gre("10.0.0.5", vpnServer, 21))
+		l.wantGRE("wan", "203.0.113.1", vpnServer, 21)
+		l.send("wan", gre(vpnServer, "203.0.113.1", 40000))
+		l.wantGRE("lan", vpnServer, "10.0.0.5", 7)
+	}
+	if said := l.explain(Probe{Tuple: of(vpnServer, "203.0.113.1", 9), In: wanID}); said.Reason != LocalDenied || !strings.Contains(told(&said), "call: none that 203.0.113.1 takes part in has id 9:") {
+		t.Errorf("of no call: explained\n%s", told(&said))
+	}
+	pasted := portTuple(tuple.GRE, "10.0.0.5", 8, vpnServer, 21)
+	if said := l.explain(Probe{Tuple: pasted, In: lanID}); !strings.Contains(told(&said), "which is 7 of 10.0.0.5, not 8\n") {
+		t.Errorf("of another call's sender: explained\n%s", told(&said))
+	}
+}
+
 func TestPacketsOfCallsDoNotAllocate(t *testing.T) {
 	l := callLab(t, labConfig{})
 	l.control("10.0.0.5:40000", "203.0.113.1:40000").call(7, 21)

@@ -17,7 +17,7 @@ import (
 
 // Probe is a packet that somebody wants to know the fate of.
 type Probe struct {
-	Tuple    tuple.Tuple // as received
+	Tuple    tuple.Tuple // as received; DstPort of GRE is the call id that it names, 0 for none
 	In       uint16      // port it comes in by; HostPort: the gateway's own stack sends it
 	TCPFlags uint8       // 0: SYN
 	TTL      uint8       // 0: 64
@@ -179,6 +179,9 @@ func (x *explainer) walk() Reason {
 			flow, found = x.findZoned()
 		}
 	}
+	if x.ofPPTP() {
+		x.called()
+	}
 	switch x.q.Assume {
 	case AssumeEstablished:
 		x.say("lookup", "taken for a packet of an established flow")
@@ -214,9 +217,33 @@ func (x *explainer) walk() Reason {
 
 // find looks the packet up in a zone.
 func (x *explainer) find(zone uint16) (conntrack.Flow, bool) {
-	x.p.Tuple.Zone = zone
+	x.inZone(zone)
 	flow, err := x.e.table.Get(x.p.Tuple)
 	return flow, err == nil
+}
+
+// inZone puts the packet into a zone. One of PPTP gets the ids of its call there.
+func (x *explainer) inZone(zone uint16) {
+	x.p.Tuple.Zone = zone
+	if x.ofPPTP() {
+		x.e.calls.give(&x.p.Tuple, zone, x.q.Tuple.DstPort)
+	}
+}
+
+// ofPPTP reports whether the packet names a call.
+func (x *explainer) ofPPTP() bool { return x.q.Tuple.Proto == tuple.GRE && x.q.Tuple.DstPort != 0 }
+
+// called says which call the packet is of.
+func (x *explainer) called() {
+	t, id := &x.p.Tuple, x.q.Tuple.DstPort
+	switch {
+	case t.DstPort == 0:
+		x.say("call", "none that %v takes part in has id %d: known by its addresses, as other gre", t.Dst, id)
+	case x.q.Tuple.SrcPort != 0 && x.q.Tuple.SrcPort != t.SrcPort:
+		x.say("call", "%d of %v, which is %d of %v, not %d", id, t.Dst, t.SrcPort, t.Src, x.q.Tuple.SrcPort)
+	default:
+		x.say("call", "%d of %v, which is %d of %v", id, t.Dst, t.SrcPort, t.Src)
+	}
 }
 
 // findZoned is Worker.findZoned.
@@ -225,7 +252,7 @@ func (x *explainer) findZoned() (conntrack.Flow, bool) {
 	flow, found := x.find(zone)
 	if !found && other != zone {
 		if flow, found = x.find(other); !found {
-			x.p.Tuple.Zone = zone
+			x.inZone(zone)
 		}
 	}
 	return flow, found
@@ -448,7 +475,7 @@ func sourceText(t *tuple.Tuple) string      { return endText(t, t.Src, t.SrcPort
 
 func endText(t *tuple.Tuple, a tuple.Addr, port uint16) string {
 	switch {
-	case !tuple.HasPorts(t.Proto):
+	case !tuple.HasPorts(t.Proto) && (t.Proto != tuple.GRE || port == 0):
 		return a.String()
 	case a.Is4():
 		return fmt.Sprintf("%v:%d", a, port)

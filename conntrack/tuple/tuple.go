@@ -148,21 +148,26 @@ func HasPorts(proto uint8) bool {
 // IsICMP reports whether proto is ICMP or ICMPv6.
 func IsICMP(proto uint8) bool { return proto == ICMP || proto == ICMPv6 }
 
-// String formats t for people: "tcp 10.0.0.5:40000 > 198.51.100.7:443".
+// String formats t for people: "tcp 10.0.0.5:40000 > 198.51.100.7:443", and GRE of a
+// call with its ids: "gre 10.0.0.5:7 > 198.51.100.7:21".
 func (t Tuple) String() string {
 	zone := ""
 	if t.Zone != 0 {
 		zone = fmt.Sprintf(" zone %d", t.Zone)
 	}
 	switch {
-	case HasPorts(t.Proto):
+	case HasPorts(t.Proto), t.Proto == GRE && t.SrcPort != 0 && t.DstPort != 0:
 		return fmt.Sprintf("%s %v > %v%s", ProtoName(t.Proto),
 			netip.AddrPortFrom(t.Src.Netip(), t.SrcPort), netip.AddrPortFrom(t.Dst.Netip(), t.DstPort), zone)
 	case IsICMP(t.Proto):
 		return fmt.Sprintf("%s %v > %v type %d code %d id %d%s", ProtoName(t.Proto), t.Src, t.Dst,
 			t.DstPort>>8, t.DstPort&0xff, t.SrcPort, zone)
 	}
-	return fmt.Sprintf("%s %v > %v%s", ProtoName(t.Proto), t.Src, t.Dst, zone)
+	call := ""
+	if t.Proto == GRE && t.DstPort != 0 { // a packet alone does not say its sender's id
+		call = fmt.Sprintf(" call %d", t.DstPort)
+	}
+	return fmt.Sprintf("%s %v > %v%s%s", ProtoName(t.Proto), t.Src, t.Dst, call, zone)
 }
 
 // ProtoName returns the name conntrack(8) prints for proto, "unknown" if it has none.

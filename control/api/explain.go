@@ -95,16 +95,19 @@ var probeWords = []probeWord{
 		return err
 	}},
 	{"id", "N", func(p *Probe, v string) error { return setNumber(&p.Tuple.SrcPort, v, 16) }},
+	{"call", "N", setCall},
 }
 
 var assumptions = []string{"established", "related", "invalid"}
 
 // ProbeSyntax says how ParseProbe wants a packet.
 const ProbeSyntax = "PROTOCOL SOURCE > DESTINATION [in INTERFACE] [flags S] [ttl N] [tos N] [dscp N] [len N] " +
-	"[type N] [code N] [id N] [established|related|invalid [mark N]]"
+	"[type N] [code N] [id N] [call N] [established|related|invalid [mark N]]"
 
 // ParseProbe reads a packet as people write it: tcp 10.0.0.5:40000 > 198.51.100.7:443
-// in lan0; icmp 10.0.0.5 > 198.51.100.7 id 7.
+// in lan0; icmp 10.0.0.5 > 198.51.100.7 id 7. A packet of PPTP names the call by the id
+// of its receiver (RFC 2637 section 4.1): gre 10.0.0.5 > 198.51.100.7 call 21. The
+// flow of a call, gre 10.0.0.5:7 > 198.51.100.7:21, stands for such a packet.
 func ParseProbe(text string) (Probe, error) {
 	p, err := parseProbe(strings.Fields(text))
 	if err != nil {
@@ -139,7 +142,9 @@ func parseProbe(words []string) (p Probe, err error) {
 	switch hasPorts := src.Port() != 0 && dst.Port() != 0; {
 	case tuple.HasPorts(t.Proto) && !hasPorts:
 		return p, fmt.Errorf("%s needs ports, as in 10.0.0.5:40000", words[0])
-	case !tuple.HasPorts(t.Proto) && src.Port()|dst.Port() != 0:
+	case t.Proto == tuple.GRE && src.Port() != 0 && dst.Port() == 0:
+		return p, errors.New("gre names a call by the id of its receiver, as in 198.51.100.7:21 or call 21")
+	case !tuple.HasPorts(t.Proto) && t.Proto != tuple.GRE && src.Port()|dst.Port() != 0:
 		return p, fmt.Errorf("%s has no ports", words[0])
 	}
 	t.SrcPort, t.DstPort = src.Port(), dst.Port()
@@ -223,6 +228,13 @@ func setNumber[T uint8 | uint16 | uint32](to *T, s string, bits int) error {
 	}
 	*to = T(n)
 	return nil
+}
+
+func setCall(p *Probe, id string) error {
+	if p.Tuple.Proto != tuple.GRE {
+		return errors.New("only gre has calls")
+	}
+	return setNumber(&p.Tuple.DstPort, id, 16)
 }
 
 // tcpFlagLetters are the flags of a TCP segment from the lowest bit on (RFC 9293).

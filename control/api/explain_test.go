@@ -20,6 +20,10 @@ func TestParseProbe(t *testing.T) {
 		{"icmp 2001:db8::5 > 2001:db8:1::9", "icmpv6 2001:db8::5 > 2001:db8:1::9 type 128 code 0 id 0", Probe{}},
 		{"esp 10.0.0.5 > 198.51.100.7", "unknown 10.0.0.5 > 198.51.100.7", Probe{}},
 		{"47 10.0.0.5 > 198.51.100.7", "gre 10.0.0.5 > 198.51.100.7", Probe{}},
+		{"gre 10.0.0.5 > 198.51.100.7 call 21", "gre 10.0.0.5 > 198.51.100.7 call 21", Probe{}},
+		{"gre 10.0.0.5 > 198.51.100.7:21", "gre 10.0.0.5 > 198.51.100.7 call 21", Probe{}},
+		{"gre 10.0.0.5:7 > 198.51.100.7:21", "gre 10.0.0.5:7 > 198.51.100.7:21", Probe{}},
+		{"gre [2001:db8::5]:7 > [2001:db8:1::9]:21", "gre [2001:db8::5]:7 > [2001:db8:1::9]:21", Probe{}},
 		{"tcp 10.0.0.5:1 > 198.51.100.7:2 flags SA ttl 3 dscp 46 len 1500 established mark 0x10", "tcp 10.0.0.5:1 > 198.51.100.7:2",
 			Probe{TCPFlags: 0x12, TTL: 3, TOS: 46 << 2, Length: 1500, Mark: 16, Assume: "established"}},
 	} {
@@ -51,6 +55,9 @@ func TestParseProbeSaysWhatIsWrong(t *testing.T) {
 		"udp 10.0.0.5:1 > 198.51.100.7:2 ttl":     "ttl needs a value: N",
 		"udp 10.0.0.5:1 > 198.51.100.7:2 ttl 256": `ttl "256": want a number up to 255`,
 		"udp 10.0.0.5:1 > 198.51.100.7:2 flags S": `flags "S": only tcp has flags`,
+		"udp 10.0.0.5:1 > 198.51.100.7:2 call 2":  `call "2": only gre has calls`,
+		"gre 10.0.0.5:7 > 198.51.100.7":           "gre names a call by the id of its receiver",
+		"gre 10.0.0.5 > 198.51.100.7 call 65536":  `call "65536": want a number up to 65535`,
 		"tcp 10.0.0.5:1 > 198.51.100.7:2 flags X": `flags "X": want letters of FSRPAU`,
 		"tcp 10.0.0.5:1 > 198.51.100.7:2 mark 1":  "say established, related or invalid, too",
 	} {
