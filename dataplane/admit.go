@@ -207,6 +207,7 @@ func (w *Worker) findZoned(p *packet.Packet, d *rules.Decision) conntrack.Ref {
 
 func (w *Worker) findIn(p *packet.Packet, zone uint16) conntrack.Ref {
 	p.Tuple.Zone = zone
+	w.e.calls.name(p)
 	if p.Flags&packet.ICMPError != 0 {
 		return w.findError(p)
 	}

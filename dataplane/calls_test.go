@@ -257,6 +257,27 @@ func TestExplainKnowsCalls(t *testing.T) {
 	}
 }
 
+// TestCallsInAZone: the call id of a packet belongs to a call of its zone.
+func TestCallsInAZone(t *testing.T) {
+	l := callLab(t, labConfig{rules: func(s *rules.Spec) {
+		masquerade(s)
+		s.Lists[rules.Pre] = []rules.RuleSpec{{Then: rules.ActZone, Zone: 5}}
+	}})
+	seen := l.control("10.0.0.5:40000", "203.0.113.1:40000").call(7, 21)
+	for range 2 {
+		x := l.explain(Probe{Tuple: portTuple(tuple.GRE, "10.0.0.5", 0, vpnServer, 21), In: lanID})
+		if want := "call: 21 of " + vpnServer + ", which is 7 of 10.0.0.5\n"; !strings.Contains(told(&x), want) {
+			t.Errorf("explained\n%s, want %s", told(&x), want)
+		}
+		l.send("wan", gre(vpnServer, "203.0.113.1", seen))
+		l.wantGRE("lan", vpnServer, "10.0.0.5", 7)
+		l.send("lan", gre("10.0.0.5", vpnServer, 21))
+		l.wantGRE("wan", "203.0.113.1", vpnServer, 21)
+	}
+	l.send("wan", icmpErrorAbout("203.0.113.254", "203.0.113.1", 3, 4, 1400, gre("203.0.113.1", vpnServer, 21)))
+	l.want("lan", "icmp 203.0.113.254 > 10.0.0.5 3/4 mtu 1400 [proto 10.0.0.5 > "+vpnServer+" ttl 64]")
+}
+
 func TestPacketsOfCallsDoNotAllocate(t *testing.T) {
 	l := callLab(t, labConfig{})
 	l.control("10.0.0.5:40000", "203.0.113.1:40000").call(7, 21)
