@@ -95,23 +95,6 @@ func (g *Gateway) run(what string, serve func() error) {
 	})
 }
 
-// watchdog tells the service manager that the gateway is alive: that its control
-// side answers, which a stuck worker would stop.
-func (g *Gateway) watchdog(ctx context.Context, interval time.Duration) {
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			g.mu.Lock() // held for ever if a worker does not reach a batch boundary in Apply
-			g.mu.Unlock()
-			g.tell(g.opts.Notify.Watchdog())
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
 // close ends the servers and listeners; requests have until ctx ends.
 func (s *services) close(ctx context.Context) error {
 	var errs []error

@@ -62,6 +62,7 @@ type Worker struct {
 
 	seen    atomic.Uint32 // generation of the view of the last batch
 	asleep  atomic.Bool   // not in a batch: counts as past every generation
+	rounds  atomic.Uint64 // batches begun, empty ones too: see Engine.Stuck
 	drops   [numReasons]atomic.Uint64
 	ended   [conntrack.NumCauses]atomic.Uint64
 	tally   tally
@@ -186,6 +187,7 @@ func (w *Worker) Step(now int64) int {
 // begin opens a batch: one clock, one view, one epoch.
 func (w *Worker) begin(now int64) {
 	w.asleep.Store(false)
+	count(&w.rounds, 1)
 	w.v = w.e.view.Load()
 	w.seen.Store(w.v.gen)
 	w.now, w.tick = now, tickAt(now)

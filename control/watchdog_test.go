@@ -1,0 +1,97 @@
+package control
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"example.com/culvert/control/notify"
+	"example.com/culvert/dataplane/packet"
+	"example.com/culvert/dataplane/port"
+)
+
+// hanging is a port whose Recv hangs once it is told to, until it may go on.
+type hanging struct {
+	port.Port
+	hang, goOn chan struct{} // hang is taken by Recv, goOn closed
+}
+
+func (h *hanging) Queue(i int) port.Queue { return &hangingQueue{h.Port.Queue(i), h} }
+
+type hangingQueue struct {
+	port.Queue
+	h *hanging
+}
+
+func (q *hangingQueue) Recv(p []packet.Packet) int {
+	select {
+	case <-q.h.hang:
+		<-q.h.goOn
+	default:
+	}
+	return q.Queue.Recv(p)
+}
+
+func TestWatchdogIsSilentWhileAWorkerHangs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify.sock")
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manager.Close()
+	// alive reports whether a sign of life came within patience.
+	alive := func(patience time.Duration) bool {
+		t.Helper()
+		if err := manager.SetReadDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, 512)
+		for {
+			n, err := manager.Read(buf)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return false
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			if string(buf[:n]) == "WATCHDOG=1" {
+				return true
+			}
+		}
+	}
+	t.Setenv("WATCHDOG_USEC", "40000")
+	lan := &hanging{newPort(t, "lan0"), make(chan struct{}), make(chan struct{})}
+	g, err := New(parse(t, masquerading), Options{
+		Ports: map[string]port.Port{"lan0": lan, "wan0": newPort(t, "wan0")}, Socket: NoSocket,
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Notify: notify.To(path),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close(t.Context())
+	if err := g.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		if !alive(10 * time.Second) {
+			t.Fatal("an idle gateway gives no sign of life")
+		}
+	}
+	lan.hang <- struct{}{}
+	silent := false
+	for range 20 { // signs that were under way, and naps before the worker looks
+		if silent = !alive(500 * time.Millisecond); silent {
+			break
+		}
+	}
+	if !silent {
+		t.Error("a gateway with a worker that hangs goes on giving signs of life")
+	}
+	close(lan.goOn)
+	if !alive(10 * time.Second) {
+		t.Error("the gateway gives no sign of life after its worker goes on")
+	}
+}
