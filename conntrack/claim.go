@@ -166,6 +166,9 @@ func (w *Worker) fill(slot uint32, p *Proposal, now Tick) bool {
 	}
 	word.Store32(&e.timeout, uint32(timeout))
 	word.Store32(&e.status, uint32(status))
+	if w.making != nil {
+		w.making.begin(e)
+	}
 	if !t.cfg.Timestamp && p.Labels == ([2]uint64{}) && p.Policy|p.Helper|p.Master.Slot == 0 {
 		return true
 	}

@@ -14,8 +14,8 @@ var ErrNotFound = errors.New("such conntrack doesn't exist")
 
 // control is the actor behind commands.
 type control struct {
-	mu sync.Mutex // serialises commands
-	actor
+	mu      sync.Mutex  // serialises commands
+	Worker              // for what workers do, too; it never begins a batch: commands take reader seats
 	pending atomic.Bool // retired slots wait for somebody to give them back
 }
 

@@ -180,6 +180,9 @@ func (e *Entry) copyTo(c *Entry) {
 	}
 	c.word, c.status = word.Load32(&e.word)&^wordLock, word.Load32(&e.status)
 	c.timeout, c.mark = word.Load32(&e.timeout), word.Load32(&e.mark)
+	if c.half[tuple.Original].tuple.Proto == tuple.SCTP {
+		c.proto[0], c.proto[1] = word.Load32(&e.proto[0]), word.Load32(&e.proto[1])
+	}
 	c.gen, c.rule, c.ext = word.Load32(&e.gen), word.Load32(&e.rule), word.Load32(&e.ext)
 }
 

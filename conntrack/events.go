@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"example.com/culvert/conntrack/internal/word"
+	"example.com/culvert/conntrack/tuple"
 )
 
 // note is an event on its way from a worker to the pump: no pointers, so that
@@ -330,6 +331,9 @@ func (t *Table) describe(f *Flow, slot uint32, e *Entry, x *extension, now Tick)
 	for d := range e.half {
 		f.Tuple[d], f.Packets[d], f.Bytes[d] = e.half[d].tuple, e.half[d].packets, e.half[d].bytes
 		f.Hint[d] = e.half[d].hint
+	}
+	if e.Proto() == tuple.SCTP {
+		f.Tags = [tuple.NumDirections]uint32{e.proto[0], e.proto[1]}
 	}
 	if left := e.deadline().Sub(now); left > 0 {
 		f.Timeout = Tick(left).Duration()

@@ -25,6 +25,7 @@ type Flow struct {
 	Holds      uint8                       // what it holds elsewhere; opaque
 	Labels     [2]uint64
 	Seq        [tuple.NumDirections]Correction // with SeqAdjust
+	Tags       [tuple.NumDirections]uint32     // of SCTP: the verification tag of packets in a direction
 	Helper     string                          // name of the helper, "" if none
 
 	Master tuple.Tuple // original tuple of the flow that announced it; zero: none

@@ -47,10 +47,11 @@ func (a *actor) init(t *Table, i int) {
 // table. Its calls come in batches: Begin, then any of the others, again
 // Begin; Park when there is nothing to do for a while.
 type Worker struct {
-	now    Tick // of the batch
-	swept  Tick // of the batch before, see sweep
-	behind bool // see Behind
-	seat   int  // in epochs
+	now    Tick       // of the batch
+	swept  Tick       // of the batch before, see sweep
+	behind bool       // see Behind
+	seat   int        // in epochs
+	making *Insertion // that a claim is for, nil for packets
 	actor
 
 	hash  [MaxBatch]uint64

@@ -96,12 +96,14 @@ const (
 	Fixed                     // the one port that the rule names
 	Shifted                   // by the distance between two ranges
 	AddressOnly               // the protocol has no ports
+	Commanded                 // a command has inserted the flow
 	numChoices
 )
 
 var choiceNames = [...]string{
 	None: "none", Preserved: "preserved", Class: "class", Parity: "parity", RandomPort: "random",
 	Reused: "reused", Fixed: "fixed", Shifted: "shifted", AddressOnly: "address-only",
+	Commanded: "commanded",
 }
 
 var _ [numChoices]string = choiceNames
