@@ -64,37 +64,42 @@ audio_alert aubridge,alert
 // the caller ends.
 func TestSoftphones(t *testing.T) {
 	eachGateway(t, sipThrough, func(t *testing.T, h *house) {
-		f := &ipv4
-		watch := watchMedia(t, h.first, h.server)
-		called := softphone(t, h.server, f, f.server, "bob", 20, "")
-		caller := softphone(t, h.first, f, f.first, "alice", 3, fmt.Sprintf("sip:bob@%s", inURI(f.server)))
-		t.Cleanup(func() {
-			if t.Failed() {
-				t.Logf("the caller:\n%s\nthe called one:\n%s", caller.Output(), called.Output())
-			}
-		})
-		media := func(c *netns.Capture, from, to netip.Addr) int {
-			return c.Count(func(fr netns.Frame) bool {
-				u, net := fr.UDP(), fr.NetworkLayer()
-				return u != nil && !fr.Outgoing && softphoneMedia <= u.DstPort && u.DstPort <= softphoneMediaEnd &&
-					net.NetworkFlow().Src().String() == from.String() && net.NetworkFlow().Dst().String() == to.String()
-			})
-		}
-		const second = 50 // packets of 20 ms
-		until(t, "the called one hears a second", func() bool { return media(watch.called, f.outside, f.server) > second })
-		until(t, "the caller hears a second", func() bool { return media(watch.caller, f.server, f.first) > second })
-		until(t, "the caller ends", func() bool {
-			select {
-			case <-caller.Done():
-				return true
-			default:
-				return false
-			}
-		})
-		until(t, "the end of the call ends what it announced", func() bool { return len(h.expectations(t, f, "class=1")) == 0 })
-		must(t, called.Stop())
-		wantNothingOf(t, heardBy(called.Output()), f.first)
+		eachFamily(t, func(t *testing.T, f *family) { softphones(t, h, f) })
 	})
+}
+
+func softphones(t *testing.T, h *house, f *family) {
+	watch := watchMedia(t, h.first, h.server)
+	called := softphone(t, h.server, f, f.server, "bob", 20, "")
+	caller := softphone(t, h.first, f, f.first, "alice", 2, fmt.Sprintf("sip:bob@%s", inURI(f.server)))
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the caller:\n%s\nthe called one:\n%s", caller.Output(), called.Output())
+		}
+	})
+	media := func(c *netns.Capture, from, to netip.Addr) int {
+		return c.Count(func(fr netns.Frame) bool {
+			u, net := fr.UDP(), fr.NetworkLayer()
+			return u != nil && !fr.Outgoing && softphoneMedia <= u.DstPort && u.DstPort <= softphoneMediaEnd &&
+				net.NetworkFlow().Src().String() == from.String() && net.NetworkFlow().Dst().String() == to.String()
+		})
+	}
+	const half = 25 // a second, of packets of 20 ms
+	until(t, "the called one hears half a second", func() bool { return media(watch.called, f.outside, f.server) > half })
+	until(t, "the caller hears half a second", func() bool { return media(watch.caller, f.server, f.first) > half })
+	until(t, "the caller ends", func() bool {
+		select {
+		case <-caller.Done():
+			return true
+		default:
+			return false
+		}
+	})
+	until(t, "the end of the call ends what it announced", func() bool { return len(h.expectations(t, f, "class=1")) == 0 })
+	must(t, called.Stop())
+	heard := heardBy(called.Output())
+	wantNothingOf(t, heard, f.first)
+	wantLines(t, heard, fmt.Sprintf("c=IN %s %v", sipVersion(f.outside), f.outside))
 }
 
 // heardBy keeps the lines of baresip's trace that are SIP.
