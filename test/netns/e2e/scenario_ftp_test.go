@@ -11,7 +11,6 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strconv"
@@ -146,24 +145,12 @@ func anonymous(t *testing.T) *user.User {
 // startPureFTPd binds root over the home of that user: it serves nothing else.
 func startPureFTPd(t *testing.T, host *netns.Host, on netip.Addr, root string) *netns.Process {
 	t.Helper()
+	server, err := netns.Tool("pure-ftpd")
+	must(t, err)
 	p, err := host.Start("unshare", "-m", "sh", "-c", `mkdir -p "$1" && mount --bind "$2" "$1" && exec "$3" -e -H -S "$4,21" -K -U 133:022`,
-		"sh", anonymous(t).HomeDir, root, tool(t, "pure-ftpd"), on.String())
+		"sh", anonymous(t).HomeDir, root, server, on.String())
 	must(t, err)
 	return p
-}
-
-// tool finds a program that scripts/install-test-tools has put beside those that are
-// installed.
-func tool(t *testing.T, name string) string {
-	t.Helper()
-	if path, err := exec.LookPath(name); err == nil {
-		return path
-	}
-	path, err := filepath.Abs("../../../bin/tools/" + name)
-	must(t, err)
-	_, err = os.Stat(path)
-	must(t, err)
-	return path
 }
 
 // fileTransfers moves a file in every way that the clients know.

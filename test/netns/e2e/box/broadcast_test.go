@@ -3,8 +3,12 @@
 package box
 
 import (
+	"errors"
 	"fmt"
 	"net"
+	"os"
+	osexec "os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -47,14 +51,19 @@ table ip asks {
 `
 )
 
-// TestBoxAsksItsLink has the box ask all hosts of the outside network for names and for
-// agents: a host there answers from its own address, which nothing else lets in.
-func TestBoxAsksItsLink(t *testing.T) {
+// asksTopology gives the box's questions helpers.
+func asksTopology() netns.Topology {
 	topology := boxTopology(broadcastConfig)
 	spec := *topology.Gateway
 	spec.Ruleset += broadcastRuleset
 	topology.Gateway = &spec
-	eachGateway(t, topology, func(t *testing.T, lab *netns.Lab) {
+	return topology
+}
+
+// TestBoxAsksItsLink has the box ask all hosts of the outside network for names and for
+// agents: a host there answers from its own address, which nothing else lets in.
+func TestBoxAsksItsLink(t *testing.T) {
+	eachGateway(t, asksTopology(), func(t *testing.T, lab *netns.Lab) {
 		gateway := lab.Host("gateway")
 		for _, tt := range []struct {
 			helper   string
@@ -103,6 +112,42 @@ func TestBoxAsksItsLink(t *testing.T) {
 					t.Errorf("%v answered %q", from, buf[:n])
 				}
 			})
+		}
+	})
+}
+
+// TestBoxFindsAHostByItsNetBIOSName has nmblookup of the box ask for a host whose nmbd
+// knows its name.
+func TestBoxFindsAHostByItsNetBIOSName(t *testing.T) {
+	eachGateway(t, asksTopology(), func(t *testing.T, lab *netns.Lab) {
+		dir := t.TempDir()
+		conf := filepath.Join(dir, "smb.conf")
+		must(t, os.WriteFile(conf, fmt.Appendf(nil, `[global]
+netbios name = somehost
+interfaces = 203.0.113.9/24
+bind interfaces only = yes
+local master = no
+lock directory = %[1]s
+state directory = %[1]s
+cache directory = %[1]s
+pid directory = %[1]s
+private dir = %[1]s
+`, dir), 0o600))
+		nmbd, err := netns.Tool("nmbd")
+		must(t, err)
+		daemon, err := lab.Host("server").Start(nmbd, "-F", "--no-process-group", "--debug-stdout", "-s", conf)
+		must(t, err)
+		found := ""
+		eventually(t, "nmbd answers for its name", func() bool {
+			out, err := lab.Host("gateway").Exec(t.Context(), "nmblookup", "-s", conf, "-B", "203.0.113.255", "somehost")
+			if exit := (*osexec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+				t.Fatalf("%v\n%s", err, daemon.Output())
+			}
+			found = out
+			return err == nil
+		})
+		if !strings.Contains(found, "203.0.113.9 somehost<00>") {
+			t.Errorf("nmblookup says %q", found)
 		}
 	})
 }
