@@ -15,8 +15,9 @@
 //	tftp       udp 69          transfers                 1, 5 min
 //
 // Every one is bounded by 64 announcements a second of a flow and 256 of all flows of a
-// client, by a quarter of the expectation table for a client, and by the size of its
-// messages (Spec.Limit). netbios-ns and snmp read what the gateway's own box asks.
+// client, by a quarter of the expectation table and of the memory for a client, and by
+// the size of its messages (Spec.Limit); [helpers] has other numbers. A client is who
+// began the flow: in IPv6 his /64. netbios-ns and snmp read what the gateway's own box asks.
 // What more a rule may allow is in Options (helper_options): foreign addresses, ports
 // below 1024, media and signalling from anybody.
 //

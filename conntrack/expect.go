@@ -139,13 +139,13 @@ const (
 	expectSweepTime = 100  // ticks between two looks for expired ones
 )
 
-// announcer is who has begun the masters of expectations.
+// announcer is who has begun the masters of expectations: an address, for IPv6 its /64.
 type announcer struct {
 	addr tuple.Addr
 	zone uint16
 }
 
-func announcerOf(t *tuple.Tuple) announcer { return announcer{t.Src, t.Zone} }
+func announcerOf(t *tuple.Tuple) announcer { return announcer{clientAddr(t.Src), t.Zone} }
 
 // expectRecord is one expectation, or a free place.
 type expectRecord struct {

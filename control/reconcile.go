@@ -169,6 +169,7 @@ func (g *Gateway) state(p *plan, ids map[key]uint16, ports map[key]*openPort, lo
 		return st, err
 	}
 	st.Gone, st.Requests = slices.Collect(maps.Keys(lost.addresses)), requests(p.cfg)
+	st.Helpers = helperBounds(&p.cfg.Helpers)
 	local := p.local()
 	for i := range p.links {
 		l := &p.links[i]

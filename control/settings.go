@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"example.com/culvert/alg"
+	"example.com/culvert/alg/stream"
 	"example.com/culvert/control/privilege"
 	"example.com/culvert/dataplane"
 	"example.com/culvert/rules/config"
@@ -71,6 +72,18 @@ const (
 	_ = -uint(config.ClampMTU ^ config.MSSClamp(dataplane.ClampMTU))
 	_ = -uint(config.ClampOff ^ config.MSSClamp(dataplane.ClampOff))
 )
+
+// helperBounds returns the bounds of helpers. Both sides take zero for the default.
+func helperBounds(h *config.Helpers) dataplane.HelperBounds {
+	return dataplane.HelperBounds{
+		ClientExpectations: h.ClientExpectations,
+		ClientPerSec:       h.ClientPerSecond,
+		FlowPerSec:         h.FlowPerSecond,
+		LogPerSec:          h.LogPerSecond,
+		Memory:             int64(h.Memory) << 20,
+		Stream:             stream.Limits{Edits: h.Edits, Late: h.Reorder << 10},
+	}
+}
 
 // hasHelpers reports whether any rule of c attaches a helper.
 func hasHelpers(c *config.Config) bool {

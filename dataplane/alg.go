@@ -1,8 +1,8 @@
 package dataplane
 
 import (
-	"bytes"
 	"fmt"
+	"hash/maphash"
 	"net/netip"
 	"slices"
 	"sync"
@@ -20,133 +20,32 @@ import (
 type helpers struct {
 	set    *alg.Set
 	memory atomic.Int64 // bytes kept for all flows
-	limit  int64
 	shards [helperShards]struct {
 		mu    sync.Mutex
 		flows map[uint32]*helped // by slot
 	}
+	seed     maphash.Seed // of budgets
 	budgets  [helperShards]budget
 	events   [stream.NumEvents]atomic.Uint64
-	names    []string        // of all helpers
-	unread   []atomic.Uint64 // messages that each of names could not read
-	told     atomic.Uint64   // announcements
-	untold   atomic.Uint64   // announcements that were refused
-	starving atomic.Uint64   // flows that got no helper, for want of memory
+	tallies  []*helperTally // by name
+	starving atomic.Uint64  // flows that got no helper, for want of memory
 	log      chan Announcement
 	pace     pace
 	unlogged atomic.Uint64 // announcements that found no place in log, or had too many before them
 	shut     sync.Once     // of log
 }
 
-// Announcement is what a helper asked for, granted or not, and why.
-type Announcement struct {
-	Helper  string
-	Flow    tuple.Tuple      // original one of the master
-	From    tuple.Direction  // who sent the payload
-	To      []netip.AddrPort // the sockets it names
-	Seen    netip.AddrPort   // what the other side is told instead of the first one
-	Err     error            // why it was refused; nil: it was not
-	Payload []byte           // the bytes that the helper was shown, or the first of them
-}
-
 const (
-	announcementsKept = 256 // that nobody has read yet
-	linesPerSec       = 128
-	payloadKept       = 512 // bytes: a message of IRC (RFC 1459 section 2.3)
+	helperShards = 64
+	helpedSize   = 1 << 10 // bytes of a flow with a small parser
 )
-
-// Announcements returns what helpers ask for, until the engine is closed. When nobody
-// reads, or when there are more than a hundred in a second, they are counted and lost.
-func (e *Engine) Announcements() <-chan Announcement { return e.helpers.log }
-
-// pace counts what is logged in a second.
-type pace struct {
-	mu     sync.Mutex
-	second int64 // of the boot clock
-	n      int
-}
-
-// step reports whether there may be one line more in a second.
-func (p *pace) step(second int64) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.second != second {
-		p.second, p.n = second, 0
-	}
-	p.n++
-	return p.n <= linesPerSec
-}
-
-// note logs an announcement, without waiting. A flood of them leaves the log readable.
-func (h *helpers) note(c *alg.Context, f *helped, group []alg.Expectation, seen netip.AddrPort, err error) {
-	if !h.pace.step(f.charged) {
-		h.unlogged.Add(1)
-		return
-	}
-	to := make([]netip.AddrPort, len(group))
-	for i := range group {
-		to[i] = group[i].To
-	}
-	a := Announcement{
-		Helper: h.set.Name(f.number), Flow: c.Tuple[tuple.Original], From: c.Dir, To: to, Seen: seen, Err: err,
-		Payload: bytes.Clone(c.Payload[:min(len(c.Payload), payloadKept)]),
-	}
-	select {
-	case h.log <- a:
-	default:
-		h.unlogged.Add(1)
-	}
-}
-
-const (
-	helperShards        = 64
-	defaultHelperMemory = 64 << 20
-	helpedSize          = 1 << 10 // bytes of a flow with a small parser
-)
-
-// HelperStats are the counters of all helpers since New.
-type HelperStats struct {
-	Flows     int    // with a helper now
-	Memory    int64  // bytes they keep
-	Edited    uint64 // payloads that were changed
-	Late      uint64 // edits refused: the bytes had left, or too many were in flight
-	Overflows uint64 // messages longer than the helper's limit, passed unread
-	Left      uint64 // helpers that left their flow
-	Panicked  uint64 // flows that lost their helper because it panicked
-	Broken    uint64 // flows that lost it because it returned an edit that cannot be
-	Starved   uint64 // flows without helper because of memory
-	Announced uint64 // groups of expectations
-	Refused   uint64 // announcements refused
-	Unlogged  uint64 // announcements that nobody read in time, or that were too many
-
-	Unread map[string]uint64 // messages that a helper could not read, by its name
-}
-
-// HelperStats returns the counters of helpers. Any goroutine may call it.
-func (e *Engine) HelperStats() (s HelperStats) {
-	h := &e.helpers
-	for i := range h.shards {
-		h.shards[i].mu.Lock()
-		s.Flows += len(h.shards[i].flows)
-		h.shards[i].mu.Unlock()
-	}
-	event := func(ev stream.Event) uint64 { return h.events[ev].Load() }
-	s.Memory = h.memory.Load()
-	s.Edited, s.Late, s.Overflows = event(stream.Edited), event(stream.Refused), event(stream.Overflow)
-	s.Left, s.Panicked, s.Broken = event(stream.Left), event(stream.Panicked), event(stream.Broken)
-	s.Starved = event(stream.Starved) + h.starving.Load()
-	s.Announced, s.Refused, s.Unlogged = h.told.Load(), h.untold.Load(), h.unlogged.Load()
-	s.Unread = make(map[string]uint64, len(h.names))
-	for i, name := range h.names {
-		s.Unread[name] = h.unread[i].Load()
-	}
-	return s
-}
 
 // helped is one flow with its helper.
 type helped struct {
 	gen    uint32 // of the entry's slot
 	number uint32 // of the helper
+	who    netip.Addr
+	purse  *account // of who
 
 	mu      sync.Mutex // guards what follows
 	s       *stream.Session
@@ -155,48 +54,23 @@ type helped struct {
 	seq     [tuple.NumDirections]conntrack.Correction // as the entry has it
 	window  [tuple.NumDirections]uint16               // last seen from each side
 	sack    [tuple.NumDirections]bool                 // whether each side understands selective acknowledgements
-	credit  int                                       // announcements it may still make in this second
+	spent   int                                       // announcements in this second
 	charged int64                                     // the second, of the boot clock
 }
 
 func (h *helpers) init(c *Config) {
-	h.set, h.limit = c.Helpers, c.HelperMemory
+	h.set, h.seed = c.Helpers, maphash.MakeSeed()
 	if h.set != nil {
-		h.names = h.set.Names()
-		h.unread = make([]atomic.Uint64, len(h.names))
+		names := h.set.Names()
+		h.tallies = make([]*helperTally, len(names))
+		for i := range names {
+			h.tallies[i] = &helperTally{name: names[i]}
+		}
 	}
 	h.log = make(chan Announcement, announcementsKept)
-	if h.limit <= 0 {
-		h.limit = defaultHelperMemory
-	}
 	for i := range h.shards {
 		h.shards[i].flows = make(map[uint32]*helped)
 	}
-}
-
-// budget counts what clients announce in a second.
-type budget struct {
-	mu     sync.Mutex
-	second int64 // of the boot clock
-	spent  map[tuple.Addr]int
-}
-
-// spend reports whether who began the flow may announce n flows in a second, whatever
-// number of its flows they are from.
-func (h *helpers) spend(c *alg.Context, n int, second int64) bool {
-	who := c.Tuple[tuple.Original].Src
-	b := &h.budgets[who[len(who)-1]%helperShards]
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.second != second || b.spent == nil {
-		b.second, b.spent = second, make(map[tuple.Addr]int)
-	}
-	was, counted := b.spent[who]
-	if was+n > clientPerSec || !counted && len(b.spent) >= clientsCounted {
-		return false
-	}
-	b.spent[who] = was + n
-	return true
 }
 
 // find returns the flow of an entry, nil if it is not there.
@@ -219,20 +93,19 @@ func (h *helpers) add(slot uint32, f *helped) *helped {
 		if old.gen == f.gen {
 			return old
 		}
-		h.memory.Add(-old.release())
+		h.release(old)
 	}
 	sh.flows[slot] = f
-	h.memory.Add(f.memory)
 	return f
 }
 
-// release returns how much memory the flow gives back.
-func (f *helped) release() int64 {
+// release gives back what a flow has, which has ended.
+func (h *helpers) release(f *helped) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	n := f.memory
+	h.book(f.purse, -f.memory, 0)
 	f.memory = 0
-	return n
+	f.mu.Unlock()
+	h.end(f.who)
 }
 
 // expire forgets the flows that have ended.
@@ -242,7 +115,7 @@ func (h *helpers) expire(t *conntrack.Table) {
 		sh.mu.Lock()
 		for slot, f := range sh.flows {
 			if e := t.Entry(slot); e.Gen() != f.gen || e.Status()&conntrack.Dying != 0 {
-				h.memory.Add(-f.release())
+				h.release(f)
 				delete(sh.flows, slot)
 			}
 		}
@@ -250,10 +123,11 @@ func (h *helpers) expire(t *conntrack.Table) {
 	}
 }
 
-// settleLocked counts what happened in a call of the session, and what it keeps.
-func (h *helpers) settleLocked(f *helped) {
+// settleLocked counts what happened in a call of the session, and what it keeps, of
+// limit bytes for all flows.
+func (h *helpers) settleLocked(f *helped, limit int64) {
 	if m := int64(f.s.Memory()) + helpedSize; m != f.memory {
-		if h.memory.Add(m-f.memory) > h.limit && m > f.memory {
+		if !h.book(f.purse, m-f.memory, limit) && m > f.memory {
 			f.s.Starve()
 		}
 		f.memory = m
@@ -262,9 +136,7 @@ func (h *helpers) settleLocked(f *helped) {
 		if n != f.events[ev] {
 			h.events[ev].Add(uint64(n - f.events[ev]))
 			if stream.Event(ev) == stream.Unread {
-				if i, ok := slices.BinarySearch(h.names, h.set.Name(f.number)); ok {
-					h.unread[i].Add(uint64(n - f.events[ev]))
-				}
+				h.tally(f.number).unread.Add(uint64(n - f.events[ev]))
 			}
 			f.events[ev] = n
 		}
@@ -329,12 +201,15 @@ func (w *Worker) helpedFlow(p *packet.Packet, e *conntrack.Entry, ref conntrack.
 	if at == nil {
 		return nil
 	}
-	if h.memory.Load() >= h.limit {
+	flow := alg.Flow{Tuple: [tuple.NumDirections]tuple.Tuple{e.Tuple(tuple.Original), e.Tuple(tuple.Reply)}}
+	f := &helped{gen: e.Gen(), number: number, who: clientOf(&flow), memory: helpedSize}
+	f.purse = h.open(f.who)
+	if !h.book(f.purse, f.memory, w.v.bounds.Memory) {
+		h.release(f)
 		h.starving.Add(1)
 		return nil
 	}
-	flow := alg.Flow{Tuple: [tuple.NumDirections]tuple.Tuple{e.Tuple(tuple.Original), e.Tuple(tuple.Reply)}}
-	f := &helped{gen: e.Gen(), number: number, s: stream.New(at, flow), memory: helpedSize}
+	f.s = stream.New(at, flow, w.v.bounds.Stream)
 	if flow.Stream() {
 		for d, side := range w.ct.TCPSides(ref) {
 			dir := tuple.Direction(d)
@@ -349,7 +224,11 @@ func (w *Worker) helpedFlow(p *packet.Packet, e *conntrack.Entry, ref conntrack.
 			f.window[d], f.sack[d] = side.Window, side.SACK
 		}
 	}
-	return h.add(ref.Slot, f)
+	old := h.add(ref.Slot, f)
+	if old != f {
+		h.release(f)
+	}
+	return old
 }
 
 // renumber makes the acknowledgements of a segment mean what its receiver sent, before
@@ -468,7 +347,7 @@ func (w *Worker) helpSegment(f *helped, p *packet.Packet, e *conntrack.Entry, wa
 		last = stream.Fin
 	}
 	out := f.s.Segment(d, seq+syn, body, last, &w.herald)
-	w.e.helpers.settleLocked(f)
+	w.e.helpers.settleLocked(f, w.v.bounds.Memory)
 	if pos, before, after := f.s.Shift(d); f.seq[d] != (conntrack.Correction{Pos: pos, Before: before, After: after}) {
 		f.seq[d] = conntrack.Correction{Pos: pos, Before: before, After: after}
 		w.ct.SetCorrection(way.ref, d, f.seq[d]) // a flow with helper has room for it
@@ -578,7 +457,7 @@ func (w *Worker) helpDatagram(f *helped, p *packet.Packet, way *egress) bool {
 		return true
 	}
 	body, changed := f.s.Datagram(way.ref.Dir, packet.Body(p), &w.herald)
-	w.e.helpers.settleLocked(f)
+	w.e.helpers.settleLocked(f, w.v.bounds.Memory)
 	if !changed {
 		return false
 	}

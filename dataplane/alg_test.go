@@ -128,6 +128,20 @@ func (l *lab) say(text string) string {
 	return l.payloadOf("wan")
 }
 
+// bound applies the lab's state with other bounds of helpers.
+func (l *lab) bound(b HelperBounds) {
+	l.Helper()
+	st := l.stateNow()
+	st.Helpers = b
+	l.apply(st)
+}
+
+// announcedBy returns how many announcements were granted.
+func announcedBy(l *lab) uint64 {
+	s := l.e.HelperStats()
+	return s.Announced()
+}
+
 func TestHelperReplacesPayloadOfDatagrams(t *testing.T) {
 	l := parrotLab(t, labConfig{}, alg.Options{})
 	for in, want := range map[string]string{
@@ -176,7 +190,7 @@ func TestMessagesThatAHelperCannotReadAreCounted(t *testing.T) {
 			t.Errorf("%q arrived as %q", text, got)
 		}
 	}
-	if got := l.e.HelperStats().Unread; got["parrot"] != 3 || len(got) != 1 {
+	if got := l.e.HelperStats().Each; len(got) != 1 || got[0].Name != "parrot" || got[0].Unread != 3 {
 		t.Errorf("counted %v, want 3 of parrot", got)
 	}
 }
@@ -271,8 +285,8 @@ func TestNobodyAnnouncesForOthers(t *testing.T) {
 			if n := l.table.ExpectLen(); n != 0 {
 				t.Errorf("%d flows are expected, want none", n)
 			}
-			if s := l.e.HelperStats(); s.Refused != 1 || s.Announced != 0 {
-				t.Errorf("%d refused and %d announced, want 1 and 0", s.Refused, s.Announced)
+			if s := l.e.HelperStats(); s.Refused() != 1 || s.Announced() != 0 {
+				t.Errorf("%d refused and %d announced, want 1 and 0", s.Refused(), s.Announced())
 			}
 		})
 	}
@@ -302,12 +316,18 @@ func TestFloodOfAnnouncementsLeavesTheLogReadable(t *testing.T) {
 		return n
 	}
 	got := 0
-	for range linesPerSec + 10 {
+	const share = linesPerSec / logShare
+	for range share + 10 {
 		l.say("@10.0.0.6:6000\n")
 		got += lines()
 	}
-	if s := l.e.HelperStats(); got != linesPerSec || s.Unlogged != 10 {
-		t.Errorf("%d lines of a second and %d without, want %d and 10", got, s.Unlogged, linesPerSec)
+	if s := l.e.HelperStats(); got != share || s.Unlogged != 10 {
+		t.Errorf("%d lines of a second and %d without, want %d and 10", got, s.Unlogged, share)
+	}
+	l.send("lan", udp("10.0.0.6:40000", "198.51.100.7:5000", body("@10.0.0.6:6000\n")))
+	l.take("wan")
+	if got := lines(); got != 1 {
+		t.Errorf("%d lines of another client, want 1", got)
 	}
 	l.now += int64(time.Second)
 	l.say("@10.0.0.6:6000\n")
@@ -333,8 +353,8 @@ func TestAnnouncementsOfAFlowAreBounded(t *testing.T) {
 	if n := l.table.ExpectLen(); n != 2 {
 		t.Errorf("%d flows are expected, want the 2 that the class allows", n)
 	}
-	if s := l.e.HelperStats(); s.Refused != 10 {
-		t.Errorf("%d were refused, want 10 in one second", s.Refused)
+	if s := l.e.HelperStats(); s.Refused() != 10 {
+		t.Errorf("%d were refused, want 10 in one second", s.Refused())
 	}
 	l.now += int64(time.Second)
 	if got := l.say("@10.0.0.5:6500\n"); got != "203.0.113.1:6500\n" {
@@ -358,11 +378,11 @@ func TestAnnouncementsOfAClientAreBounded(t *testing.T) {
 		}
 	}
 	flood("10.0.0.5")
-	if s := l.e.HelperStats(); s.Announced > clientPerSec || s.Refused < clientPerSec {
-		t.Errorf("%d announced and %d refused, want %d of each", s.Announced, s.Refused, clientPerSec)
+	if s := l.e.HelperStats(); s.Announced() > clientPerSec || s.Refused() < clientPerSec {
+		t.Errorf("%d announced and %d refused, want %d of each", s.Announced(), s.Refused(), clientPerSec)
 	}
 	announce("10.0.0.6", 0, 1)
-	if n := l.e.HelperStats().Announced; n > clientPerSec+1 {
+	if n := announcedBy(l); n > clientPerSec+1 {
 		t.Errorf("%d announced", n)
 	}
 	before := l.table.ExpectLen()
@@ -374,9 +394,9 @@ func TestAnnouncementsOfAClientAreBounded(t *testing.T) {
 	if n := l.table.ExpectLen(); n > share+1 || n < min(before, share) {
 		t.Errorf("%d flows are expected, want no more than %d of one client", n, share)
 	}
-	was := l.e.HelperStats().Announced
+	was := announcedBy(l)
 	announce("10.0.0.6", 1, 1)
-	if got := l.e.HelperStats().Announced; got != was+1 {
+	if got := announcedBy(l); got != was+1 {
 		t.Error("another client finds no place")
 	}
 }
@@ -456,16 +476,33 @@ func TestMemoryOfHelpersIsGivenBack(t *testing.T) {
 
 func TestFlowsWithoutMemoryGoOnWithoutHelper(t *testing.T) {
 	l := parrotLab(t, labConfig{}, alg.Options{})
-	l.e.helpers.limit = helpedSize + 1
-	if got := l.say("a#b\n"); got != "ab\n" {
-		t.Errorf("the first flow's text arrived as %q", got)
+	l.bound(HelperBounds{Memory: memoryShare * (helpedSize + 100)})
+	for _, tt := range []struct{ claim, from, want string }{
+		{"the first flow of a client", "10.0.0.5:40000", "ab\n"},
+		{"its second one, which is beyond its share", "10.0.0.5:40001", "a#b\n"},
+		{"the next client's", "10.0.0.6:40000", "ab\n"},
+		{"the next one's", "10.0.0.7:40000", "ab\n"},
+		{"the next one's", "10.0.0.8:40000", "ab\n"},
+		{"that of one who comes when nothing is left", "10.0.0.9:40000", "a#b\n"},
+	} {
+		l.resolve(lanID, strings.TrimSuffix(strings.TrimSuffix(tt.from, ":40000"), ":40001"))
+		l.send("lan", udp(tt.from, "198.51.100.7:5000", body("a#b\n")))
+		if got := l.payloadOf("wan"); got != tt.want {
+			t.Errorf("%s: its text arrived as %q, want %q", tt.claim, got, tt.want)
+		}
 	}
-	l.send("lan", udp("10.0.0.6:40000", "198.51.100.7:5000", body("a#b\n")))
-	if got := l.payloadOf("wan"); got != "a#b\n" {
-		t.Errorf("the second flow's text arrived as %q", got)
+	if s := l.e.HelperStats(); s.Starved != 2 {
+		t.Errorf("%d flows counted as starved, want 2", s.Starved)
 	}
-	if s := l.e.HelperStats(); s.Starved == 0 {
-		t.Error("nothing was counted")
+	l.advance(10 * time.Minute)
+	l.e.helpers.expire(l.table)
+	if s := l.e.HelperStats(); s.Flows != 0 || s.Memory != 0 {
+		t.Errorf("at the end %d flows keep %d bytes", s.Flows, s.Memory)
+	}
+	for i := range l.e.helpers.budgets {
+		if n := len(l.e.helpers.budgets[i].accounts); n != 0 {
+			t.Errorf("%d clients still have an account", n)
+		}
 	}
 }
 

@@ -60,8 +60,7 @@ type Config struct {
 	RuleLog    func(RuleLine)   // gets what rules log; called from several goroutines; nil: nobody does
 	Seed       uint64           // for port choices; 0: random
 
-	Helpers      *alg.Set // nil: no helpers
-	HelperMemory int64    // most bytes that helpers may keep of all flows; 0: 64 MB
+	Helpers *alg.Set // nil: no helpers
 	// Helper gives a flow that no rule gives one a helper, by its number in Helpers, or
 	// 0. Nil: no flow has one but for rules. t is what its first packet came with.
 	Helper func(t tuple.Tuple) uint32

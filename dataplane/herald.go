@@ -21,11 +21,8 @@ type herald struct {
 }
 
 const (
-	portTries       = 128 // external ports tried for one announcement
-	announcesPerSec = 64  // of one flow
-	clientPerSec    = 256 // of one client
-	clientsCounted  = 512 // in a second, of a shard: more get none
-	firstHighPort   = 1024
+	portTries     = 128 // external ports tried for one announcement
+	firstHighPort = 1024
 )
 
 // Words of conntrack.Expectation.Data of a flow that comes to an external address:
@@ -65,20 +62,23 @@ func setDestination(x *conntrack.Expectation, addr tuple.Addr, port, zone uint16
 // Announce implements alg.Gateway.
 func (h *herald) Announce(c *alg.Context, group []alg.Expectation) (netip.AddrPort, error) {
 	ep, err := h.announce(c, group)
+	t := h.w.e.helpers.tally(h.f.number)
 	if err != nil {
-		h.w.e.helpers.untold.Add(1)
+		t.refused.Add(1)
+		t.last.Store(&RefusedAnnouncement{clientOf(c.Flow), err, h.w.e.cfg.Wall()})
 	} else {
-		h.w.e.helpers.told.Add(1)
+		t.announced.Add(1)
 	}
-	h.w.e.helpers.note(c, h.f, group, ep, err)
+	h.note(c, group, ep, err)
 	return ep, err
 }
 
 func (h *herald) announce(c *alg.Context, group []alg.Expectation) (netip.AddrPort, error) {
+	b := &h.w.v.bounds
 	if sec := h.w.now / int64(time.Second); sec != h.f.charged {
-		h.f.charged, h.f.credit = sec, announcesPerSec
+		h.f.charged, h.f.spent = sec, 0
 	}
-	if h.f.credit -= len(group); h.f.credit < 0 || !h.w.e.helpers.spend(c, len(group), h.f.charged) {
+	if h.f.spent += len(group); h.f.spent > b.FlowPerSec || !h.w.e.helpers.spend(clientOf(c.Flow), len(group), b.ClientPerSec, h.f.charged) {
 		return netip.AddrPort{}, alg.ErrLimit
 	}
 	at := h.w.e.helpers.set.Get(h.f.number)
@@ -232,7 +232,7 @@ func (h *herald) expect(c *alg.Context, x *alg.Expectation, at *alg.Attachment, 
 	if x.Timeout != 0 {
 		timeout = x.Timeout
 	}
-	policy := conntrack.ExpectPolicy{Max: class.Max, Client: h.w.e.table.ExpectShare(), Timeout: conntrack.Ticks(timeout)}
+	policy := conntrack.ExpectPolicy{Max: class.Max, Client: h.w.v.bounds.ClientExpectations, Timeout: conntrack.Ticks(timeout)}
 	if x.Proto == tuple.GRE {
 		return h.expectCall(&out, c.Self().Addr() != c.SelfSeen().Addr(), policy)
 	}

@@ -206,7 +206,7 @@ func (l *lab) apply(st State) {
 // stateNow returns the state that is applied, to change and apply again.
 func (l *lab) stateNow() State {
 	v := l.e.view.Load()
-	st := State{Routes: v.routes, Program: v.prog}
+	st := State{Routes: v.routes, Program: v.prog, Helpers: v.bounds}
 	for id, p := range v.ports {
 		if p == nil || id == int(HostPort) {
 			continue

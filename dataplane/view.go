@@ -67,7 +67,8 @@ type State struct {
 	Routes  *route.Table
 	Ports   []PortConfig
 
-	Requests Requests // for ports, by RequestPort
+	Requests Requests     // for ports, by RequestPort
+	Helpers  HelperBounds // of what helpers ask for and keep
 
 	// Gone are external addresses that flows may still have and must not use any
 	// more. What comes for such a flow ends it; Engine.End ends the others.
@@ -162,7 +163,8 @@ type view struct {
 	helpers []uint32 // by Rule.Index: number of its helper, 0 if it has none
 	helps   bool     // some rule has a helper
 	asks    bool     // one of them reads broadcasts of the box
-	host    Host     // nil: no own stack
+	bounds  HelperBounds
+	host    Host // nil: no own stack
 	leases  *ports.Set
 	terms   []ports.Terms // by Rule.Index
 	sharing ports.Sharing
@@ -222,7 +224,7 @@ func (e *Engine) newView(st State, gen uint32) (*view, error) {
 // describe checks st and returns as much of its view as decisions need.
 func (e *Engine) describe(st State, gen uint32) (*view, error) {
 	v := &view{
-		gen: gen, prog: st.Program, routes: st.Routes, seed: e.seed,
+		gen: gen, prog: st.Program, routes: st.Routes, seed: e.seed, bounds: st.Helpers.withDefaults(e.table),
 		local:   make(map[tuple.Addr]uint16),
 		subnets: make(map[tuple.Addr]netip.Prefix),
 	}

@@ -76,7 +76,7 @@ func Run(c Config, says ...Say) Result {
 		f.Tuple = flow(c.Proto, sp.Port)
 	}
 	g := &gateway{cfg: &c, Gateway: offline.Gateway{Spec: at.Spec, Taken: c.Taken, Freed: c.Freed, Refuse: c.Refuse, Mapped: c.SeenAs, Net: c.Subnet}}
-	s := stream.New(&at, f)
+	s := stream.New(&at, f, stream.Limits{})
 	if f.Stream() {
 		g.stream(s, says)
 	} else {

@@ -1,10 +1,15 @@
 package stream
 
-// Bounds of what one direction keeps.
+// Limits bound what a session keeps of one direction. Zero fields mean the defaults.
+type Limits struct {
+	Edits int // replacements that the receiver has not acknowledged; default 1024
+	Late  int // bytes behind a hole; default 64 KB
+}
+
 const (
-	maxLate       = 64 << 10 // bytes behind a hole
-	maxLatePieces = 32
-	maxEdits      = 1024 // not yet acknowledged by the receiver
+	defaultEdits = 1024
+	defaultLate  = 64 << 10
+	latePiece    = 2 << 10 // bytes: as many pieces as Late has room for of these
 )
 
 // half is one direction of a stream. See the package comment for its positions.
@@ -38,10 +43,10 @@ func (h *half) begin(x uint32, gap bool) {
 func (h *half) end() uint32 { return h.at + uint32(len(h.buf)) }
 
 // store puts bytes in order behind what is there, or into late. It reports false when
-// there is no room for them.
-func (h *half) store(seq uint32, b []byte) bool {
+// there is no room for them: late bounds the bytes behind a hole.
+func (h *half) store(seq uint32, b []byte, late int) bool {
 	if before(h.end(), seq) {
-		return h.storeLate(seq, b)
+		return h.storeLate(seq, b, late)
 	}
 	h.extend(seq, b)
 	for n := 0; n < len(h.late); n++ {
@@ -64,7 +69,7 @@ func (h *half) extend(seq uint32, b []byte) {
 
 // storeLate keeps bytes behind a hole, ordered by their first one. Where they overlap
 // with others the ones that come first in order win when the hole is filled.
-func (h *half) storeLate(seq uint32, b []byte) bool {
+func (h *half) storeLate(seq uint32, b []byte, limit int) bool {
 	size, at := 0, len(h.late)
 	for i := range h.late {
 		p := &h.late[i]
@@ -76,7 +81,7 @@ func (h *half) storeLate(seq uint32, b []byte) bool {
 			return true // all of it is there
 		}
 	}
-	if len(h.late) == maxLatePieces || size+len(b) > maxLate || seq-h.end() > 1<<30 {
+	if len(h.late) >= max(1, limit/latePiece) || size+len(b) > limit || seq-h.end() > 1<<30 {
 		return false
 	}
 	h.late = append(h.late, piece{})

@@ -210,7 +210,7 @@ type world struct {
 func newWorld(seed uint64) *world {
 	r := rand.New(rand.NewPCG(seed, 1))
 	w := &world{r: r, loss: r.IntN(30)}
-	w.s = New(&alg.Attachment{Helper: braces{}, Spec: braces{}.Spec()}, alg.Flow{Tuple: [2]tuple.Tuple{{Proto: tuple.TCP}, {Proto: tuple.TCP}}})
+	w.s = New(&alg.Attachment{Helper: braces{}, Spec: braces{}.Spec()}, alg.Flow{Tuple: [2]tuple.Tuple{{Proto: tuple.TCP}, {Proto: tuple.TCP}}}, Limits{})
 	isn := [2]uint32{r.Uint32(), -uint32(r.IntN(500))}
 	for d := range w.hosts {
 		w.hosts[d] = &host{

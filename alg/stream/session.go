@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 
@@ -29,6 +30,7 @@ type Session struct {
 	flow    alg.Flow
 	parser  alg.Parser // nil: gone
 	limit   int
+	keep    Limits
 	gateway alg.Gateway
 	half    [tuple.NumDirections]half
 	made    []made // announced in the call that is on its way
@@ -46,9 +48,10 @@ type made struct {
 // maxAnnounced bounds the announcements of one call.
 const maxAnnounced = 32
 
-// New returns the session of a flow that gets the helper of a.
-func New(a *alg.Attachment, f alg.Flow) *Session {
+// New returns the session of a flow that gets the helper of a, within keep.
+func New(a *alg.Attachment, f alg.Flow, keep Limits) *Session {
 	s := &Session{flow: f, limit: a.Spec.Limit}
+	s.keep = Limits{Edits: cmp.Or(keep.Edits, defaultEdits), Late: cmp.Or(keep.Late, defaultLate)}
 	s.flow.Options = a.Options
 	if !s.contain(func() { s.parser = a.Helper.New(&s.flow) }) {
 		s.Events[Panicked]++
@@ -222,7 +225,7 @@ func (s *Session) Segment(d tuple.Direction, seq uint32, b []byte, last Last, g 
 		return Out{Fate: AsItIs, Seq: h.toReceiver(seq)}
 	}
 	was := state{sent: h.sent, end: h.end()}
-	if before(was.end, end) && !h.store(seq, b) {
+	if before(was.end, end) && !h.store(seq, b, s.keep.Late) {
 		return Out{Fate: Crowded}
 	}
 	if before(h.end(), seq) { // behind a hole; a FIN will come again
@@ -256,7 +259,7 @@ func (s *Session) release(d tuple.Direction, last Last, g alg.Gateway) {
 		view := h.buf[h.settled-h.at:]
 		view = view[:min(len(view), s.limit)]
 		e := s.inspect(d, h.gap, view, g)
-		if !h.record(&e, view) {
+		if !h.record(&e, view, s.keep.Edits) {
 			s.takeBack()
 			s.Events[Refused]++
 		} else if len(e.Replace) > 0 {
@@ -287,8 +290,9 @@ func (s *Session) release(d tuple.Direction, last Last, g alg.Gateway) {
 }
 
 // record makes edits of the replacements in e, whose bytes view begin at h.settled. It
-// reports false, and changes nothing, when one is out of reach or there are too many.
-func (h *half) record(e *alg.Edit, view []byte) bool {
+// reports false, and changes nothing, when one is out of reach or there would be more
+// than limit.
+func (h *half) record(e *alg.Edit, view []byte, limit int) bool {
 	known := len(h.edits)
 	for _, r := range e.Replace {
 		at, old := h.settled+uint32(r.From), uint32(r.To-r.From)
@@ -303,7 +307,7 @@ func (h *half) record(e *alg.Edit, view []byte) bool {
 	for i := range h.edits[known:] {
 		h.edits[known+i].widen(h.settled, view[:e.Done])
 	}
-	if len(h.edits) > maxEdits || len(h.edits) > known && before(h.edits[known].at, h.sent) {
+	if len(h.edits) > limit || len(h.edits) > known && before(h.edits[known].at, h.sent) {
 		h.edits = h.edits[:known]
 		return false
 	}

@@ -23,7 +23,7 @@ func (s scripted) Inspect(c *alg.Context, b []byte) (e alg.Edit) { return s(c, b
 
 // session begins a stream at number 100 with a helper.
 func session(h alg.Helper) *Session {
-	s := New(&alg.Attachment{Helper: h, Spec: h.Spec()}, alg.Flow{Tuple: [2]tuple.Tuple{{Proto: tuple.TCP}, {Proto: tuple.TCP}}})
+	s := New(&alg.Attachment{Helper: h, Spec: h.Spec()}, alg.Flow{Tuple: [2]tuple.Tuple{{Proto: tuple.TCP}, {Proto: tuple.TCP}}}, Limits{})
 	s.Begin(tuple.Original, 100, FromStart)
 	s.Begin(tuple.Reply, 500, FromStart)
 	return s
@@ -200,7 +200,7 @@ func TestQueueBehindAHoleIsBounded(t *testing.T) {
 			crowded++
 		}
 	}
-	if crowded == 0 || s.Memory() > 2*maxLate {
+	if crowded == 0 || s.Memory() > 2*defaultLate {
 		t.Errorf("%d refused, %d bytes kept", crowded, s.Memory())
 	}
 }

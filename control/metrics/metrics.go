@@ -71,7 +71,8 @@ var (
 	helpedMem  = describe("culvert_helper_memory_bytes", "Memory that helpers keep for flows.")
 	helperEv   = describe("culvert_helper_events_total", "What helpers did: edited a payload, left their flow, found an edit too late or a message too long (overflow); and panicked, broken, starved: flows that lost their helper by a defect or for want of memory. The last three should stay zero.", "event")
 	unread     = describe("culvert_helper_unread_total", "Messages that a helper could not read and passed as they were. If it grows, something else talks on the port that a rule gives the helper to.", "helper")
-	announces  = describe("culvert_helper_announcements_total", "Flows that payloads announced, by event: granted, refused, because they may not (an attack, or a rule must allow it), or unlogged.", "event")
+	announces  = describe("culvert_helper_announcements_total", "Flows that payloads announced, by event: granted, or refused, because they may not (an attack, or a rule or [helpers] must allow it); culvert counters says whose was refused last.", "event", "helper")
+	unlogged   = describe("culvert_helper_announcements_unlogged_total", "Announcements that were not logged, because there were too many in a second; raise log_per_second in [helpers] to see more.")
 	forwarded  = describe("culvert_forwarded_packets_total", "Packets sent out of an interface.")
 	dropped    = describe("culvert_dropped_packets_total", "Packets that did not leave, by reason; culvert counters says what to do about each.", "reason")
 	ruleHits   = describe("culvert_rule_hits_total", "Packets that a rule matched.", "list", "rule")
@@ -96,7 +97,7 @@ var (
 	requests     = describe("culvert_nat_port_requests_total", "Requests of hosts for external ports, by result; for quota raise max_per_client in [pcp] or the quota of the rule.", "result")
 
 	all = []*prometheus.Desc{requestedNow, requests, portsUsed, portsFree, info, ready, generation, flows, flowLimit, begun, ended, refusedNew, clashes, alarms, expects, expectEv,
-		helped, helpedMem, helperEv, unread, announces,
+		helped, helpedMem, helperEv, unread, announces, unlogged,
 		forwarded, dropped, ruleHits, ruleBytes, counted, countedB, linesLost,
 		uplinkUp, uplinkMove,
 		received, receivedB, sent, sentB, ringDrops, truncated, refused}
@@ -206,12 +207,13 @@ func (t Tracking) collect(gauge func(*prometheus.Desc, float64, ...string), coun
 	count(helperEv, h.Panicked, "panicked")
 	count(helperEv, h.Broken, "broken")
 	count(helperEv, h.Starved, "starved")
-	for name, n := range h.Unread {
-		count(unread, n, name)
+	for i := range h.Each {
+		c := &h.Each[i]
+		count(unread, c.Unread, c.Name)
+		count(announces, c.Announced, "granted", c.Name)
+		count(announces, c.Refused, "refused", c.Name)
 	}
-	count(announces, h.Announced, "granted")
-	count(announces, h.Refused, "refused")
-	count(announces, h.Unlogged, "unlogged")
+	count(unlogged, h.Unlogged)
 }
 
 // ruleName is the rule's own name, or the id it keeps across reloads.

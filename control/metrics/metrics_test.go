@@ -41,9 +41,10 @@ func (source) Tracking() Tracking {
 		Stats:        conntrack.Stats{Insert: 10, Expired: 11, EarlyDrop: 12, ClientFull: 13, InsertFailed: 20, ClashResolve: 14},
 		Expect:       conntrack.ExpectStats{Create: 16, New: 17, Delete: 18},
 		Expectations: 19,
-		Helpers:      dataplane.HelperStats{Flows: 23, Memory: 24, Edited: 25, Panicked: 26, Announced: 27, Refused: 28, Unread: map[string]uint64{"sip": 29}},
-		Alarms:       [...]uint64{3, 2, 1},
-		Ended:        [...]uint64{conntrack.AddressLost: 21, conntrack.RulesChanged: 22},
+		Helpers: dataplane.HelperStats{Flows: 23, Memory: 24, Edited: 25, Panicked: 26, Unlogged: 32,
+			Each: []dataplane.HelperCount{{Name: "sip", Unread: 29, Announced: 27, Refused: 28}}},
+		Alarms: [...]uint64{3, 2, 1},
+		Ended:  [...]uint64{conntrack.AddressLost: 21, conntrack.RulesChanged: 22},
 	}
 }
 

@@ -181,7 +181,7 @@ func (r *replay) open(original tuple.Tuple) *flow {
 	f.gateway = gateway{r: r, Gateway: offline.Gateway{Spec: r.cfg.Attachment.Spec, Mapped: make(map[netip.AddrPort]netip.AddrPort), Net: net}}
 	at := r.cfg.Attachment
 	at.Helper = &watcher{at.Helper, &f.gateway}
-	f.s = stream.New(&at, alg.Flow{Tuple: [tuple.NumDirections]tuple.Tuple{original, seen}})
+	f.s = stream.New(&at, alg.Flow{Tuple: [tuple.NumDirections]tuple.Tuple{original, seen}}, stream.Limits{})
 	r.flows[original], r.flows[back] = f, f
 	r.sum.Flows++
 	return f

@@ -162,6 +162,7 @@ var knownRFCs = map[int]string{
 	8899: "Packetization Layer Path MTU Discovery for Datagrams",
 	8900: "IP Fragmentation Considered Fragile",
 	8926: "Geneve: Generic Network Virtualization Encapsulation",
+	8981: "Temporary Address Extensions for Stateless Address Autoconfiguration in IPv6",
 	9260: "Stream Control Transmission Protocol",
 	9293: "Transmission Control Protocol (TCP)",
 	9868: "Transport Options for UDP",

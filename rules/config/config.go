@@ -20,6 +20,7 @@ type Config struct {
 	Conntrack  Conntrack
 	Host       Host
 	PCP        PCP
+	Helpers    Helpers
 	Rules      rules.Spec // areas and the four lists
 }
 

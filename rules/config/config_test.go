@@ -124,6 +124,8 @@ func TestExamplesOfTheReferenceAreRead(t *testing.T) {
 	checkExamples(t, timeoutKeys)
 	checkExamples(t, hostKeys)
 	checkExamples(t, setKeys)
+	checkExamples(t, pcpKeys)
+	checkExamples(t, helperKeys)
 	for list := range rules.NumLists {
 		for _, k := range ruleKeys(list) {
 			d := decoder{reporter: reporter{file: "reference"}}
@@ -166,7 +168,7 @@ func TestEverythingIsRead(t *testing.T) {
 	for _, r := range c.Routes {
 		got += fmt.Sprintf("%+v\n", r)
 	}
-	got += fmt.Sprintf("%+v\n%+v\n%+v\n", c.Conntrack, c.Host, c.Rules.Areas)
+	got += fmt.Sprintf("%+v\n%+v\n%+v\n%+v\n%+v\n", c.Conntrack, c.Host, c.PCP, c.Helpers, c.Rules.Areas)
 	golden(t, "testdata/everything.values", got)
 }
 
