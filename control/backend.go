@@ -115,7 +115,7 @@ func (g *Gateway) Status() api.Status {
 		PID:        os.Getpid(),
 		Started:    g.started,
 		Ready:      len(a.waiting) == 0,
-		Waiting:    slices.Concat([]string{}, a.waiting),
+		Waiting:    append([]string{}, a.waiting...), // not nil
 		Config:     a.cfg.File,
 		Generation: a.generation,
 		Rules:      a.rules,

@@ -47,3 +47,32 @@ func (g *Gateway) watchdog(ctx context.Context, interval time.Duration) {
 		}
 	}
 }
+
+// stuckAfter is how long a worker may take for one batch before it counts as stuck.
+const stuckAfter = 2 * time.Second
+
+// Stuck returns what does not go on: nothing, as a rule. It waits up to stuckAfter for
+// workers that are at work to begin another batch.
+func (g *Gateway) Stuck(ctx context.Context) []string {
+	if g.current.Load().generation == 0 {
+		return []string{"the gateway does not run"}
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	var pulse dataplane.Pulse
+	_ = g.engine.Stuck(&pulse) // nil: there is nothing yet to compare with
+	for begun := time.Now(); ; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return []string{}
+		}
+		err := g.engine.Stuck(&pulse)
+		if err == nil {
+			return []string{}
+		}
+		if time.Since(begun) > stuckAfter {
+			return []string{err.Error()}
+		}
+	}
+}

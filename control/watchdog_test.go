@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -90,8 +91,14 @@ func TestWatchdogIsSilentWhileAWorkerHangs(t *testing.T) {
 	if !silent {
 		t.Error("a gateway with a worker that hangs goes on giving signs of life")
 	}
+	if got := g.Stuck(t.Context()); len(got) != 1 || !strings.Contains(got[0], "one batch") {
+		t.Errorf("stuck while a worker hangs: %q, want which one", got)
+	}
 	close(lan.goOn)
 	if !alive(10 * time.Second) {
 		t.Error("the gateway gives no sign of life after its worker goes on")
+	}
+	if got := g.Stuck(t.Context()); len(got) != 0 {
+		t.Errorf("stuck after the worker goes on: %q", got)
 	}
 }

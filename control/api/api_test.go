@@ -19,6 +19,7 @@ import (
 
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/control/api/apitest"
 )
 
 // gateway is a Backend whose table is real.
@@ -27,6 +28,7 @@ type gateway struct {
 	ready  atomic.Bool
 	added  []InterfaceSpec
 	reload func(path string) (ReloadResult, error)
+	stuck  []string
 }
 
 func (g *gateway) Status() Status {
@@ -36,6 +38,7 @@ func (g *gateway) Status() Status {
 	}
 	return st
 }
+func (g *gateway) Stuck(context.Context) []string { return append([]string{}, g.stuck...) }
 func (g *gateway) PortMappings() []PortMapping {
 	return []PortMapping{{Protocol: "udp", Inside: "10.0.0.5:4000"}}
 }
@@ -122,10 +125,12 @@ func serveTable(t *testing.T, c conntrack.Config) (*gateway, *Client, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := NewServer(g, slog.New(slog.DiscardHandler), nil)
+	scrape := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("up 1\n")) })
+	s := NewServer(g, slog.New(slog.DiscardHandler), map[string]http.Handler{"GET /metrics": scrape})
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	client := NewClient(path)
+	client.http.Transport = apitest.New(t, openAPIFile, client.http.Transport)
 	t.Cleanup(func() {
 		client.Close()
 		if err := s.Shutdown(context.Background()); err != nil {
@@ -364,10 +369,10 @@ func TestBadRequests(t *testing.T) {
 	for _, tt := range []struct{ claim, method, path, body, want string }{
 		{"unknown parameter", http.MethodGet, "/v1/flows?colour=red", "", `unknown parameter "colour"`},
 		{"unknown table", http.MethodGet, "/v1/flows?table=nat", "", `unknown table "nat"`},
-		{"a table of events", http.MethodGet, "/v1/events?table=dying", "", "table is for /v1/flows"},
+		{"a table of events", http.MethodGet, "/v1/events?table=dying", "", `unknown parameter "table"`},
 		{"unknown form", http.MethodGet, "/v1/flows?format=yaml", "", `unknown format "yaml"`},
 		{"unknown event", http.MethodGet, "/v1/events?events=OLD", "", `unknown event "OLD"`},
-		{"unknown member", http.MethodPost, "/v1/reload", `{"confg":"x"}`, `unknown field "confg"`},
+		{"unknown member", http.MethodPost, "/v1/reload", `{"confg":"x"}`, `unknown field "confg"; did you mean config?`},
 		{"two values", http.MethodPost, "/v1/reload", `{} {}`, "more than one JSON value"},
 		{"interface without area", http.MethodPost, "/v1/interfaces", `{"name":"veth7"}`, "needs a name and an area"},
 	} {
@@ -385,10 +390,10 @@ func TestReloadPassesTheFile(t *testing.T) {
 		if path != "/etc/culvert/new.toml" {
 			return ReloadResult{}, fmt.Errorf("asked for %q", path)
 		}
-		return ReloadResult{Generation: 4, Rules: 2, Interfaces: 3}, nil
+		return ReloadResult{Generation: 4, Rules: 2, Interfaces: 3, Changes: Changes{Groups: []ChangedFlows{}}}, nil
 	}
 	got, err := client.Reload(t.Context(), ReloadRequest{Config: "/etc/culvert/new.toml"})
-	if want := (ReloadResult{Generation: 4, Rules: 2, Interfaces: 3}); !reflect.DeepEqual(got, want) || err != nil {
+	if want := (ReloadResult{Generation: 4, Rules: 2, Interfaces: 3, Changes: Changes{Groups: []ChangedFlows{}}}); !reflect.DeepEqual(got, want) || err != nil {
 		t.Errorf("reload: %+v, %v; want %+v", got, err, want)
 	}
 }

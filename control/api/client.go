@@ -153,12 +153,14 @@ func (c *Client) Events(ctx context.Context, f Format) (io.ReadCloser, error) {
 
 // Expectations returns the expectations as lines; the caller closes it.
 func (c *Client) Expectations(ctx context.Context, f Format) (io.ReadCloser, error) {
+	f.Filter = nil // they have none
 	return c.stream(ctx, "/v1/expectations", f.query())
 }
 
 // ExpectEvents returns the stream of the events of expectations as lines; it
 // ends with ctx or the gateway. The caller closes it.
 func (c *Client) ExpectEvents(ctx context.Context, f Format) (io.ReadCloser, error) {
+	f.Filter = nil // they have none
 	return c.stream(ctx, "/v1/expectations/events", f.query())
 }
 
@@ -259,6 +261,9 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (i
 	if err != nil {
 		return nil, err
 	}
+	if body != nil {
+		request.Header.Set("Content-Type", mediaTypeJSON)
+	}
 	answer, err := c.http.Do(request)
 	if err != nil {
 		var wrapped *url.Error
@@ -275,27 +280,5 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (i
 	if err := json.NewDecoder(answer.Body).Decode(&f); err != nil || f.Error == "" {
 		return nil, fmt.Errorf("%s %s: the gateway answered %s", method, path, answer.Status)
 	}
-	return nil, remoteError{text: f.Error, status: answer.StatusCode}
-}
-
-// remoteError is an error of the gateway on this side of the socket: its own
-// text, of the kind its status stands for.
-type remoteError struct {
-	text   string
-	status int
-}
-
-func (e remoteError) Error() string { return e.text }
-
-// Is makes errors.Is work across the socket.
-func (e remoteError) Is(target error) bool {
-	switch target {
-	case ErrNotFound:
-		return e.status == http.StatusNotFound
-	case ErrExists:
-		return e.status == http.StatusConflict
-	case ErrRefused:
-		return e.status == http.StatusUnprocessableEntity
-	}
-	return false
+	return nil, remoteError{text: f.Error, code: f.Code, status: answer.StatusCode}
 }

@@ -200,6 +200,26 @@ func (s *Server) expectations(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// expectation lists the expectation that has a tuple.
+func (s *Server) expectation(w http.ResponseWriter, r *http.Request) error {
+	v, err := s.view(r)
+	if err != nil {
+		return err
+	}
+	k, err := readTuple(r)
+	if err != nil {
+		return err
+	}
+	x, err := s.backend.Table().GetExpect(k)
+	if err != nil {
+		return err
+	}
+	out := newLines(w, v)
+	out.expectation(&x)
+	_ = out.send() // an error: the reader is gone
+	return nil
+}
+
 func (s *Server) countExpectations(w http.ResponseWriter, _ *http.Request) error {
 	writeJSON(w, http.StatusOK, ExpectCount{s.backend.Table().ExpectLen()})
 	return nil

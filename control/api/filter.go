@@ -73,9 +73,7 @@ func parseFilter(text string) (m matcher, err error) {
 	if text == "" {
 		return m, nil
 	}
-	dec := json.NewDecoder(strings.NewReader(text))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&m.Filter); err != nil {
+	if err := decodeStrictly(strings.NewReader(text), &m.Filter); err != nil {
 		return m, fmt.Errorf("filter: %w", err)
 	}
 	for _, word := range m.Status {

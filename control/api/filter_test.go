@@ -73,7 +73,7 @@ func TestWrongFiltersAreRefused(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"status":["UNKNOWN"]}`: `filter: unknown status "UNKNOWN"`,
 		`{"labels":[128]}`:       `filter: label 128: want 0 to 127`,
-		`{"sauce":1}`:            `filter: json: unknown field "sauce"`,
+		`{"statsu":["SNAT"]}`:    `filter: unknown field "statsu"; did you mean status?`,
 	} {
 		if _, err := parseFilter(text); err == nil || err.Error() != want {
 			t.Errorf("%s: %v, want %s", text, err, want)

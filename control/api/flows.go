@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -30,9 +31,9 @@ func newLines(w http.ResponseWriter, v view) *lines {
 	l := &lines{view: v, w: w}
 	l.enc = json.NewEncoder(&l.buf)
 	l.enc.SetEscapeHTML(false)
-	kind := "application/x-ndjson"
+	kind := mediaTypeLines
 	if v.form != FormJSON {
-		kind = "text/plain; charset=utf-8"
+		kind = mediaTypeText
 	}
 	w.Header().Set("Content-Type", kind)
 	return l
@@ -93,9 +94,6 @@ const MissedPrefix = "# missed "
 func (s *Server) view(r *http.Request) (view, error) {
 	v, err := parseFormat(r.URL.Query())
 	v.options.Accounting = s.backend.Accounting()
-	if err == nil && v.table != "" && r.URL.Path != "/v1/flows" {
-		err = fmt.Errorf("%w: table is for /v1/flows", errBadRequest)
-	}
 	if err == nil && (v.form == FormXML || v.form == FormSave) && (r.URL.Path == "/v1/events" || strings.HasPrefix(r.URL.Path, "/v1/expectations")) {
 		err = fmt.Errorf("%w: format: use json or text here", errBadRequest)
 	}
@@ -119,6 +117,10 @@ func (s *Server) flows(w http.ResponseWriter, r *http.Request) error {
 		_ = out.send() // an error: the reader is gone
 		return nil
 	}
+	if v.limit > 0 {
+		page(out, table)
+		return nil
+	}
 	for at, more := uint32(0), true; more; more = at != 0 {
 		// Lines are collected while the table is walked, and written between
 		// two walks: a reader that does not read must not hold up the table.
@@ -133,6 +135,23 @@ func (s *Server) flows(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	return nil
+}
+
+// page lists one page of the flows. It is collected first, so that the header can
+// say where the next one begins.
+func page(out *lines, table *conntrack.Table) {
+	n := 0
+	next := table.DumpFrom(out.from, func(f *conntrack.Flow) bool {
+		if out.wants(f) {
+			out.flow(f)
+			n++
+		}
+		return n < out.limit
+	})
+	if next != 0 {
+		out.w.Header().Set(headerCursor, strconv.FormatUint(uint64(next), 10))
+	}
+	_ = out.send() // an error: the reader is gone
 }
 
 func (s *Server) countFlows(w http.ResponseWriter, _ *http.Request) error {

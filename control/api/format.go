@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -115,17 +116,12 @@ type view struct {
 	family  uint8
 	proto   uint8
 	table   Table
+	limit   int    // of a page; 0: all flows
+	from    uint32 // position that the page begins at
 	matcher
 }
 
 func parseFormat(q url.Values) (v view, err error) {
-	for key := range q {
-		switch key {
-		case "format", "output", "events", "family", "proto", "table", "labels", "filter":
-		default:
-			return v, fmt.Errorf("%w: unknown parameter %q", errBadRequest, key)
-		}
-	}
 	v.form = Form(q.Get("format"))
 	switch v.form {
 	case FormJSON, FormText, FormXML, FormSave:
@@ -154,6 +150,9 @@ func parseFormat(q url.Values) (v view, err error) {
 			return v, fmt.Errorf("%w: %w", errBadRequest, err)
 		}
 	}
+	if err := v.parsePage(q.Get("limit"), q.Get("cursor")); err != nil {
+		return v, fmt.Errorf("%w: %w", errBadRequest, err)
+	}
 	names, err := parseLabelNames(q.Get("labels"))
 	if err != nil {
 		return v, fmt.Errorf("%w: %w", errBadRequest, err)
@@ -165,6 +164,33 @@ func parseFormat(q url.Values) (v view, err error) {
 		return v, fmt.Errorf("%w: %w", errBadRequest, err)
 	}
 	return v, nil
+}
+
+// maxPage is how many flows a page may have: they are in memory all at once.
+const maxPage = 10000
+
+// parsePage reads which page of the flows is wanted.
+func (v *view) parsePage(limit, cursor string) (err error) {
+	if limit == "" {
+		if cursor != "" {
+			return errors.New("cursor goes with limit")
+		}
+		return nil
+	}
+	if v.limit, err = strconv.Atoi(limit); err != nil || v.limit < 1 || v.limit > maxPage {
+		return fmt.Errorf("limit %q: want 1 to %d", limit, maxPage)
+	}
+	if v.table != "" && v.table != TableFlows {
+		return fmt.Errorf("limit: the table %s comes whole", v.table)
+	}
+	if cursor != "" {
+		n, err := strconv.ParseUint(cursor, 10, 32)
+		if err != nil {
+			return fmt.Errorf("cursor %q: want what the header %s of the page before says", cursor, headerCursor)
+		}
+		v.from = uint32(n)
+	}
+	return nil
 }
 
 // ParseOutput sets the options that the comma-separated list names.

@@ -2,10 +2,8 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -20,6 +18,7 @@ import (
 // say what went wrong.
 type Backend interface {
 	Status() Status
+	Stuck(ctx context.Context) []string // what does not go on; not nil
 	Rules() []Rule
 	RuleCounters() []RuleCounter
 	Config() Config
@@ -33,16 +32,14 @@ type Backend interface {
 	RemoveInterface(ctx context.Context, name string) error
 }
 
-// Errors by what the caller can do about them.
-var (
-	ErrNotRunning = errors.New("not running")
-	ErrRefused    = errors.New("refused")   // change what you asked for
-	ErrNotFound   = errors.New("not found") // it is not there
-	ErrExists     = errors.New("exists")    // it is there already
+// Bounds of a request.
+const (
+	maxBody    = 1 << 20          // of its body, bytes
+	maxHeader  = 16 << 10         // of its first line and header, bytes, which net/http exceeds by 4 KiB
+	headerTime = 10 * time.Second // for its first line and header
+	bodyTime   = 30 * time.Second // for its body
+	idleTime   = 2 * time.Minute  // until the next one on its connection
 )
-
-// maxBody bounds the body of a request, bytes.
-const maxBody = 1 << 20
 
 // Server serves the API of one gateway.
 type Server struct {
@@ -55,48 +52,16 @@ type Server struct {
 	silent map[net.Conn]struct{} // connections that have not asked anything yet
 }
 
-// NewServer returns a server for backend. More holds further handlers by
-// pattern, "GET /metrics" for one; it may be nil.
+// NewServer returns a server for backend. More holds handlers of others by their
+// patterns in routes, "GET /metrics" for one; it may be nil.
 func NewServer(backend Backend, log *slog.Logger, more map[string]http.Handler) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Server{backend: backend, log: log, cancel: cancel, silent: make(map[net.Conn]struct{})}
-	mux := http.NewServeMux()
-	for pattern, handle := range map[string]func(http.ResponseWriter, *http.Request) error{
-		"GET /v1/status":               answer(backend.Status),
-		"GET /v1/ready":                s.ready,
-		"GET /v1/flows":                s.flows,
-		"GET /v1/flows/count":          s.countFlows,
-		"DELETE /v1/flows":             s.flushFlows,
-		"POST /v1/flows/delete":        s.deleteFlows,
-		"POST /v1/flows/update":        s.updateFlows,
-		"POST /v1/flows/get":           s.flow,
-		"GET /v1/events":               s.events,
-		"GET /v1/expectations":         s.expectations,
-		"POST /v1/expectations":        s.createExpectation,
-		"DELETE /v1/expectations":      s.flushExpectations,
-		"POST /v1/expectations/delete": s.deleteExpectation,
-		"GET /v1/expectations/count":   s.countExpectations,
-		"GET /v1/expectations/events":  s.expectEvents,
-		"GET /v1/rules":                answer(backend.Rules),
-		"GET /v1/rules/counters":       answer(backend.RuleCounters),
-		"GET /v1/config":               answer(backend.Config),
-		"GET /v1/counters":             answer(backend.Counters),
-		"GET /v1/ports/requested":      answer(backend.PortMappings),
-		"GET /v1/explain":              s.explain,
-		"GET /v1/check":                s.check,
-		"GET /v1/interfaces":           s.interfaces,
-		"POST /v1/interfaces":          s.addInterface,
-		"DELETE /v1/interfaces/{name}": s.removeInterface,
-		"POST /v1/reload":              s.reload,
-	} {
-		mux.Handle(pattern, s.handler(handle))
-	}
-	for pattern, h := range more {
-		mux.Handle(pattern, h)
-	}
 	s.http = http.Server{
-		Handler:           mux,
-		ReadHeaderTimeout: 10 * time.Second,
+		Handler:           s.mux(more),
+		ReadHeaderTimeout: headerTime,
+		IdleTimeout:       idleTime,
+		MaxHeaderBytes:    maxHeader,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnState:         s.connState,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
@@ -141,67 +106,27 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// handler turns an error into the status and body of its kind.
-func (s *Server) handler(handle func(http.ResponseWriter, *http.Request) error) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-		err := handle(w, r)
-		if err == nil {
-			return
-		}
-		s.log.Debug("request refused", "method", r.Method, "path", r.URL.Path, "error", err)
-		writeJSON(w, statusOf(err), failure{Error: err.Error()})
-	})
-}
-
-func statusOf(err error) int {
-	switch {
-	case errors.Is(err, ErrNotFound), errors.Is(err, conntrack.ErrNotFound), errors.Is(err, conntrack.ErrExpectMaster), errors.Is(err, conntrack.ErrExpectAbsent):
-		return http.StatusNotFound
-	case errors.Is(err, ErrExists), errors.Is(err, conntrack.ErrExpectClash):
-		return http.StatusConflict
-	case errors.Is(err, ErrRefused), errors.Is(err, conntrack.ErrExpectFull):
-		return http.StatusUnprocessableEntity
-	case errors.Is(err, errBadRequest):
-		return http.StatusBadRequest
-	}
-	return http.StatusInternalServerError
-}
-
-var errBadRequest = errors.New("bad request")
-
-// writeJSON ignores write errors: the peer is gone and nobody is left to tell.
-func writeJSON(w http.ResponseWriter, status int, body any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	_ = enc.Encode(body)
-}
-
-// readJSON decodes the body strictly; an empty body leaves into as it is.
-func readJSON(r *http.Request, into any) error {
-	dec := json.NewDecoder(r.Body)
-	dec.DisallowUnknownFields()
-	err := dec.Decode(into)
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	if err == nil && dec.More() {
-		err = errors.New("more than one JSON value")
-	}
-	if err != nil {
-		return fmt.Errorf("%w: body: %w", errBadRequest, err)
-	}
-	return nil
-}
-
 // answer makes the handler of a request that asks for what the backend knows.
 func answer[T any](what func() T) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, _ *http.Request) error {
 		writeJSON(w, http.StatusOK, what())
 		return nil
 	}
+}
+
+// live says whether the gateway can do its work.
+func (s *Server) live(w http.ResponseWriter, r *http.Request) error {
+	l, code := Liveness{Stuck: s.backend.Stuck(r.Context())}, http.StatusOK
+	if l.Live = len(l.Stuck) == 0; !l.Live {
+		code = http.StatusServiceUnavailable
+	}
+	writeJSON(w, code, l)
+	return nil
+}
+
+func (s *Server) ports(w http.ResponseWriter, _ *http.Request) error {
+	writeJSON(w, http.StatusOK, append([]PortUse{}, s.backend.Status().Ports...))
+	return nil
 }
 
 func (s *Server) ready(w http.ResponseWriter, _ *http.Request) error {

@@ -210,7 +210,8 @@ type CheckResult struct {
 	Defects []string `json:"defects"` // empty: none
 }
 
-// failure is the body of every refused request.
-type failure struct {
-	Error string `json:"error"`
+// Liveness is the answer of /v1/live.
+type Liveness struct {
+	Live  bool     `json:"live"`
+	Stuck []string `json:"stuck"` // what does not go on
 }

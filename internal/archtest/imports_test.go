@@ -146,6 +146,10 @@ var borders = []border{
 		reason: "package testing does not belong into the binary",
 	},
 	{
+		from: []string{module}, butNot: ours("control/api/apitest"), forbidden: []string{"github.com/santhosh-tekuri/jsonschema", module + "/control/api/apitest"},
+		reason: "answers are held against their description in tests",
+	},
+	{
 		from: []string{module}, forbidden: []string{"C", "github.com/google/gopacket/pcap", "github.com/google/gopacket/afpacket"},
 		reason: "culvert is one static binary without cgo",
 	},

@@ -1,0 +1,120 @@
+package api
+
+import "net/http"
+
+// route is one request that the server answers. The mux, the check of parameters
+// and openapi.json are made from it.
+type route struct {
+	pattern string // method and path
+	name    string // operationId
+	doc     string // a sentence without its full stop
+	params  []param
+	body    any   // zero value of what the body holds; nil: there is none
+	needs   bool  // the body must be there
+	gives   any   // zero value of the answer; nil: nothing, or what media says
+	media   media // how gives is written
+	fails   []int // statuses of refusals beside those that every request may get
+	handle  func(http.ResponseWriter, *http.Request) error
+}
+
+// media is how an answer is written.
+type media uint8
+
+const (
+	mediaJSON    media = iota // one value
+	mediaLines                // a value a line, or text
+	mediaStream               // the same, until somebody goes
+	mediaMetrics              // the text that Prometheus reads
+	mediaHealth               // one value with status 200, or 503 when something is wrong
+)
+
+// param is a parameter of the query.
+type param struct {
+	name string
+	doc  string
+	enum []string // values; with list, of the words between commas; none: any
+	list bool
+	gist any // zero value of what it holds: a string, an integer, or JSON of that type
+}
+
+// Parameters that several requests have.
+var (
+	paramFormat = param{name: "format", doc: "How lines are written: JSON lines, or as conntrack(8) prints them. xml and save are for lists of flows",
+		enum: []string{string(FormJSON), string(FormText), string(FormXML), string(FormSave)}, gist: ""}
+	paramOutput = param{name: "output", doc: "What format=text and format=xml add, as -o of conntrack(8) does",
+		enum: []string{"extended", "id", "timestamp", "ktimestamp", "labels"}, list: true, gist: ""}
+	paramLabels = param{name: "labels", doc: "Names of labels for output=labels: BIT=NAME between commas", gist: ""}
+	paramEvents = param{name: "events", doc: "Which events; all by default",
+		enum: []string{"ALL", "NEW", "UPDATES", "DESTROY"}, list: true, gist: ""}
+	paramFamily = param{name: "family", doc: "Only of this family", enum: []string{"ipv4", "ipv6"}, gist: ""}
+	paramProto  = param{name: "proto", doc: "Only of this protocol: a name such as tcp, or a number", gist: ""}
+	paramTable  = param{name: "table", doc: "Which list: the flows, those whose first packet has not left, those whose end is not told yet",
+		enum: []string{string(TableFlows), string(TableUnconfirmed), string(TableDying)}, gist: ""}
+	paramFilter = param{name: "filter", doc: "Only flows that have all that this JSON names", gist: Filter{}}
+	paramLimit  = param{name: "limit", doc: "At most so many flows; when there may be more, the header " + headerCursor + " of the answer is the parameter cursor of the next request", gist: 0}
+	paramCursor = param{name: "cursor", doc: "Where the page before has ended. A flow that lives all the while is in exactly one page", gist: ""}
+)
+
+// headerCursor is the header that says where the next page of flows begins.
+const headerCursor = "Next-Cursor"
+
+// routes lists what the server answers.
+func (s *Server) routes() []route {
+	b := s.backend
+	selecting := []param{paramFormat, paramOutput, paramLabels, paramFamily, paramProto, paramFilter}
+	return []route{
+		{pattern: "GET /v1/openapi.json", name: "getOpenAPI", doc: "This description of the API",
+			gives: map[string]any{}, handle: s.openAPI},
+		{pattern: "GET /v1/status", name: "getStatus", doc: "Health, interfaces and load",
+			gives: Status{}, handle: answer(b.Status)},
+		{pattern: "GET /v1/ready", name: "getReady", doc: "200 once packets flow, before that 503; the status says what it waits for",
+			gives: Status{}, media: mediaHealth, handle: s.ready},
+		{pattern: "GET /v1/live", name: "getLive", doc: "200 while the gateway can do its work, 503 when it is stuck, with what is stuck",
+			gives: Liveness{}, media: mediaHealth, handle: s.live},
+		{pattern: "GET /metrics", name: "getMetrics", doc: "Metrics in the text format of Prometheus", media: mediaMetrics},
+
+		{pattern: "GET /v1/flows", name: "listFlows", doc: "The flows, in an order that stays",
+			params: append([]param{paramTable, paramLimit, paramCursor}, selecting...), gives: Flow{}, media: mediaLines, handle: s.flows},
+		{pattern: "DELETE /v1/flows", name: "flushFlows", doc: "End every flow", gives: Count{}, handle: s.flushFlows},
+		{pattern: "GET /v1/flows/count", name: "countFlows", doc: "How many flows there are", gives: Count{}, handle: s.countFlows},
+		{pattern: "POST /v1/flows/get", name: "getFlow", doc: "The flow with a tuple in either direction",
+			params: selecting, body: Tuple{}, needs: true, gives: Flow{}, media: mediaLines, fails: []int{http.StatusNotFound}, handle: s.flow},
+		{pattern: "POST /v1/flows/delete", name: "deleteFlows", doc: "End the flows that pass the filter, and list them",
+			params: selecting, gives: Flow{}, media: mediaLines, handle: s.deleteFlows},
+		{pattern: "POST /v1/flows/update", name: "updateFlows", doc: "Change the flows that pass the filter, except those that are so already, and list them",
+			params: selecting, body: FlowUpdate{}, needs: true, gives: Flow{}, media: mediaLines, handle: s.updateFlows},
+		{pattern: "GET /v1/events", name: "followFlows", doc: "What happens to flows from now on: a stream of events",
+			params: append([]param{paramEvents}, selecting...), gives: Event{}, media: mediaStream, handle: s.events},
+
+		{pattern: "GET /v1/expectations", name: "listExpectations", doc: "Flows that were announced",
+			params: []param{paramFormat, paramFamily, paramProto}, gives: Expectation{}, media: mediaLines, handle: s.expectations},
+		{pattern: "POST /v1/expectations", name: "createExpectation", doc: "Announce a flow that belongs to another one",
+			body: Expectation{}, needs: true, fails: []int{http.StatusNotFound, http.StatusConflict, http.StatusUnprocessableEntity}, handle: s.createExpectation},
+		{pattern: "DELETE /v1/expectations", name: "flushExpectations", doc: "End every expectation", gives: ExpectCount{}, handle: s.flushExpectations},
+		{pattern: "GET /v1/expectations/count", name: "countExpectations", doc: "How many expectations there are", gives: ExpectCount{}, handle: s.countExpectations},
+		{pattern: "POST /v1/expectations/get", name: "getExpectation", doc: "The expectation with a tuple",
+			params: []param{paramFormat}, body: Tuple{}, needs: true, gives: Expectation{}, media: mediaLines, fails: []int{http.StatusNotFound}, handle: s.expectation},
+		{pattern: "POST /v1/expectations/delete", name: "deleteExpectation", doc: "End the expectation with a tuple",
+			body: Tuple{}, needs: true, fails: []int{http.StatusNotFound}, handle: s.deleteExpectation},
+		{pattern: "GET /v1/expectations/events", name: "followExpectations", doc: "What happens to expectations from now on: a stream of events",
+			params: []param{paramFormat, paramOutput, paramFamily, paramProto}, gives: ExpectEvent{}, media: mediaStream, handle: s.expectEvents},
+
+		{pattern: "GET /v1/explain", name: "explain", doc: "What would become of a packet, step by step",
+			params: []param{{name: "packet", doc: "The packet: " + ProbeSyntax, gist: ""}},
+			gives:  Explanation{}, fails: []int{http.StatusNotFound, http.StatusUnprocessableEntity}, handle: s.explain},
+		{pattern: "GET /v1/rules", name: "listRules", doc: "The rules in force in normal form, with hits", gives: []Rule{}, handle: answer(b.Rules)},
+		{pattern: "GET /v1/rules/counters", name: "listRuleCounters", doc: "The counters that rules name", gives: []RuleCounter{}, handle: answer(b.RuleCounters)},
+		{pattern: "GET /v1/config", name: "getConfig", doc: "The configuration in force, as it was read", gives: Config{}, handle: answer(b.Config)},
+		{pattern: "POST /v1/reload", name: "reload", doc: "Read the configuration again, or say what that would change; answers when it is in force",
+			body: ReloadRequest{}, gives: ReloadResult{}, fails: []int{http.StatusUnprocessableEntity}, handle: s.reload},
+		{pattern: "GET /v1/counters", name: "listCounters", doc: "Dropped packets by reason, with advice", gives: []Counter{}, handle: answer(b.Counters)},
+		{pattern: "GET /v1/ports", name: "listPorts", doc: "How full the ports of external addresses are, the fullest first", gives: []PortUse{}, handle: s.ports},
+		{pattern: "GET /v1/ports/requested", name: "listRequestedPorts", doc: "External ports that hosts have at their request", gives: []PortMapping{}, handle: answer(b.PortMappings)},
+		{pattern: "GET /v1/check", name: "checkFlows", doc: "What is wrong with the table of flows: nothing, as a rule", gives: CheckResult{}, handle: s.check},
+		{pattern: "GET /v1/interfaces", name: "listInterfaces", doc: "The interfaces that the gateway serves", gives: []Interface{}, handle: s.interfaces},
+		{pattern: "POST /v1/interfaces", name: "addInterface", doc: "Serve one more interface until the gateway ends",
+			body: InterfaceSpec{}, needs: true, fails: []int{http.StatusNotFound, http.StatusConflict, http.StatusUnprocessableEntity}, handle: s.addInterface},
+		{pattern: "DELETE /v1/interfaces/{name}", name: "removeInterface", doc: "Stop serving an interface",
+			fails: []int{http.StatusNotFound, http.StatusConflict, http.StatusUnprocessableEntity}, handle: s.removeInterface},
+	}
+}
