@@ -19,13 +19,19 @@ BENCHTIME ?= 1s
 netns_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:build netns' . )))
 bench_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^func Benchmark' . )))
 
-.PHONY: help build test tools lint unit race netns bench bench-quick fuzz corpus clean
+.PHONY: help build man test tools lint unit race netns bench bench-quick fuzz corpus clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-build: ## bin/culvert, static
-	CGO_ENABLED=0 go build -trimpath -o bin/culvert ./cmd/culvert
+# The commit goes into the binary where git can be asked for it.
+stamp = -buildvcs=$(shell git status >/dev/null 2>&1 && echo true || echo false)
+
+build: ## bin/culvert, static, the same bytes from the same commit
+	CGO_ENABLED=0 go build $(stamp) -trimpath -o bin/culvert ./cmd/culvert
+
+man: build ## manual pages, below dist/man
+	bin/culvert man dist/man
 
 test: ## everything, as root: install tools, lint, unit, race, fuzz seeds, namespaces, a quick bench
 	@start=$$SECONDS; \

@@ -55,7 +55,7 @@ func algReplayCommand() *cobra.Command {
 	port := cmd.Flags().Uint16("port", 0, "destination `PORT` of the flows that have the helper (default: its usual one)")
 	external := cmd.Flags().StringSlice("external", []string{exampleExternal4, exampleExternal6}, "`ADDRESS` that clients are translated to, one of each family, or none")
 	subnet := cmd.Flags().String("subnet", "", "`PREFIX` of a link of the gateway, for helpers of broadcasts: flows to it are not translated")
-	allow := cmd.Flags().StringSlice("helper-options", nil, "`WORD` as in helper_options of a rule: "+helperOptionNames())
+	allow := cmd.Flags().StringSlice("helper-options", nil, "`WORD` as in helper_options of a rule: "+strings.Join(helperOptionNames(), ", "))
 	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if helper.word == "" {
@@ -87,12 +87,11 @@ func algReplayCommand() *cobra.Command {
 	return cmd
 }
 
-func helperOptionNames() string {
-	var names []string
+func helperOptionNames() (names []string) {
 	for _, known := range rules.HelperOptions {
 		names = append(names, known.Name)
 	}
-	return strings.Join(names, ", ")
+	return names
 }
 
 // helperOptions returns what words allow a helper.
@@ -100,7 +99,7 @@ func helperOptions(words []string) (o alg.Options, err error) {
 	for _, word := range words {
 		i := slices.IndexFunc(rules.HelperOptions[:], func(known rules.HelperOption) bool { return known.Name == word })
 		if i < 0 {
-			return o, fmt.Errorf("--helper-options %q: there are %s", word, helperOptionNames())
+			return o, fmt.Errorf("--helper-options %q: there are %s%s", word, strings.Join(helperOptionNames(), ", "), didYouMean(word, helperOptionNames()))
 		}
 		*rules.HelperOptions[i].Of(&o) = true
 	}

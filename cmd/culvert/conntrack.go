@@ -34,6 +34,7 @@ func conntrackCommand() *cobra.Command {
 		Example: "  culvert conntrack -L -p tcp --dport 443 -o id\n  culvert conntrack -L expect",
 
 		DisableFlagParsing: true, // its own rules are older than ours
+		ValidArgsFunction:  completeConntrack,
 		RunE:               conntrackMain,
 	}
 	help := cmd.Flags() // for help texts alone

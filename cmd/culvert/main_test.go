@@ -3,9 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"flag"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -161,8 +164,17 @@ func TestCheckPointsAtMistakes(t *testing.T) {
 
 func TestVersion(t *testing.T) {
 	stdout, _, code := culvert(t, "version")
-	if code != exitDone || !strings.HasPrefix(stdout, "culvert ") {
+	if code != exitDone || !strings.HasPrefix(stdout, "culvert ") || !strings.Contains(stdout, runtime.Version()+" "+runtime.GOOS+"/"+runtime.GOARCH) {
 		t.Errorf("status %d, stdout %q", code, stdout)
+	}
+	stdout, _, code = culvert(t, "version", "-o", "json")
+	var v version
+	if err := json.Unmarshal([]byte(stdout), &v); err != nil || code != exitDone {
+		t.Fatalf("status %d, %v: %s", code, err, stdout)
+	}
+	i := slices.IndexFunc(v.Modules, func(m module) bool { return m.Path == "github.com/spf13/cobra" })
+	if i < 0 || !strings.HasPrefix(v.Modules[i].Sum, "h1:") || v.Settings["GOOS"] != runtime.GOOS {
+		t.Errorf("modules %v, settings %v; want those of the build", v.Modules, v.Settings)
 	}
 }
 

@@ -41,6 +41,8 @@ func interfaceAddCommand() *cobra.Command {
 		Short:   "Serve one more interface until it is removed or the gateway ends",
 		Example: "  culvert interface add veth7 --area guest --address 10.7.0.1/24",
 		Args:    oneArgument("the interface"),
+
+		ValidArgsFunction: completeInterface,
 	}
 	socket := socketFlag(cmd)
 	var spec api.InterfaceSpec
@@ -67,6 +69,8 @@ func interfaceRemoveCommand() *cobra.Command {
 		Short:   "Stop serving an interface until it is added again or the gateway starts anew",
 		Example: "  culvert interface remove veth7",
 		Args:    oneArgument("the interface"),
+
+		ValidArgsFunction: completeInterface,
 	}
 	socket := socketFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

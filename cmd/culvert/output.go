@@ -20,7 +20,7 @@ type choice struct {
 // Set implements pflag.Value.
 func (c *choice) Set(word string) error {
 	if !slices.Contains(c.words, word) {
-		return fmt.Errorf("use %s", strings.Join(c.words, " or "))
+		return fmt.Errorf("use %s%s", strings.Join(c.words, " or "), didYouMean(word, c.words))
 	}
 	c.word = word
 	return nil

@@ -117,10 +117,13 @@ func newRoot() *cobra.Command {
 		debugCommand(),
 		interfaceCommand(),
 		releaseCommand(),
+		completionCommand(),
+		manCommand(),
 		versionCommand(),
 	} {
 		root.AddCommand(c)
 	}
+	completeFlags(root)
 	return root
 }
 

@@ -15,7 +15,7 @@ var started = regexp.MustCompile(`(?:(?:Start|exec\.Command)\(|(?:Exec|CommandCo
 	`(?:append\(\[\]string\{)?"([a-z0-9_.-]+)"|args = \[\]string\{"([a-z0-9_.-]+)"`)
 
 // always are commands that every machine with Go has.
-var always = []string{"go", "sh", "cat", "ls", "sleep"}
+var always = []string{"go", "sh", "bash", "cat", "ls", "sleep"}
 
 // indirect are tools that no Go code starts by name, with who needs them.
 var indirect = []string{
