@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"time"
 
 	"example.com/culvert/conntrack"
 	"example.com/culvert/control/api"
@@ -128,6 +129,7 @@ func (g *Gateway) Status() api.Status {
 		s := g.engine.Stats()
 		st.Flows, st.Forwarded, st.Dropped = g.table.Len(), s.Forwarded, s.Drops()
 		st.Holders = g.holders(st.Flows, st.FlowLimit)
+		st.Load = g.loadWatch.since(g.loadSample(time.Now()))
 		st.Ports, st.Refusals = g.portWatch.report()
 		st.Requested = g.PortRequests().Mappings
 		for _, p := range g.engine.PortStats() {
@@ -137,6 +139,7 @@ func (g *Gateway) Status() api.Status {
 	for _, b := range a.interfaces {
 		st.Interfaces = append(st.Interfaces, b.describe(traffic[b.id]))
 	}
+	st.Troubles = st.FindTroubles()
 	return st
 }
 

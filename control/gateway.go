@@ -35,6 +35,7 @@ type Gateway struct {
 	current   atomic.Pointer[active] // what is in force; never nil
 	pressure  pressure
 	portWatch portWatch
+	loadWatch loadWatch
 	ending    chan struct{} // closed when the gateway is taken down
 
 	mu          sync.Mutex // serializes everything that changes the gateway; guards the rest
@@ -155,6 +156,7 @@ func (g *Gateway) start(ctx context.Context) error {
 	g.tasks.Go(g.followRefusals)
 	g.tasks.Go(g.followBlocks)
 	g.tasks.Go(g.watchPorts)
+	g.tasks.Go(g.watchLoad)
 	g.tasks.Go(g.followAnnouncements)
 	g.serve()
 	g.followAll()

@@ -78,6 +78,10 @@ func (g *Gateway) Tracking() (t metrics.Tracking) {
 	t.Stats, t.Expect, t.Expectations = g.table.Stats(), g.table.ExpectStats(), g.table.ExpectLen()
 	t.Ended = g.engine.Stats().Ended
 	t.Helpers = g.engine.HelperStats()
+	t.EventsLost = make(map[string]uint64)
+	for _, typ := range conntrack.EventTypes() {
+		t.EventsLost[typ.String()] = g.table.EventsLost(typ)
+	}
 	for i := range t.Alarms {
 		t.Alarms[i] = g.pressure.alarms[i].Load()
 	}

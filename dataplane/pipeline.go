@@ -15,7 +15,7 @@ import (
 func (w *Worker) batch(src source, n int) {
 	in := w.v.portOf(src.id)
 	count(&w.counter.received, uint64(n))
-	count(&w.counter.batches, 1)
+	w.counter.load.took(n)
 	k := 0
 	for i := range w.pkts[:n] {
 		p := &w.pkts[i]

@@ -45,7 +45,7 @@ func (e *Engine) Stats() (s Stats) {
 		resumed += c.resumed.Load() // before held, which is ahead of it
 		s.Held += c.held.Load()
 		s.Bytes += c.bytes.Load()
-		s.Batches += c.batches.Load()
+		s.Batches += c.load.batches()
 		for r := range w.drops {
 			s.Dropped[r] += w.drops[r].Load()
 		}
@@ -74,15 +74,7 @@ func (e *Engine) PortStats() []PortStats {
 		}
 		s := PortStats{ID: uint16(id), Name: p.name}
 		for i := range p.port.Info().NumQueues {
-			q := p.port.Queue(i).Stats()
-			s.RxFrames += q.RxFrames
-			s.RxBytes += q.RxBytes
-			s.TxFrames += q.TxFrames
-			s.TxBytes += q.TxBytes
-			s.RxRingDrops += q.RxRingDrops
-			s.RxTruncated += q.RxTruncated
-			s.RxForeignTag += q.RxForeignTag
-			s.TxRefused += q.TxRefused
+			s.Stats.Add(p.port.Queue(i).Stats())
 		}
 		all = append(all, s)
 	}

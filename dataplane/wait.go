@@ -55,9 +55,9 @@ func (s *waiter) wake() {
 	_, _ = unix.Write(s.event, one[:]) // full counter: already readable
 }
 
-// wait spends the time until the worker should look again. n is what the last
-// Step handled at time now.
-func (s *waiter) wait(w *Worker, n int, now int64) {
+// wait spends the time until the worker should look again, and reports whether that
+// took any. n is what the last Step handled at time now.
+func (s *waiter) wait(w *Worker, n int, now int64) (slept bool) {
 	s.packets += n
 	if now-s.started >= window {
 		s.busy = s.packets >= loadFloor && now-s.started < 2*window
@@ -68,17 +68,18 @@ func (s *waiter) wait(w *Worker, n int, now int64) {
 	}
 	switch {
 	case n >= Batch/2:
-		return // more is certainly there
+		return false // more is certainly there
 	case (s.busy || s.packets >= loadFloor) && s.mode != WaitLatency, s.mode == WaitThroughput && n > 0:
 		w.park()
 		s.nap()
-		return
+		return true
 	case n > 0:
-		return
+		return false
 	case now-s.lastSeen < spinTime && s.maySpin(), s.mode == WaitLatency && s.maySpin():
-		return
+		return false
 	}
 	s.poll(w)
+	return true
 }
 
 // maySpin reports whether nobody else has wanted this CPU lately. It asks the

@@ -148,9 +148,9 @@ func TestWaitingRegimes(t *testing.T) {
 			for i, look := range tt.looks {
 				l.w.begin(l.now)
 				l.w.wake() // a sleep ends at once
-				l.w.sleep.wait(l.w, look.n, look.now)
-				if got := l.w.asleep.Load(); got != look.parked {
-					t.Errorf("look %d: parked %v, want %v", i, got, look.parked)
+				slept := l.w.sleep.wait(l.w, look.n, look.now)
+				if got := l.w.asleep.Load(); got != look.parked || slept != look.parked {
+					t.Errorf("look %d: parked %v, slept %v; want %v", i, got, slept, look.parked)
 				}
 			}
 		})

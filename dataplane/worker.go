@@ -74,7 +74,8 @@ type counters struct {
 	received, forwarded, delivered, originated atomic.Uint64
 	held, resumed, joined                      atomic.Uint64
 	noticed                                    atomic.Uint64
-	bytes, batches                             atomic.Uint64
+	bytes                                      atomic.Uint64
+	load                                       load
 }
 
 // count adds to a counter that has one writer. An atomic store is a locked
@@ -144,13 +145,19 @@ func (w *Worker) run() {
 		_ = unix.SchedSetaffinity(0, &set) // a CPU that is not ours: run where we may
 	}
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0) // naps of 30 us become 80 otherwise
+	now := w.e.cfg.Clock()
 	for !w.e.stop.Load() {
-		now := w.e.cfg.Clock()
-		n := w.Step(now)
+		n, began := w.Step(now), now
+		now = w.e.cfg.Clock()
+		if n > 0 {
+			w.counter.load.spent(now - began)
+		}
 		if n == 0 && w.ct.Behind() {
 			continue // nothing to forward: the time is for flows that have expired
 		}
-		w.sleep.wait(w, n, now)
+		if w.sleep.wait(w, n, began) {
+			now = w.e.cfg.Clock()
+		}
 	}
 	w.park()
 }
@@ -195,6 +202,7 @@ func (w *Worker) begin(now int64) {
 	w.page.Begin(now, w.e.cfg.Wall)
 	w.ct.Begin(w.tick)
 	w.e.leases.Sweep(ports.Tick(w.tick))
+	w.counter.load.holds(len(w.pending.queue))
 }
 
 // tickAt converts boot-clock nanoseconds to the table's unit.

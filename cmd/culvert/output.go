@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -56,6 +57,36 @@ func count(n int, noun string) string {
 		noun += "s"
 	}
 	return fmt.Sprintf("%d %s", n, noun)
+}
+
+// si returns a number in three or four digits with its prefix: "0.5", "12", "1.23 k",
+// "45.6 M". An empty prefix leaves no blank behind it.
+func si(v float64) string {
+	prefix := ""
+	for _, p := range []string{" k", " M", " G", " T"} {
+		if v < 999.5 {
+			break
+		}
+		v, prefix = v/1000, p
+	}
+	switch {
+	case v == 0 || v >= 99.95 || v == math.Trunc(v) && prefix == "":
+		return fmt.Sprintf("%.0f%s", v, prefix)
+	case v >= 9.995:
+		return fmt.Sprintf("%.1f%s", v, prefix)
+	case prefix == "":
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.2f%s", v, prefix)
+}
+
+// bits returns an amount with its unit: "12 bit", "1.23 Mbit".
+func bits(v float64) string {
+	text := si(v)
+	if strings.Contains(text, " ") {
+		return text + "bit"
+	}
+	return text + " bit"
 }
 
 // table prints rows in columns.

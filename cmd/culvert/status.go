@@ -55,7 +55,18 @@ func printStatus(w io.Writer, st api.Status) error {
 	}
 	fmt.Fprintf(w, "%s: %s, generation %d, %s, up %v\n",
 		st.Name, state, st.Generation, count(st.Rules, "rule"), time.Since(st.Started).Round(time.Second))
-	fmt.Fprintf(w, "flows: %d of %d\n", st.Flows, st.FlowLimit)
+	if len(st.Troubles) == 0 {
+		fmt.Fprintln(w, "health: good")
+	}
+	for _, trouble := range st.Troubles {
+		fmt.Fprintf(w, "trouble: %s\n", trouble)
+	}
+	if l := st.Load; l != nil {
+		fmt.Fprintf(w, "load: %s packets/s, %s/s, workers busy %s (last %s)\n", si(l.Packets), bits(8*l.Bytes), percents(l.Busy), wholeSeconds(l.Seconds))
+		fmt.Fprintf(w, "flows: %d of %d, %d %% full; %s begin and %s end a second\n", st.Flows, st.FlowLimit, st.Flows*100/max(st.FlowLimit, 1), si(l.Begun), si(l.Ended))
+	} else {
+		fmt.Fprintf(w, "flows: %d of %d\n", st.Flows, st.FlowLimit)
+	}
 	if len(st.Holders) > 0 {
 		fmt.Fprintf(w, "nearly full; most flows: %s\n", holders(st.Holders))
 	}
@@ -75,12 +86,42 @@ func printStatus(w io.Writer, st api.Status) error {
 		fmt.Fprintf(w, "no port %v ago: %s for %s to %s %s, at %s: %s\n", time.Since(r.At).Round(time.Second), r.Reason, r.Client, r.Protocol, r.Destination, r.Address, r.Advice)
 	}
 	fmt.Fprintf(w, "packets: %d forwarded, %d dropped\n\n", st.Forwarded, st.Dropped)
+	if err := dropsText(w, st.Load); err != nil {
+		return err
+	}
 	return table(w, func(row func(...any)) {
 		row("INTERFACE", "AREA", "STATE", "UPLINK", "DRIVER", "MTU", "ADDRESSES", "NEXT HOPS")
 		for _, i := range st.Interfaces {
 			row(i.Name, i.Area, i.State, uplink(i.Uplink), i.Driver, i.MTU, words(i.Addresses), words(i.NextHops))
 		}
 	})
+}
+
+// dropsText prints what was dropped lately, and what to do about it.
+func dropsText(w io.Writer, l *api.Load) error {
+	if l == nil || len(l.Drops) == 0 {
+		return nil
+	}
+	err := table(w, func(row func(...any)) {
+		row("DROPPED IN "+wholeSeconds(l.Seconds), "REASON", "ADVICE")
+		for _, d := range l.Drops {
+			row(d.Count, d.Reason, d.Advice)
+		}
+	})
+	fmt.Fprintln(w)
+	return err
+}
+
+// wholeSeconds is a length of time in whole seconds.
+func wholeSeconds(s float64) string { return fmt.Sprintf("%.0f s", s) }
+
+// percents joins shares for a line: "12 %, 3 %".
+func percents(shares []float64) string {
+	parts := make([]string, len(shares))
+	for i, s := range shares {
+		parts[i] = fmt.Sprintf("%.0f %%", 100*s)
+	}
+	return strings.Join(parts, ", ")
 }
 
 // Addresses whose ports are shown: how many, and from which percentage on.

@@ -51,3 +51,46 @@ packets: `
 		t.Errorf("status\n%s\nwant in it\n%s", out.String(), want)
 	}
 }
+
+func TestStatusIsOneScreen(t *testing.T) {
+	st := api.Status{
+		Name: "home", Ready: true, Generation: 3, Rules: 4, Started: time.Now().Add(-2 * time.Hour),
+		Flows: 812, FlowLimit: 65536, Forwarded: 120000, Dropped: 42,
+		Load: &api.Load{Seconds: 60, Packets: 12345, Bytes: 12_275_000, Begun: 12, Ended: 11.46, Busy: []float64{0.123, 0}, Drops: []api.Counter{
+			{Reason: "rule-denied", Count: 30, Advice: "your rule; see culvert rules"}, {Reason: "no-route", Count: 2, Advice: "add a route or a next_hop"}}},
+		Interfaces: []api.Interface{{Name: "eth0", Area: "wan", State: api.StateUp, Driver: "af_packet", MTU: 1500, Addresses: []string{"203.0.113.1/24"}}},
+	}
+	good := `home: ready, generation 3, 4 rules, up 2h0m0s
+health: good
+load: 12.3 k packets/s, 98.2 Mbit/s, workers busy 12 %, 0 % (last 60 s)
+flows: 812 of 65536, 1 % full; 12 begin and 11.5 end a second
+packets: 120000 forwarded, 42 dropped
+
+DROPPED IN 60 s  REASON       ADVICE
+30               rule-denied  your rule; see culvert rules
+2                no-route     add a route or a next_hop
+
+INTERFACE  AREA  STATE  UPLINK  DRIVER     MTU   ADDRESSES       NEXT HOPS
+eth0       wan   up     -       af_packet  1500  203.0.113.1/24  -
+`
+	var out bytes.Buffer
+	if err := printStatus(&out, st); err != nil || out.String() != good {
+		t.Errorf("%v, status\n%s\nwant\n%s", err, out.String(), good)
+	}
+	st.Troubles = []string{"interface eth1 is down: set it up, or see to its cable"}
+	out.Reset()
+	if err := printStatus(&out, st); err != nil || !strings.Contains(out.String(), "\ntrouble: interface eth1 is down: set it up, or see to its cable\nload: ") || strings.Contains(out.String(), "good") {
+		t.Errorf("%v, status\n%s\nwant the trouble in it", err, out.String())
+	}
+}
+
+func TestAmountsAreShort(t *testing.T) {
+	for v, want := range map[float64]string{0: "0", 0.52: "0.5", 7: "7", 12.25: "12.2", 999: "999", 999.6: "1.00 k", 1234: "1.23 k", 45_600: "45.6 k", 456_000: "456 k", 1.5e6: "1.50 M", 2e9: "2.00 G", 5e15: "5000 T"} {
+		if got := si(v); got != want {
+			t.Errorf("si(%v) = %q, want %q", v, got, want)
+		}
+	}
+	if bits(12) != "12 bit" || bits(1.23e6) != "1.23 Mbit" {
+		t.Errorf("bits: %q, %q", bits(12), bits(1.23e6))
+	}
+}

@@ -32,7 +32,7 @@ type gateway struct {
 }
 
 func (g *gateway) Status() Status {
-	st := Status{Name: "test", Ready: g.ready.Load(), Waiting: []string{}, Interfaces: []Interface{}}
+	st := Status{Name: "test", Ready: g.ready.Load(), Waiting: []string{}, Troubles: []string{}, Interfaces: []Interface{}}
 	if !st.Ready {
 		st.Waiting = append(st.Waiting, "interface wan0 is absent")
 	}

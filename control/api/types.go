@@ -12,8 +12,9 @@ type Status struct {
 	PID        int         `json:"pid"`
 	Started    time.Time   `json:"started"`
 	Ready      bool        `json:"ready"`
-	Waiting    []string    `json:"waiting"` // what keeps it from being ready
-	Config     string      `json:"config"`  // file, empty when there is none
+	Waiting    []string    `json:"waiting"`  // what keeps it from being ready
+	Troubles   []string    `json:"troubles"` // what to look at and what to do; see FindTroubles
+	Config     string      `json:"config"`   // file, empty when there is none
 	Generation uint32      `json:"generation"`
 	Rules      int         `json:"rules"`
 	Flows      int         `json:"flows"`
@@ -24,8 +25,21 @@ type Status struct {
 	Requested  int         `json:"requested_ports,omitempty"` // that hosts have at their request; /v1/ports/requested lists them
 	Forwarded  uint64      `json:"forwarded_packets"`
 	Dropped    uint64      `json:"dropped_packets"`
+	Load       *Load       `json:"load,omitempty"` // of the last minute; absent in the first moment
 	Interfaces []Interface `json:"interfaces"`
 	Changes    *Changes    `json:"changes,omitempty"` // of the last reload, if any flow differed
+}
+
+// Load is what a gateway did in the last minute, or since it started.
+type Load struct {
+	Seconds  float64   `json:"seconds"` // the time it is about
+	Packets  float64   `json:"forwarded_packets_per_second"`
+	Bytes    float64   `json:"bytes_per_second"` // of IP packets forwarded or delivered
+	Begun    float64   `json:"begun_flows_per_second"`
+	Ended    float64   `json:"ended_flows_per_second"`
+	RingLost uint64    `json:"receive_ring_dropped"` // frames that found no worker in time
+	Busy     []float64 `json:"busy"`                 // of each worker, the share of a processor that packets took
+	Drops    []Counter `json:"drops"`                // in this time, by reason, most first
 }
 
 // PortMapping is an external port that a host has at its request.

@@ -1,12 +1,31 @@
 // Package metrics exports a gateway's counters to Prometheus.
 //
-// The collector reads snapshots when it is scraped and keeps nothing. Labels are
-// closed sets: reasons, interfaces of the gateway, rules, helpers. Never addresses.
+// The collector reads snapshots when it is scraped and keeps nothing but the last count
+// of the flows by state. Labels are closed sets: reasons, states, interfaces, rules,
+// helpers, workers. The only addresses are external ones of the gateway itself, at most
+// addressesShown with their protocols; the others are together under "other".
+//
+// # Names of node_exporter
+//
+// The basics of connection tracking are also under the names that Prometheus'
+// node_exporter gives those of the kernel, node_nf_conntrack_*, with its types: what
+// is drawn or alerted from them works for a Culvert gateway as it is. They come with
+// the labels of Culvert's own scrape, so a machine that runs both keeps them apart by
+// job. Everything else is in culvert_*, and says more (node.go).
+//
+// # Files
+//
+// configs/grafana-dashboard.json and configs/prometheus-alerts.yml are held against
+// this package by tests: each metric and label that they name is exported.
 package metrics
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
+	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -24,6 +43,9 @@ type Source interface {
 	Counters() []api.Counter
 	Tracking() Tracking
 	PortRequests() PortRequests
+	Census() conntrack.Census
+	Workers() []dataplane.WorkerStats
+	Queues() []dataplane.QueueLoad
 }
 
 // PortRequests are the requests of hosts for ports.
@@ -43,22 +65,42 @@ type Tracking struct {
 	Expectations int
 	Ended        [conntrack.NumCauses]uint64 // with notice, by cause
 	Alarms       [len(AlarmPercents)]uint64  // by position in AlarmPercents
+	EventsLost   map[string]uint64           // by type; found no room in a worker's ring
 	Helpers      dataplane.HelperStats
 }
 
 // Collector implements prometheus.Collector. It is safe for concurrent use.
 type Collector struct {
 	from Source
+
+	mu      sync.Mutex // guards census and counted
+	census  conntrack.Census
+	counted time.Time // when census was taken
 }
 
 // NewCollector returns a collector over from.
 func NewCollector(from Source) *Collector { return &Collector{from: from} }
+
+// censusAge is how old a count of the flows by state may be: whoever scrapes more
+// often does not make the gateway count more often.
+const censusAge = time.Second
+
+// latestCensus returns a count of the flows by state.
+func (c *Collector) latestCensus() conntrack.Census {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := time.Now(); now.Sub(c.counted) >= censusAge {
+		c.census, c.counted = c.from.Census(), now
+	}
+	return c.census
+}
 
 var (
 	info       = describe("culvert_build_info", "Always 1; the version is the label.", "version")
 	ready      = describe("culvert_ready", "1 when every configured interface is served.")
 	generation = describe("culvert_config_generation", "Generation of the state in force; grows with each reload and each change of the kernel that was followed.")
 	flows      = describe("culvert_flows", "Tracked flows.")
+	flowStates = describe("culvert_flow_states", "Confirmed flows by protocol and state; protocols without states are UNREPLIED, REPLIED or ASSURED. Counted at most once a second.", "protocol", "state")
 	flowLimit  = describe("culvert_flows_limit", "Most flows that can be tracked; raise conntrack.max when culvert_flows nears it.")
 	begun      = describe("culvert_flows_begun_total", "Flows whose first packet left.")
 	ended      = describe("culvert_flows_ended_total", "Flows that ended, by cause: expired in time, deleted by command, early-drop to make room for others, replaced by a new connection on the same ports; and with notice to their inside hosts address-lost, uplink-down, interface-gone and rules-changed. Raise conntrack.max when early-drop grows.", "cause")
@@ -67,6 +109,7 @@ var (
 	alarms     = describe("culvert_flows_alarms_total", "How often the table filled up to a percentage of its limit; the log names the largest holders.", "percent")
 	expects    = describe("culvert_expectations", "Flows that were announced and have not begun.")
 	expectEv   = describe("culvert_expectation_events_total", "Expectations created, met by a flow, and ended, met or not.", "event")
+	eventsLost = describe("culvert_events_lost_total", "Events of flows that found no room in the ring of a worker, by type: whoever reads events is told exactly how many he missed. If it grows, events come faster than they can be put in order; subscribe to fewer types.", "event")
 	helped     = describe("culvert_helper_flows", "Flows that a helper reads or has changed.")
 	helpedMem  = describe("culvert_helper_memory_bytes", "Memory that helpers keep for flows.")
 	helperEv   = describe("culvert_helper_events_total", "What helpers did: edited a payload, left their flow, found an edit too late or a message too long (overflow); and panicked, broken, starved: flows that lost their helper by a defect or for want of memory. The last three should stay zero.", "event")
@@ -79,8 +122,8 @@ var (
 	uplinkUp   = describe("culvert_uplink_up", "1 while the check of an interface finds its router to work.", "interface")
 	uplinkMove = describe("culvert_uplink_changes_total", "How often the check of an interface changed its mind; if that is often, raise down_after and up_after or choose another target.", "interface")
 	ruleBytes  = describe("culvert_rule_hit_bytes_total", "Bytes of the packets that a rule matched.", "list", "rule")
-	counted    = describe("culvert_rule_counter_packets_total", "Packets on a counter that rules name.", "counter")
-	countedB   = describe("culvert_rule_counter_bytes_total", "Bytes of packets on a counter that rules name.", "counter")
+	counted    = describe("culvert_rule_counted_packets_total", "Packets on a counter that rules name.", "counter")
+	countedB   = describe("culvert_rule_counted_bytes_total", "Bytes of packets on a counter that rules name.", "counter")
 	linesLost  = describe("culvert_rule_log_lost_total", "Lines of rules with a log that were beyond their rate or found no place; raise log_rate to see more.")
 	received   = describe("culvert_interface_received_packets_total", "Frames taken from an interface.", "interface")
 	receivedB  = describe("culvert_interface_received_bytes_total", "Bytes taken from an interface.", "interface")
@@ -93,18 +136,19 @@ var (
 	portsUsed = describe("culvert_nat_ports_used", "Ports of an external address that flows use or that are kept for who had them; sampled every ten seconds.", "address", "zone", "protocol")
 	portsFree = describe("culvert_nat_ports_free", "Ports of an external address that are left; widen ports or add an address when it nears 0.", "address", "zone", "protocol")
 
+	portsFull = describe("culvert_nat_ports_exhaustion_seconds", "When the ports of an external address will be used up if use grows as in the last minutes; absent while it does not grow, or for more than a day.", "address", "zone", "protocol")
+
 	requestedNow = describe("culvert_nat_ports_requested", "External ports that hosts have at their request ([pcp]).")
 	requests     = describe("culvert_nat_port_requests_total", "Requests of hosts for external ports, by result; for quota raise max_per_client in [pcp] or the quota of the rule.", "result")
-
-	all = []*prometheus.Desc{requestedNow, requests, portsUsed, portsFree, info, ready, generation, flows, flowLimit, begun, ended, refusedNew, clashes, alarms, expects, expectEv,
-		helped, helpedMem, helperEv, unread, announces, unlogged,
-		forwarded, dropped, ruleHits, ruleBytes, counted, countedB, linesLost,
-		uplinkUp, uplinkMove,
-		received, receivedB, sent, sentB, ringDrops, truncated, refused}
 )
 
+// all are the metrics that Collect may send.
+var all []*prometheus.Desc
+
 func describe(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc(name, help, labels, nil)
+	d := prometheus.NewDesc(name, help, labels, nil)
+	all = append(all, d)
+	return d
 }
 
 // Describe sends what Collect may send.
@@ -113,6 +157,12 @@ func (c *Collector) Describe(to chan<- *prometheus.Desc) {
 		to <- d
 	}
 }
+
+// gauger and counter send a number.
+type (
+	gauger  func(d *prometheus.Desc, v float64, labels ...string)
+	counter func(d *prometheus.Desc, v uint64, labels ...string)
+)
 
 // Collect sends the present numbers.
 func (c *Collector) Collect(to chan<- prometheus.Metric) {
@@ -128,11 +178,19 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	gauge(generation, float64(st.Generation))
 	gauge(flows, float64(st.Flows))
 	gauge(flowLimit, float64(st.FlowLimit))
-	c.from.Tracking().collect(gauge, count)
-	for _, p := range st.Ports {
+	t := c.from.Tracking()
+	t.collect(gauge, count)
+	collectNode(&st, &t.Stats, gauge)
+	census := c.latestCensus()
+	census.Each(func(proto, state string, n int) { gauge(flowStates, float64(n), proto, state) })
+	collectWorkers(c.from.Workers(), c.from.Queues(), gauge, count, to)
+	for _, p := range foldPorts(st.Ports) {
 		zone := strconv.Itoa(int(p.Zone))
 		gauge(portsUsed, float64(p.Used+p.Kept), p.Address, zone, p.Protocol)
 		gauge(portsFree, float64(max(p.Total-p.Used-p.Kept, 0)), p.Address, zone, p.Protocol)
+		if p.FullIn > 0 {
+			gauge(portsFull, p.FullIn, p.Address, zone, p.Protocol)
+		}
 	}
 	if r := c.from.PortRequests(); r.Results != nil {
 		gauge(requestedNow, float64(r.Mappings))
@@ -175,7 +233,7 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	}
 }
 
-func (t Tracking) collect(gauge func(*prometheus.Desc, float64, ...string), count func(*prometheus.Desc, uint64, ...string)) {
+func (t *Tracking) collect(gauge gauger, count counter) {
 	s := &t.Stats
 	count(begun, s.Insert)
 	count(ended, s.Expired, "expired")
@@ -197,6 +255,9 @@ func (t Tracking) collect(gauge func(*prometheus.Desc, float64, ...string), coun
 	count(expectEv, t.Expect.Create, "created")
 	count(expectEv, t.Expect.New, "met")
 	count(expectEv, t.Expect.Delete, "ended")
+	for event, n := range t.EventsLost {
+		count(eventsLost, n, event)
+	}
 	h := &t.Helpers
 	gauge(helped, float64(h.Flows))
 	gauge(helpedMem, float64(h.Memory))
@@ -214,6 +275,33 @@ func (t Tracking) collect(gauge func(*prometheus.Desc, float64, ...string), coun
 		count(announces, c.Refused, "refused", c.Name)
 	}
 	count(unlogged, h.Unlogged)
+}
+
+// addressesShown is how many external addresses, by protocol, have metrics of their own.
+const addressesShown = 256
+
+// otherAddresses is the label of the rest of them.
+const otherAddresses = "other"
+
+// foldPorts puts all but the fullest addresses together, by protocol.
+func foldPorts(all []api.PortUse) []api.PortUse {
+	if len(all) <= addressesShown {
+		return all
+	}
+	shown := slices.Clone(all[:addressesShown])
+	rest := map[string]*api.PortUse{}
+	for _, p := range all[addressesShown:] {
+		r := rest[p.Protocol]
+		if r == nil {
+			r = &api.PortUse{Address: otherAddresses, Protocol: p.Protocol}
+			rest[p.Protocol] = r
+		}
+		r.Used, r.Kept, r.Total = r.Used+p.Used, r.Kept+p.Kept, r.Total+p.Total
+	}
+	for _, protocol := range slices.Sorted(maps.Keys(rest)) {
+		shown = append(shown, *rest[protocol])
+	}
+	return shown
 }
 
 // ruleName is the rule's own name, or the id it keeps across reloads.

@@ -1,15 +1,21 @@
 package metrics
 
 import (
+	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	"example.com/culvert/alg/registry"
 	"example.com/culvert/conntrack"
 	"example.com/culvert/control/api"
 	"example.com/culvert/dataplane"
+	"example.com/culvert/dataplane/port"
 )
 
 // source is a gateway with one of everything.
@@ -17,6 +23,7 @@ type source struct{}
 
 func (source) Status() api.Status {
 	return api.Status{Version: "v1", Ready: true, Generation: 2, Flows: 3, FlowLimit: 100, Forwarded: 7,
+		Ports: []api.PortUse{{Address: "203.0.113.1", Zone: 5, Protocol: "tcp", Used: 60, Kept: 2, Total: 100, FullIn: 39}},
 		Interfaces: []api.Interface{
 			{Name: "eth0", Netns: "blue", State: api.StateUp, Uplink: &api.Uplink{State: api.StateUp, Changes: 8}, Counters: api.Traffic{RxPackets: 9}},
 			{Name: "eth1", State: api.StateAbsent},
@@ -32,19 +39,34 @@ func (source) PortRequests() PortRequests {
 	return PortRequests{Mappings: 29, Results: map[string]uint64{"success": 30}}
 }
 
+func (source) Census() (c conntrack.Census) { return c }
+
+func (source) Workers() []dataplane.WorkerStats {
+	h := dataplane.Histogram{Bounds: []float64{1, 64}, Counts: []uint64{41, 42}, Count: 43, Sum: 44}
+	return []dataplane.WorkerStats{
+		{Received: 31, Stats: port.Stats{RxBytes: 32, RxRingDrops: 33}, Forwarded: 34, Bytes: 35, Busy: 1500 * time.Millisecond, BatchSize: h, BatchTime: h},
+		{Received: 36},
+	}
+}
+
+func (source) Queues() []dataplane.QueueLoad {
+	return []dataplane.QueueLoad{{Name: dataplane.QueueNeighbour, Length: 37, Room: 38}}
+}
+
 func (source) Rules() []api.Rule {
 	return []api.Rule{{List: "snat", Name: "home", Hits: 4, Bytes: 240}, {List: "dnat", ID: 0xbeef, Hits: 5}}
 }
 func (source) Counters() []api.Counter { return []api.Counter{{Reason: "no-route", Count: 6}} }
 func (source) Tracking() Tracking {
 	return Tracking{
-		Stats:        conntrack.Stats{Insert: 10, Expired: 11, EarlyDrop: 12, ClientFull: 13, InsertFailed: 20, ClashResolve: 14},
+		Stats:        conntrack.Stats{Found: 46, Drop: 47, Insert: 10, Expired: 11, EarlyDrop: 12, ClientFull: 13, InsertFailed: 20, ClashResolve: 14},
 		Expect:       conntrack.ExpectStats{Create: 16, New: 17, Delete: 18},
 		Expectations: 19,
 		Helpers: dataplane.HelperStats{Flows: 23, Memory: 24, Edited: 25, Panicked: 26, Unlogged: 32,
 			Each: []dataplane.HelperCount{{Name: "sip", Unread: 29, Announced: 27, Refused: 28}}},
-		Alarms: [...]uint64{3, 2, 1},
-		Ended:  [...]uint64{conntrack.AddressLost: 21, conntrack.RulesChanged: 22},
+		Alarms:     [...]uint64{3, 2, 1},
+		EventsLost: map[string]uint64{"DESTROY": 45},
+		Ended:      [...]uint64{conntrack.AddressLost: 21, conntrack.RulesChanged: 22},
 	}
 }
 
@@ -64,23 +86,128 @@ func gather(t *testing.T) map[string]*dto.MetricFamily {
 }
 
 func TestNamesFollowTheConventions(t *testing.T) {
-	labels := map[string]bool{"version": true, "reason": true, "list": true, "rule": true, "interface": true,
-		"cause": true, "kind": true, "percent": true, "event": true, "counter": true, "helper": true, "result": true}
 	for name, f := range gather(t) {
-		counter := f.GetType() == dto.MetricType_COUNTER
-		if counter != strings.HasSuffix(name, "_total") {
+		if f.GetHelp() == "" {
+			t.Errorf("%s: want a help text", name)
+		}
+		if strings.HasPrefix(name, "node_nf_conntrack_") {
+			if f.GetType() != dto.MetricType_GAUGE {
+				t.Errorf("%s is a %v: node_exporter has gauges alone of this prefix", name, f.GetType())
+			}
+			continue
+		}
+		if counter := f.GetType() == dto.MetricType_COUNTER; counter != strings.HasSuffix(name, "_total") {
 			t.Errorf("%s is a %v: counters, and only they, end in _total", name, f.GetType())
 		}
-		if !strings.HasPrefix(name, "culvert_") || f.GetHelp() == "" {
-			t.Errorf("%s: want the prefix culvert_ and a help text", name)
+		if !strings.HasPrefix(name, "culvert_") {
+			t.Errorf("%s: want the prefix culvert_", name)
 		}
+	}
+}
+
+// closedSets has the values of each label, by metric where it differs: what is fixed,
+// and what the configuration of source names.
+func closedSets() map[string][]string {
+	sets := map[string][]string{
+		"version":   {source{}.Status().Version},
+		"interface": {"blue/eth0"},
+		"list":      {"pre", "dnat", "filter", "snat"},
+		"rule":      {"home", "0000beef"},
+		"counter":   {"web"},
+		"helper":    registry.New().Names(),
+		"address":   {"203.0.113.1", otherAddresses},
+		"zone":      {"5"},
+		"result":    {"success"},
+		"worker":    {"0", "1"},
+		"queue": {string(dataplane.QueueNeighbour), string(dataplane.QueueEnding), string(dataplane.QueueRefusal),
+			string(dataplane.QueueAnnouncement), string(dataplane.QueuePortBlock), "event"},
+		"protocol":                                 {"tcp", "udp", "icmp", "icmpv6", "sctp", "dccp", "gre", "udplite", conntrack.OtherProto},
+		"culvert_flows_ended_total cause":          {"expired", "deleted", "early-drop", "replaced"},
+		"culvert_flows_refused_total cause":        {"table-full", "client-share", "chain-full"},
+		"culvert_flow_clashes_total kind":          {"same-flow", "other-flow"},
+		"culvert_expectation_events_total event":   {"created", "met", "ended"},
+		"culvert_helper_events_total event":        {"edited", "left", "late", "overflow", "panicked", "broken", "starved"},
+		"culvert_helper_announcements_total event": {"granted", "refused"},
+	}
+	for _, r := range dataplane.Reasons() {
+		sets["reason"] = append(sets["reason"], r.String())
+	}
+	for why := conntrack.Unspecified + 1; int(why) < conntrack.NumCauses; why++ {
+		sets["culvert_flows_ended_total cause"] = append(sets["culvert_flows_ended_total cause"], why.String())
+	}
+	for _, percent := range AlarmPercents {
+		sets["percent"] = append(sets["percent"], strconv.Itoa(percent))
+	}
+	for _, typ := range conntrack.EventTypes() {
+		sets["culvert_events_lost_total event"] = append(sets["culvert_events_lost_total event"], typ.String())
+	}
+	(&conntrack.Census{}).Each(func(_, state string, _ int) { sets["state"] = append(sets["state"], state) })
+	return sets
+}
+
+func TestLabelsAreClosedSets(t *testing.T) {
+	sets := closedSets()
+	used := map[string]bool{}
+	for name, f := range gather(t) {
 		for _, m := range f.GetMetric() {
 			for _, l := range m.GetLabel() {
-				if !labels[l.GetName()] {
-					t.Errorf("%s has label %s, which is in no closed set", name, l.GetName())
+				key := name + " " + l.GetName()
+				if sets[key] == nil {
+					key = l.GetName()
+				}
+				used[key] = true
+				if !slices.Contains(sets[key], l.GetValue()) {
+					t.Errorf("%s{%s=%q}: want one of %q", name, l.GetName(), l.GetValue(), sets[key])
 				}
 			}
 		}
+	}
+	for key := range sets {
+		if !used[key] {
+			t.Errorf("no metric has a label %s", key)
+		}
+	}
+}
+
+func TestManyAddressesAreCountedTogether(t *testing.T) {
+	var all []api.PortUse
+	for i := range addressesShown + 10 {
+		all = append(all, api.PortUse{Address: fmt.Sprintf("203.0.113.%d", i/2), Protocol: []string{"tcp", "udp"}[i%2], Used: 3, Kept: 1, Total: 10})
+	}
+	got := foldPorts(all)
+	if len(got) != addressesShown+2 || !slices.Equal(got[:addressesShown], all[:addressesShown]) {
+		t.Fatalf("%d of %d addresses are told, want the first %d as they are, and one more of each protocol", len(got), len(all), addressesShown)
+	}
+	for i, protocol := range []string{"tcp", "udp"} {
+		if want := (api.PortUse{Address: otherAddresses, Protocol: protocol, Used: 15, Kept: 5, Total: 50}); got[addressesShown+i] != want {
+			t.Errorf("the rest of %s: %+v, want %+v", protocol, got[addressesShown+i], want)
+		}
+	}
+	if got := foldPorts(all[:addressesShown]); len(got) != addressesShown {
+		t.Errorf("of %d addresses %d are told", addressesShown, len(got))
+	}
+}
+
+// slow counts how often the flows are counted.
+type slow struct {
+	source
+	censuses *int
+}
+
+func (s slow) Census() conntrack.Census { *s.censuses++; return conntrack.Census{} }
+
+func TestFrequentScrapesDoNotCountTheFlowsEachTime(t *testing.T) {
+	n := 0
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(NewCollector(slow{censuses: &n}))
+	began := time.Now()
+	for range 10 {
+		if _, err := registry.Gather(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if most := 1 + int(time.Since(began)/censusAge); n < 1 || n > most {
+		t.Errorf("10 scrapes counted the flows %d times, want %d at most", n, most)
 	}
 }
 
@@ -102,6 +229,27 @@ func TestValues(t *testing.T) {
 		{"culvert_flow_clashes_total", "other-flow", 6},
 		{"culvert_flows_alarms_total", "80", 3},
 		{"culvert_flows_alarms_total", "95", 1},
+		{"culvert_flow_states", "HEARTBEAT_SENT", 0},
+		{"culvert_events_lost_total", "DESTROY", 45},
+		{"culvert_worker_received_packets_total", "0", 31},
+		{"culvert_worker_received_bytes_total", "0", 32},
+		{"culvert_worker_receive_ring_dropped_total", "0", 33},
+		{"culvert_worker_forwarded_packets_total", "0", 34},
+		{"culvert_worker_forwarded_bytes_total", "0", 35},
+		{"culvert_worker_received_packets_total", "1", 36},
+		{"culvert_worker_busy_seconds_total", "0", 1.5},
+		{"culvert_queue_length", "neighbour", 37},
+		{"culvert_queue_limit", "neighbour", 38},
+		{"culvert_nat_ports_used", "203.0.113.1", 62},
+		{"culvert_nat_ports_free", "203.0.113.1", 38},
+		{"culvert_nat_ports_exhaustion_seconds", "203.0.113.1", 39},
+		{"node_nf_conntrack_entries", "", 3},
+		{"node_nf_conntrack_entries_limit", "", 100},
+		{"node_nf_conntrack_stat_found", "", 46},
+		{"node_nf_conntrack_stat_drop", "", 47},
+		{"node_nf_conntrack_stat_early_drop", "", 12},
+		{"node_nf_conntrack_stat_insert", "", 10},
+		{"node_nf_conntrack_stat_insert_failed", "", 20},
 		{"culvert_expectations", "", 19},
 		{"culvert_expectation_events_total", "created", 16},
 		{"culvert_expectation_events_total", "met", 17},
@@ -117,8 +265,8 @@ func TestValues(t *testing.T) {
 		{"culvert_dropped_packets_total", "no-route", 6},
 		{"culvert_rule_hits_total", "home", 4},
 		{"culvert_rule_hit_bytes_total", "home", 240},
-		{"culvert_rule_counter_packets_total", "web", 6},
-		{"culvert_rule_counter_bytes_total", "web", 600},
+		{"culvert_rule_counted_packets_total", "web", 6},
+		{"culvert_rule_counted_bytes_total", "web", 600},
 		{"culvert_rule_log_lost_total", "", 7},
 		{"culvert_rule_hits_total", "0000beef", 5},
 		{"culvert_interface_received_packets_total", "blue/eth0", 9},
@@ -131,6 +279,12 @@ func TestValues(t *testing.T) {
 	}
 	if _, ok := value(all["culvert_interface_received_packets_total"], "eth1"); ok {
 		t.Error("an absent interface is exported")
+	}
+	for _, name := range []string{"culvert_worker_batch_packets", "culvert_worker_batch_seconds"} {
+		h := all[name].GetMetric()[0].GetHistogram()
+		if b := h.GetBucket(); h.GetSampleCount() != 43 || h.GetSampleSum() != 44 || len(b) != 2 || b[1].GetUpperBound() != 64 || b[1].GetCumulativeCount() != 42 {
+			t.Errorf("%s: %v", name, h)
+		}
 	}
 }
 

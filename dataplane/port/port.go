@@ -93,5 +93,17 @@ type Stats struct {
 	TxRefused         uint64 // the kernel refused the frame
 }
 
+// Add adds the counters of another queue.
+func (s *Stats) Add(o Stats) {
+	s.RxFrames += o.RxFrames
+	s.RxBytes += o.RxBytes
+	s.TxFrames += o.TxFrames
+	s.TxBytes += o.TxBytes
+	s.RxRingDrops += o.RxRingDrops
+	s.RxTruncated += o.RxTruncated
+	s.RxForeignTag += o.RxForeignTag
+	s.TxRefused += o.TxRefused
+}
+
 // Closer is implemented by senders that NewSender returned.
 type Closer interface{ Close() error }
