@@ -132,6 +132,7 @@ func (g *Gateway) Status() api.Status {
 		st.Load = g.loadWatch.since(g.loadSample(time.Now()))
 		st.Ports, st.Refusals = g.portWatch.report()
 		st.Requested = g.PortRequests().Mappings
+		st.Helpers = troubled(g.Helpers())
 		for _, p := range g.engine.PortStats() {
 			traffic[int(p.ID)] = p.Stats
 		}

@@ -23,14 +23,23 @@ type Helper struct {
 	name string
 	port uint16
 	wait time.Duration // for answers, as netfilter
-	asks func(b []byte) bool
+	read func(b []byte) reading
 }
+
+// reading says what a datagram is.
+type reading uint8
+
+const (
+	nothing  reading = iota // none of the protocol
+	question                // hosts answer it
+	other
+)
 
 var (
 	// SNMP is the helper "snmp".
-	SNMP = Helper{"snmp", 161, 30 * time.Second, isMessage}
+	SNMP = Helper{"snmp", 161, 30 * time.Second, readSNMP}
 	// NetBIOS is the helper "netbios-ns".
-	NetBIOS = Helper{"netbios-ns", 137, 3 * time.Second, isQuery}
+	NetBIOS = Helper{"netbios-ns", 137, 3 * time.Second, readName}
 )
 
 // Spec implements alg.Helper.
@@ -49,7 +58,14 @@ type parser struct{ Helper }
 // Inspect implements alg.Parser.
 func (p parser) Inspect(c *alg.Context, b []byte) alg.Edit {
 	e := alg.Edit{Done: len(b)}
-	if c.Dir != tuple.Original || !p.asks(b) {
+	if c.Dir != tuple.Original {
+		return e
+	}
+	switch p.read(b) {
+	case nothing:
+		e.Unread = 1
+		return e
+	case other:
 		return e
 	}
 	if net := c.Subnet(); net.IsValid() {
@@ -63,13 +79,26 @@ func (p parser) Inspect(c *alg.Context, b []byte) alg.Edit {
 
 const tagSequence = 0x30 // ITU-T X.690: what every message of SNMP is (RFC 1157 section 4)
 
-// isMessage reports whether b may be a message of SNMP.
-func isMessage(b []byte) bool { return len(b) > 2 && b[0] == tagSequence }
+// readSNMP takes every message of SNMP for a question.
+func readSNMP(b []byte) reading {
+	if len(b) > 2 && b[0] == tagSequence {
+		return question
+	}
+	return nothing
+}
 
 const (
 	nameHeader   = 12   // bytes (RFC 1002 section 4.2.1.1)
 	nameResponse = 0x80 // in the third byte
 )
 
-// isQuery reports whether b asks for something of the name service.
-func isQuery(b []byte) bool { return len(b) > nameHeader && b[2]&nameResponse == 0 }
+// readName tells questions of the name service from answers.
+func readName(b []byte) reading {
+	switch {
+	case len(b) <= nameHeader:
+		return nothing
+	case b[2]&nameResponse != 0:
+		return other
+	}
+	return question
+}

@@ -35,18 +35,22 @@ func TestAnswersOfTheLinkAreAnnounced(t *testing.T) {
 		claim, net, say string
 		helper          Helper
 		announced       int
+		unread          uint32
 	}{
-		{"a name is asked for", "10.0.0.0/24", query, NetBIOS, 1},
-		{"an answer", "10.0.0.0/24", answer, NetBIOS, 0},
-		{"no more than a header", "10.0.0.0/24", query[:12], NetBIOS, 0},
-		{"one host is asked", "", query, NetBIOS, 0},
-		{"agents are asked for", "10.0.0.0/24", get, SNMP, 1},
-		{"not SNMP", "10.0.0.0/24", query, SNMP, 0},
-		{"nothing", "10.0.0.0/24", "", SNMP, 0},
+		{"a name is asked for", "10.0.0.0/24", query, NetBIOS, 1, 0},
+		{"an answer", "10.0.0.0/24", answer, NetBIOS, 0, 0},
+		{"no more than a header", "10.0.0.0/24", query[:12], NetBIOS, 0, 1},
+		{"one host is asked", "", query, NetBIOS, 0, 0},
+		{"agents are asked for", "10.0.0.0/24", get, SNMP, 1, 0},
+		{"not SNMP", "10.0.0.0/24", query, SNMP, 0, 1},
+		{"nothing", "10.0.0.0/24", "", SNMP, 0, 0},
 	} {
 		got := algtest.Run(asking(tt.helper, tt.net), algtest.Say{Text: tt.say})
 		if len(got.Announced) != tt.announced || len(got.Refused) != 0 || !slices.Equal(got.Got[tuple.Original], []string{tt.say}) {
 			t.Errorf("%s: announced %q, refused %q", tt.claim, got.Announced, got.Refused)
+		}
+		if n := got.Events[stream.Unread]; n != tt.unread {
+			t.Errorf("%s: counted as unread %d times, want %d", tt.claim, n, tt.unread)
 		}
 		if tt.announced > 0 && got.Kept != tt.helper.wait {
 			t.Errorf("%s: the flow is kept for %v", tt.claim, got.Kept)

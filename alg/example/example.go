@@ -55,23 +55,25 @@ func (p *parser) Inspect(c *alg.Context, b []byte) alg.Edit {
 		*inside = false
 		return alg.Edit{Done: n}
 	}
-	return alg.Edit{Done: n, Replace: p.call(c, line)}
+	e := alg.Edit{Done: n}
+	if len(line) >= len(verb) && alg.HasVerb(line, verb) {
+		p.call(c, &e, line)
+	}
+	return e
 }
 
-// call announces the connection that a line asks for, and writes the line anew if
+// call announces the connection that a line asks for, and has e write the line anew if
 // the peer has to connect to somewhere else.
-func (p *parser) call(c *alg.Context, line []byte) []alg.Replacement {
-	if len(line) < len(verb) || !alg.HasVerb(line, verb) {
-		return nil
-	}
+func (p *parser) call(c *alg.Context, e *alg.Edit, line []byte) {
 	to, err := netip.ParseAddrPort(string(line[len(verb):]))
 	if err != nil {
-		return nil
+		e.Unread = 1
+		return
 	}
 	seen, err := c.Announce(alg.Expectation{Proto: tuple.TCP, To: to})
 	if err != nil || seen == to {
-		return nil
+		return
 	}
 	p.text = seen.AppendTo(p.text[:0])
-	return []alg.Replacement{{From: len(verb), To: len(line), Text: p.text}}
+	e.Replace = []alg.Replacement{{From: len(verb), To: len(line), Text: p.text}}
 }

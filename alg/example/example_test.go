@@ -52,6 +52,13 @@ func TestCommands(t *testing.T) {
 	}
 }
 
+func TestWhatCannotBeReadIsCounted(t *testing.T) {
+	got := algtest.Run(algtest.Config{Helper: Helper{}}, algtest.Say{Text: "HELLO\nCALL me\nCALL 10.0.0.9:4000\nCALL \n"})
+	if n := got.Events[stream.Unread]; n != 2 {
+		t.Errorf("counted %d times, want 2", n)
+	}
+}
+
 func TestServerBehindDNATAnnouncesToo(t *testing.T) {
 	addr := func(s string) tuple.Addr { return tuple.AddrFrom(netip.MustParseAddr(s)) }
 	in := tuple.Tuple{Src: addr("198.51.100.7"), Dst: addr("203.0.113.1"), SrcPort: 40000, DstPort: 7000, Proto: tuple.TCP, Family: tuple.IPv4}

@@ -63,7 +63,7 @@ func (p *parser) Inspect(c *alg.Context, b []byte) alg.Edit {
 	case alg.LineOpen:
 		return alg.Edit{Rest: p.rest(c.Dir, line)}
 	case alg.LineLong:
-		return leave
+		return unread
 	}
 	if c.Dir == tuple.Original {
 		return p.command(c, line, n)
@@ -71,7 +71,10 @@ func (p *parser) Inspect(c *alg.Context, b []byte) alg.Edit {
 	return p.reply(c, line, n)
 }
 
-var leave = alg.Edit{Rest: alg.Leave}
+var (
+	leave  = alg.Edit{Rest: alg.Leave}
+	unread = alg.Edit{Rest: alg.Leave, Unread: 1} // what was said is not FTP
+)
 
 // rest says what happens to the beginning of a line: it waits if it may become one
 // that has to be written anew.
@@ -100,7 +103,7 @@ func (p *parser) command(c *alg.Context, line []byte, n int) alg.Edit {
 	skipped, line := telnet(line)
 	w := verbOf(line)
 	if w == notFTP || p.stage == silent || w == unknown && p.stage == greeted {
-		return leave
+		return unread
 	}
 	p.stage = open
 	e := alg.Edit{Done: n}
@@ -111,9 +114,9 @@ func (p *parser) command(c *alg.Context, line []byte, n int) alg.Edit {
 	case w == verbEPSV && isAll(line):
 		p.all = onlyEPSV
 	case w == verbPORT && p.all == anyCommand:
-		e.Replace = p.announce(c, line, skipped, findPort)
+		p.announce(c, &e, line, skipped, findPort)
 	case w == verbEPRT && p.all == anyCommand:
-		e.Replace = p.announce(c, line, skipped, findEPRT)
+		p.announce(c, &e, line, skipped, findEPRT)
 	}
 	return e
 }
@@ -126,7 +129,7 @@ func (p *parser) reply(c *alg.Context, line []byte, n int) alg.Edit {
 	case p.multi != 0 && (code != p.multi || end != lastLine):
 		return e // whatever it says (RFC 959 section 4.2)
 	case end == noReply:
-		return leave
+		return unread
 	case p.multi == 0 && end == moreLines:
 		p.multi = code
 		return e
@@ -136,7 +139,7 @@ func (p *parser) reply(c *alg.Context, line []byte, n int) alg.Edit {
 		if code == 220 {
 			p.stage = greeted
 		} else if code != 120 {
-			return leave
+			return leave // it refuses
 		}
 		return e
 	}
@@ -147,25 +150,26 @@ func (p *parser) reply(c *alg.Context, line []byte, n int) alg.Edit {
 	case asked == askedAUTH && (code == 234 || code == 334):
 		return leave // RFC 2228: what comes is not for us
 	case asked == askedPASV && code == 227:
-		e.Replace = p.announce(c, line, 0, find227)
+		p.announce(c, &e, line, 0, find227)
 	case asked == askedEPSV && code == 229:
-		e.Replace = p.announce(c, line, 0, find229)
+		p.announce(c, &e, line, 0, find229)
 	}
 	return e
 }
 
-// announce announces the data connection that line names where find says, and
-// writes its text anew if the other side has to use another one. skipped bytes come
+// announce announces the data connection that line names where find says, and has e
+// write its text anew if the other side has to use another one. skipped bytes come
 // before line.
-func (p *parser) announce(c *alg.Context, line []byte, skipped int, find finder) []alg.Replacement {
+func (p *parser) announce(c *alg.Context, e *alg.Edit, line []byte, skipped int, find finder) {
 	s, ok := find(line, c)
 	if !ok {
-		return nil
+		e.Unread++
+		return
 	}
 	seen, err := c.Announce(alg.Expectation{Proto: tuple.TCP, To: s.to})
 	if err != nil || seen == s.to {
-		return nil // the engine counts what it refuses
+		return // the engine counts what it refuses
 	}
 	p.text = s.appendAs(p.text[:0], seen)
-	return []alg.Replacement{{From: skipped + s.first, To: skipped + s.end, Text: p.text}}
+	e.Replace = []alg.Replacement{{From: skipped + s.first, To: skipped + s.end, Text: p.text}}
 }

@@ -224,3 +224,31 @@ func FuzzInspect(f *testing.F) {
 		}
 	})
 }
+
+func TestWhatCannotBeReadIsCounted(t *testing.T) {
+	session := func(lines ...string) []string { return append(begin[:len(begin):len(begin)], lines...) }
+	for claim, tt := range map[string]struct {
+		lines []string
+		want  uint32
+	}{
+		"a session":                       {session("> PORT 10,0,0,5,156,65", "< 200 ok", "> PASV", "< 227 x (198,51,100,7,195,80)"), 0},
+		"a command that we do not know":   {session("> XYZZY"), 1}, // five letters
+		"a port that is none":             {session("> PORT 10,0,0,5,156", "< 500 no", "> EPRT |2|2001:db8::5|40001|"), 2},
+		"a reply without its port":        {session("> PASV", "< 227 Entering Passive Mode", "> EPSV", "< 229 x (|1|198.51.100.7|50000|)"), 2},
+		"a privileged port, which is not": {session("> PORT 10,0,0,5,0,22"), 0},
+		"a request of the web":            {[]string{"< 220 ready", "> POST / HTTP/1.1", "> PORT 10,0,0,5,156,65"}, 1},
+		"a server of the web":             {[]string{"< HTTP/1.1 200 OK"}, 1},
+		"a line without end":              {session("> " + strings.Repeat("x", maxLine)), 1},
+		"a server that is full":           {[]string{"< 421 later"}, 0},
+		"what is encrypted":               {session("> AUTH TLS", "< 234 go on", "> \x16\x03\x01"), 0},
+	} {
+		got := algtest.Run(algtest.Config{Helper: Helper{}}, algtest.Lines(tt.lines...)...)
+		if got.Events[stream.Unread] != tt.want {
+			t.Errorf("%s: counted %d times, want %d", claim, got.Events[stream.Unread], tt.want)
+		}
+	}
+	got := algtest.Run(algtest.Config{Helper: Helper{}, History: stream.InMiddle}, algtest.Lines(session("> NOOP")...)...)
+	if got.Events[stream.Unread] != 0 || got.Helped {
+		t.Errorf("a flow that was picked up in its middle: %+v", got)
+	}
+}

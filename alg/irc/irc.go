@@ -57,7 +57,7 @@ func (p *parser) Inspect(c *alg.Context, b []byte) alg.Edit {
 	line, n, st := alg.Line(b, maxLine)
 	switch {
 	case st == alg.LineLong:
-		return leave
+		return unread
 	case st == alg.LineOpen && mayBeDCC(line):
 		return alg.Edit{Rest: alg.Hold}
 	case st == alg.LineOpen:
@@ -67,15 +67,17 @@ func (p *parser) Inspect(c *alg.Context, b []byte) alg.Edit {
 	}
 	m, ok := parse(line)
 	if !ok || p.stage == begun && c.Dir == tuple.Original && !m.registers() {
-		return leave
+		return unread
 	}
 	if c.Dir == tuple.Original {
 		p.stage = open
 	}
 	e := alg.Edit{Done: n}
-	d, ok := parseDCC(line, m.text)
+	d, is := parseDCC(line, m.text)
 	switch {
-	case !ok || p.stage == begun:
+	case p.stage == begun || is == noDCC:
+	case is == brokenDCC:
+		e.Unread = 1
 	case c.Dir == tuple.Original && d.offers:
 		e.Replace = p.offer(c, &d)
 	case !d.offers:
@@ -84,7 +86,10 @@ func (p *parser) Inspect(c *alg.Context, b []byte) alg.Edit {
 	return e
 }
 
-var leave = alg.Edit{Rest: alg.Leave}
+var (
+	leave  = alg.Edit{Rest: alg.Leave}
+	unread = alg.Edit{Rest: alg.Leave, Unread: 1} // what was said is not IRC
+)
 
 // offer announces the connection that the client offers.
 func (p *parser) offer(c *alg.Context, d *dcc) []alg.Replacement {

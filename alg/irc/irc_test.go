@@ -139,3 +139,24 @@ func FuzzInspect(f *testing.F) {
 		}
 	})
 }
+
+func TestWhatCannotBeReadIsCounted(t *testing.T) {
+	session := func(lines ...string) []string { return append(begin[:len(begin):len(begin)], lines...) }
+	for claim, tt := range map[string]struct {
+		lines []string
+		want  uint32
+	}{
+		"an offer":                  {session("> PRIVMSG bob :^ADCC CHAT chat 167772165 4000^A"), 0},
+		"a passive offer":           {session("> PRIVMSG bob :^ADCC SEND f 167772165 0 9 77^A"), 0},
+		"a kind that needs no help": {session("> PRIVMSG bob :^ADCC XMIT x y z^A"), 0},
+		"numbers that are none":     {session("> PRIVMSG bob :^ADCC CHAT chat 10.0.0.5 4000^A", "< :b PRIVMSG a :^ADCC SEND f 167772165 70000^A", "> PRIVMSG bob :^ADCC CHAT^A"), 3},
+		"a request of the web":      {[]string{"> POST / HTTP/1.1", "> Host: x"}, 1},
+		"a line without end":        {session("> " + strings.Repeat("x", maxLine)), 1},
+		"tags that have no end":     {session("> @a=b"), 1},
+	} {
+		got := algtest.Run(algtest.Config{Helper: Helper{}}, say(tt.lines...)...)
+		if got.Events[stream.Unread] != tt.want {
+			t.Errorf("%s: counted %d times, want %d", claim, got.Events[stream.Unread], tt.want)
+		}
+	}
+}

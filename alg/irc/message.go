@@ -110,31 +110,46 @@ var dccKinds = map[string]bool{
 	"RESUME": false, "ACCEPT": false,
 }
 
+// reading says what a message has of a direct connection.
+type reading uint8
+
+const (
+	noDCC     reading = iota // nothing, or of a kind or a way that needs no help
+	someDCC                  // one
+	brokenDCC                // its address or port makes no sense
+)
+
 // parseDCC reads what is between the two control bytes of a message whose text begins
 // at line[at:].
-func parseDCC(line []byte, at int) (dcc, bool) {
+func parseDCC(line []byte, at int) (dcc, reading) {
 	if at == 0 || len(line)-at < len(opening)+1 || line[len(line)-1] != 1 || !alg.HasVerb(line[at:], opening) {
-		return dcc{}, false
+		return dcc{}, noDCC
 	}
 	f := fields{line[:len(line)-1], at + len(opening)}
 	from, end := f.next()
-	offers, ok := dccKinds[string(bytes.ToUpper(line[from:end]))]
+	offers, ours := dccKinds[string(bytes.ToUpper(line[from:end]))]
+	if !ours {
+		return dcc{}, noDCC
+	}
 	f.next() // of which file, or "chat"
 	d := dcc{offers: offers}
-	addr := netip.Addr{}
+	addr, ok := netip.Addr{}, true
 	d.from, d.end = f.next()
-	if ok && offers {
+	if offers {
 		addr, ok = parseAddr(line[d.from:d.end])
 		from, end = f.next()
 	} else {
 		from, end = d.from, d.end
 	}
 	port, err := strconv.ParseUint(string(line[from:end]), 10, 16)
-	if !ok || err != nil || port == 0 {
-		return d, false
+	switch {
+	case !ok || err != nil:
+		return d, brokenDCC
+	case port == 0: // the other side is to listen
+		return d, noDCC
 	}
 	d.to, d.end = netip.AddrPortFrom(addr, uint16(port)), end
-	return d, true
+	return d, someDCC
 }
 
 // fields walks over words that single spaces separate; one in quotes may contain some.

@@ -60,7 +60,10 @@ const (
 	granted              // both ids are known
 )
 
-var leave = alg.Edit{Rest: alg.Leave}
+var (
+	leave  = alg.Edit{Rest: alg.Leave}
+	unread = alg.Edit{Rest: alg.Leave, Unread: 1} // what was said is not PPTP
+)
 
 // Inspect implements alg.Parser. It settles one message at a time, so that a call has
 // at most one announcement.
@@ -71,13 +74,15 @@ func (p *parser) Inspect(c *alg.Context, b []byte) alg.Edit {
 	k, n, is := message(b)
 	switch {
 	case is == broken:
-		return leave
+		return unread
 	case is == open && (k == 0 || layout[k].ids != 0):
 		return alg.Edit{Rest: alg.Hold}
 	case is == open:
 		return alg.Edit{}
-	case !p.starts(c.Dir, k, b):
+	case p.stage == asked && c.Dir == tuple.Reply && k == startReply && b[startResultAt] != agreed:
 		return leave
+	case !p.starts(c.Dir, k):
+		return unread
 	}
 	e := alg.Edit{Done: n, Replace: p.edits[:0]}
 	switch k {
@@ -94,16 +99,16 @@ func (p *parser) Inspect(c *alg.Context, b []byte) alg.Edit {
 	return e
 }
 
-// starts takes the connection through its beginning, and reports whether message b
-// may come now.
-func (p *parser) starts(d tuple.Direction, k kind, b []byte) bool {
+// starts takes the connection through its beginning, and reports whether a message of
+// kind k may come now.
+func (p *parser) starts(d tuple.Direction, k kind) bool {
 	switch {
 	case p.stage == started:
 		return k != startRequest && k != startReply
 	case p.stage == silent && k == startRequest && d == tuple.Original:
 		p.stage = asked
 		return true
-	case p.stage == asked && k == startReply && d == tuple.Reply && b[startResultAt] == agreed:
+	case p.stage == asked && k == startReply && d == tuple.Reply:
 		p.stage = started
 		return true
 	}

@@ -127,6 +127,13 @@ func TestWhatIsNotPPTP(t *testing.T) {
 		if err = errors.Join(err, got.Differs(same[0], same[1])); err != nil || got.Helped {
 			t.Errorf("%s: helped %v, %v", tt.name, got.Helped, err)
 		}
+		want := uint32(1)
+		if tt.name == "a start that is refused" { // which is what it says
+			want = 0
+		}
+		if got := algtest.Run(algtest.Config{Helper: Helper{}}, tt.says...); got.Events[stream.Unread] != want {
+			t.Errorf("%s: counted as unread %d times, want %d", tt.name, got.Events[stream.Unread], want)
+		}
 	}
 }
 

@@ -34,8 +34,11 @@ type parser struct{ text [4]byte }
 // Inspect implements alg.Parser.
 func (p *parser) Inspect(c *alg.Context, b []byte) alg.Edit {
 	e := alg.Edit{Done: len(b)}
-	at, ok := agentAddr(b)
-	if !ok || !c.SelfSeen().Addr().Is4() || netip.AddrFrom4([4]byte(b[at:])) != c.Self().Addr() {
+	at, is := agentAddr(b)
+	if is == nothing {
+		e.Unread = 1
+	}
+	if is != ofAgent || !c.SelfSeen().Addr().Is4() || netip.AddrFrom4([4]byte(b[at:])) != c.Self().Addr() {
 		return e
 	}
 	if p.text = c.SelfSeen().Addr().As4(); p.text != [4]byte(b[at:]) {
@@ -54,18 +57,35 @@ const (
 	tagTrap        = 0xa4 // [4]
 )
 
+// reading says what a datagram is.
+type reading uint8
+
+const (
+	nothing reading = iota // no message of SNMP, or a broken one
+	ofAgent                // a trap of SNMPv1
+	other
+)
+
 // agentAddr returns where in message b the four bytes of a trap's agent-addr are.
-func agentAddr(b []byte) (at int, ok bool) {
+func agentAddr(b []byte) (at int, is reading) {
 	r := reader{b: b, end: len(b), ok: true}
 	r.enter(tagSequence)
-	if version := r.value(tagInteger); len(version) != 1 || version[0] != 0 {
-		return 0, false
+	if version := r.value(tagInteger); len(version) != 1 {
+		return 0, nothing
+	} else if version[0] != 0 {
+		return 0, other
 	}
 	r.value(tagOctetString) // community
+	if r.ok && r.at < r.end && r.b[r.at] != tagTrap {
+		return 0, other
+	}
 	r.enter(tagTrap)
 	r.value(tagOID) // enterprise
 	addr := r.value(tagIPAddress)
-	return r.at - len(addr), r.ok && len(addr) == 4
+	if !r.ok || len(addr) != 4 {
+		return 0, nothing
+	}
+	return r.at - len(addr), ofAgent
 }
 
 // reader walks over the elements of a message. When something is not as expected it

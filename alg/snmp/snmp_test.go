@@ -34,16 +34,21 @@ func long(s string) string {
 func TestAgentAddressIsRewritten(t *testing.T) {
 	const own, seen = "\x0a\x00\x00\x05", "\xcb\x00\x71\x01"
 	plain := trap("\x00", own, 20)
-	for _, tt := range []struct{ claim, in, out string }{
-		{"a trap", plain, trap("\x00", seen, 20)},
-		{"a trap with long lengths", long(plain), long(trap("\x00", seen, 20))},
-		{"another agent's trap", trap("\x00", "\x0a\x00\x00\x06", 4), ""},
-		{"a later version", trap("\x01", own, 4), ""},
-		{"cut short", plain[:20], ""},
-		{"a length beyond its end", strings.Replace(plain, "public", "publi\x7f", 1)[:len(plain)-1], ""},
-		{"an address of five bytes", trap("\x00", own+"\x00", 4), ""},
-		{"endless length", "\x30\x80" + plain[2:], ""},
-		{"nothing", "", ""},
+	for _, tt := range []struct {
+		claim, in, out string
+		unread         uint32
+	}{
+		{"a trap", plain, trap("\x00", seen, 20), 0},
+		{"a trap with long lengths", long(plain), long(trap("\x00", seen, 20)), 0},
+		{"another agent's trap", trap("\x00", "\x0a\x00\x00\x06", 4), "", 0},
+		{"a later version", trap("\x01", own, 4), "", 0},
+		{"cut short", plain[:20], "", 1},
+		{"a length beyond its end", strings.Replace(plain, "public", "publi\x7f", 1)[:len(plain)-1], "", 1},
+		{"an address of five bytes", trap("\x00", own+"\x00", 4), "", 1},
+		{"endless length", "\x30\x80" + plain[2:], "", 1},
+		{"a question, not a trap", strings.Replace(plain, "\xa4", "\xa0", 1), "", 0},
+		{"text", "hello", "", 1},
+		{"nothing", "", "", 0},
 	} {
 		if tt.out == "" {
 			tt.out = tt.in
@@ -51,6 +56,9 @@ func TestAgentAddressIsRewritten(t *testing.T) {
 		got := algtest.Run(algtest.Config{Helper: Helper{}}, algtest.Say{Text: tt.in})
 		if err := got.Differs(tt.out, ""); err != nil {
 			t.Errorf("%s: %v", tt.claim, err)
+		}
+		if n := got.Events[stream.Unread]; n != tt.unread {
+			t.Errorf("%s: counted as unread %d times, want %d", tt.claim, n, tt.unread)
 		}
 	}
 	got := algtest.Run(algtest.Config{Helper: Helper{}}, algtest.Say{Dir: tuple.Reply, Text: plain})

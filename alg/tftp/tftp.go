@@ -33,29 +33,38 @@ type parser struct{}
 
 // Inspect implements alg.Parser.
 func (parser) Inspect(c *alg.Context, b []byte) alg.Edit {
-	if c.Dir == tuple.Original && isRequest(b) {
+	e := alg.Edit{Done: len(b)}
+	switch op := opcode(b); {
+	case op >= data && op <= optionAck: // of a transfer with a server that has one port for all
+	case op != readRequest && op != writeRequest, !isRequest(b):
+		e.Unread = 1
+	case c.Dir == tuple.Original:
 		c.Announce(alg.Expectation{Proto: tuple.UDP, To: c.Self()}) // the engine counts what it refuses
 	}
-	return alg.Edit{Done: len(b)}
+	return e
 }
 
-// Opcodes of RFC 1350 section 5.
+// Opcodes of RFC 1350 section 5, and the last one of RFC 2347.
 const (
 	readRequest  = 1
 	writeRequest = 2
+	data         = 3
+	optionAck    = 6
 )
+
+// opcode returns what kind of message b is, 0 for none.
+func opcode(b []byte) uint16 {
+	if len(b) < 2 {
+		return 0
+	}
+	return binary.BigEndian.Uint16(b)
+}
 
 var modes = []string{"netascii", "octet", "mail"} // RFC 1350 section 1
 
-// isRequest reports whether b asks for a transfer: an opcode, the name of a file, a
+// isRequest reports whether behind the opcode of b is a request: the name of a file, a
 // mode, and perhaps options (RFC 2347), of which every part ends with a zero byte.
 func isRequest(b []byte) bool {
-	if len(b) < 2 {
-		return false
-	}
-	if op := binary.BigEndian.Uint16(b); op != readRequest && op != writeRequest {
-		return false
-	}
 	name, rest, ok := bytes.Cut(b[2:], zero)
 	if !ok || len(name) == 0 {
 		return false

@@ -58,15 +58,19 @@ func showRuleCounters(cmd *cobra.Command, client *api.Client, output *choice) er
 func countersCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "counters [flags]",
-		Short:   "List dropped packets by reason, with what to do about them",
+		Short:   "List dropped packets by reason, with what to do about them, or what helpers did",
 		Example: "  culvert counters --all",
 		Args:    noArguments,
 	}
 	socket, output := socketFlag(cmd), outputFlag(cmd)
 	all := cmd.Flags().Bool("all", false, "also reasons that never occurred")
+	helpers := cmd.Flags().Bool("helpers", false, "list instead, for each helper, messages that it could not read, and announcements of flows")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		client := connect(*socket)
 		defer client.Close()
+		if *helpers {
+			return showHelpers(cmd, client, output)
+		}
 		counters, err := client.Counters(cmd.Context())
 		if err != nil {
 			return err
@@ -83,4 +87,22 @@ func countersCommand() *cobra.Command {
 		})
 	}
 	return cmd
+}
+
+func showHelpers(cmd *cobra.Command, client *api.Client, output *choice) error {
+	helpers, err := client.Helpers(cmd.Context())
+	if err != nil {
+		return err
+	}
+	return render(cmd.OutOrStdout(), output, helpers, func(w io.Writer) error { return printHelpers(w, helpers) })
+}
+
+func printHelpers(w io.Writer, helpers []api.Helper) error {
+	return table(w, func(row func(...any)) {
+		row("HELPER", "UNREAD", "ANNOUNCED", "REFUSED", "LAST REFUSED")
+		for i := range helpers {
+			h := &helpers[i]
+			row(h.Name, h.Unread, h.Announced, h.Refused, h.Last)
+		}
+	})
 }

@@ -85,6 +85,9 @@ func printStatus(w io.Writer, st api.Status) error {
 	for _, r := range st.Refusals {
 		fmt.Fprintf(w, "no port %v ago: %s for %s to %s %s, at %s: %s\n", time.Since(r.At).Round(time.Second), r.Reason, r.Client, r.Protocol, r.Destination, r.Address, r.Advice)
 	}
+	for _, h := range st.Helpers {
+		fmt.Fprintf(w, "helper %s: %s unread, %s refused; last: %s\n", h.Name, count(int(h.Unread), "message"), count(int(h.Refused), "announcement"), h.Last)
+	}
 	fmt.Fprintf(w, "packets: %d forwarded, %d dropped\n\n", st.Forwarded, st.Dropped)
 	if err := dropsText(w, st.Load); err != nil {
 		return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -92,5 +93,27 @@ func TestAmountsAreShort(t *testing.T) {
 	}
 	if bits(12) != "12 bit" || bits(1.23e6) != "1.23 Mbit" {
 		t.Errorf("bits: %q, %q", bits(12), bits(1.23e6))
+	}
+}
+
+func TestStatusAndCountersNameWhoFloodsAHelper(t *testing.T) {
+	helpers := []api.Helper{
+		{Name: "ftp", Announced: 7},
+		{Name: "sip", Unread: 3, Announced: 5, Refused: 1,
+			Last: &api.RefusedAnnouncement{At: time.Now().Add(-2 * time.Second), Client: "10.0.0.5", Reason: "too many announcements"}},
+	}
+	var status, counters bytes.Buffer
+	if err := errors.Join(printStatus(&status, api.Status{Helpers: helpers[1:]}), printHelpers(&counters, helpers)); err != nil {
+		t.Fatal(err)
+	}
+	const line = "helper sip: 3 messages unread, 1 announcement refused; last: 10.0.0.5 2s ago: too many announcements\n"
+	if !strings.Contains(status.String(), line) {
+		t.Errorf("status\n%s\nwant in it\n%s", status.String(), line)
+	}
+	const want = "HELPER  UNREAD  ANNOUNCED  REFUSED  LAST REFUSED\n" +
+		"ftp     0       7          0        -\n" +
+		"sip     3       5          1        10.0.0.5 2s ago: too many announcements\n"
+	if counters.String() != want {
+		t.Errorf("counters --helpers\n%s\nwant\n%s", counters.String(), want)
 	}
 }

@@ -49,6 +49,7 @@ func (g *gateway) RuleCounters() []RuleCounter {
 func (g *gateway) Rules() []Rule           { return []Rule{{ID: 7, List: "snat", Index: 1, Text: "masquerade"}} }
 func (g *gateway) Config() Config          { return Config{File: "/etc/c.toml", Text: "# nothing\n"} }
 func (g *gateway) Counters() []Counter     { return []Counter{{Reason: "no-route", Count: 3}} }
+func (g *gateway) Helpers() []Helper       { return []Helper{{Name: "sip", Unread: 2}} }
 func (g *gateway) Table() *conntrack.Table { return g.table }
 func (g *gateway) Accounting() bool        { return false }
 

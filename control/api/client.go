@@ -90,6 +90,11 @@ func (c *Client) Counters(ctx context.Context) (counters []Counter, err error) {
 	return counters, c.get(ctx, "/v1/counters", nil, &counters)
 }
 
+// Helpers returns what each helper did.
+func (c *Client) Helpers(ctx context.Context) (all []Helper, err error) {
+	return all, c.get(ctx, "/v1/helpers", nil, &all)
+}
+
 // Explain says what would become of a packet; see ParseProbe.
 func (c *Client) Explain(ctx context.Context, packet string) (x Explanation, err error) {
 	return x, c.get(ctx, "/v1/explain", url.Values{"packet": {packet}}, &x)

@@ -54,6 +54,7 @@ var driven = []struct{ pattern, query, body string }{
 	{"POST /v1/reload", "", ""},
 	{"POST /v1/reload", "", `{"config":"/etc/culvert.toml","dry_run":true,"flows":2}`},
 	{"GET /v1/counters", "", ""},
+	{"GET /v1/helpers", "", ""},
 	{"GET /v1/ports", "", ""},
 	{"GET /v1/ports/requested", "", ""},
 	{"GET /v1/check", "", ""},

@@ -108,6 +108,7 @@ func (s *Server) routes() []route {
 		{pattern: "POST /v1/reload", name: "reload", doc: "Read the configuration again, or say what that would change; answers when it is in force",
 			body: ReloadRequest{}, gives: ReloadResult{}, fails: []int{http.StatusUnprocessableEntity}, handle: s.reload},
 		{pattern: "GET /v1/counters", name: "listCounters", doc: "Dropped packets by reason, with advice", gives: []Counter{}, handle: answer(b.Counters)},
+		{pattern: "GET /v1/helpers", name: "listHelpers", doc: "What each helper could not read, announced, and was refused", gives: []Helper{}, handle: answer(b.Helpers)},
 		{pattern: "GET /v1/ports", name: "listPorts", doc: "How full the ports of external addresses are, the fullest first", gives: []PortUse{}, handle: s.ports},
 		{pattern: "GET /v1/ports/requested", name: "listRequestedPorts", doc: "External ports that hosts have at their request", gives: []PortMapping{}, handle: answer(b.PortMappings)},
 		{pattern: "GET /v1/check", name: "checkFlows", doc: "What is wrong with the table of flows: nothing, as a rule", gives: CheckResult{}, handle: s.check},

@@ -23,6 +23,7 @@ type Backend interface {
 	RuleCounters() []RuleCounter
 	Config() Config
 	Counters() []Counter
+	Helpers() []Helper
 	PortMappings() []PortMapping
 	Table() *conntrack.Table
 	Accounting() bool // packet and byte counters are printed

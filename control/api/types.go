@@ -28,6 +28,7 @@ type Status struct {
 	Load       *Load       `json:"load,omitempty"` // of the last minute; absent in the first moment
 	Interfaces []Interface `json:"interfaces"`
 	Changes    *Changes    `json:"changes,omitempty"` // of the last reload, if any flow differed
+	Helpers    []Helper    `json:"helpers,omitempty"` // that could not read a message or were refused an announcement
 }
 
 // Load is what a gateway did in the last minute, or since it started.
@@ -185,6 +186,30 @@ type Counter struct {
 	Step   string `json:"step"` // place on the packet walk
 	Count  uint64 `json:"count"`
 	Advice string `json:"advice"`
+}
+
+// Helper is what one helper did.
+type Helper struct {
+	Name      string               `json:"name"`
+	Unread    uint64               `json:"unread"`    // messages that it could not read and passed as they were
+	Announced uint64               `json:"announced"` // times that payloads announced flows that may come
+	Refused   uint64               `json:"refused"`   // times that they announced what may not
+	Last      *RefusedAnnouncement `json:"last_refused,omitempty"`
+}
+
+// RefusedAnnouncement is what a payload announced in vain.
+type RefusedAnnouncement struct {
+	At     time.Time `json:"at"`
+	Client string    `json:"client"` // who began the flow: an address, for IPv6 a /64
+	Reason string    `json:"reason"`
+}
+
+// String returns "10.0.0.5 2s ago: too many announcements", "-" if there was none.
+func (r *RefusedAnnouncement) String() string {
+	if r == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%s %v ago: %s", r.Client, time.Since(r.At).Round(time.Second), r.Reason)
 }
 
 // InterfaceSpec asks for an interface at run time. Empty fields have the same

@@ -114,7 +114,7 @@ var (
 	helpedMem  = describe("culvert_helper_memory_bytes", "Memory that helpers keep for flows.")
 	helperEv   = describe("culvert_helper_events_total", "What helpers did: edited a payload, left their flow, found an edit too late or a message too long (overflow); and panicked, broken, starved: flows that lost their helper by a defect or for want of memory. The last three should stay zero.", "event")
 	unread     = describe("culvert_helper_unread_total", "Messages that a helper could not read and passed as they were. If it grows, something else talks on the port that a rule gives the helper to.", "helper")
-	announces  = describe("culvert_helper_announcements_total", "Flows that payloads announced, by event: granted, or refused, because they may not (an attack, or a rule or [helpers] must allow it); culvert counters says whose was refused last.", "event", "helper")
+	announces  = describe("culvert_helper_announcements_total", "Flows that payloads announced, by event: granted, or refused, because they may not (an attack, or a rule or [helpers] must allow it); culvert counters --helpers says whose was refused last.", "event", "helper")
 	unlogged   = describe("culvert_helper_announcements_unlogged_total", "Announcements that were not logged, because there were too many in a second; raise log_per_second in [helpers] to see more.")
 	forwarded  = describe("culvert_forwarded_packets_total", "Packets sent out of an interface.")
 	dropped    = describe("culvert_dropped_packets_total", "Packets that did not leave, by reason; culvert counters says what to do about each.", "reason")
