@@ -19,7 +19,7 @@ BENCHTIME ?= 1s
 netns_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:build netns' . )))
 bench_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^func Benchmark' . )))
 
-.PHONY: help build man test tools lint unit race netns bench bench-quick fuzz corpus clean
+.PHONY: help build man test tools lint unit race netns bench bench-quick fuzz corpus vuln clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -69,6 +69,9 @@ fuzz: ## every fuzz target for FUZZTIME
 
 corpus: ## keep the best of what fuzzing has found as seeds
 	@scripts/keep-corpus
+
+vuln: ## known vulnerabilities of the modules and of Go; needs their database on the net
+	go run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
 
 clean: ## remove what build made
 	rm -rf bin dist
