@@ -126,6 +126,9 @@ func (w *Worker) claim(b *binding) claiming {
 				return claimedPromised
 			}
 			w.claimed, ended = ref.Slot, claimedOurs
+			if w.trace != nil {
+				w.trace.began(ref)
+			}
 			b.f.ruling.Begun(rules.Flow{Slot: ref.Slot, Gen: w.e.table.Entry(ref.Slot).Gen()})
 			b.crowd.Add(&prop.Reply, ports.Tick(w.tick))
 			w.remember(p, b.f, w.e.table.Entry(ref.Slot))
@@ -156,7 +159,7 @@ func (w *Worker) claim(b *binding) claiming {
 
 // consider starts the decision about the packet in hand.
 func (w *Worker) consider() *rules.Decision {
-	w.decision = rules.Decision{Page: w.page}
+	w.decision = rules.Decision{Page: w.page, Applied: w.applied}
 	return &w.decision
 }
 
@@ -185,6 +188,9 @@ func (w *Worker) pre(p *packet.Packet, ref *conntrack.Ref, r role) bool {
 		return true
 	case d.Zone != 0:
 		*ref = w.findZoned(p, d)
+		if w.trace != nil {
+			w.trace.found(*ref)
+		}
 	}
 	w.remark(*ref, d)
 	return false

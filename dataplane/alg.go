@@ -323,6 +323,9 @@ func (w *Worker) help(p *packet.Packet, e *conntrack.Entry, way *egress) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	w.herald = herald{w: w, f: f, ref: way.ref}
+	if w.trace != nil {
+		w.trace.observe(f)
+	}
 	switch p.Tuple.Proto {
 	case tuple.TCP:
 		return w.helpSegment(f, p, e, way)
@@ -347,6 +350,9 @@ func (w *Worker) helpSegment(f *helped, p *packet.Packet, e *conntrack.Entry, wa
 		last = stream.Fin
 	}
 	out := f.s.Segment(d, seq+syn, body, last, &w.herald)
+	if w.trace != nil {
+		w.trace.observed(f)
+	}
 	w.e.helpers.settleLocked(f, w.v.bounds.Memory)
 	if pos, before, after := f.s.Shift(d); f.seq[d] != (conntrack.Correction{Pos: pos, Before: before, After: after}) {
 		f.seq[d] = conntrack.Correction{Pos: pos, Before: before, After: after}
@@ -457,6 +463,9 @@ func (w *Worker) helpDatagram(f *helped, p *packet.Packet, way *egress) bool {
 		return true
 	}
 	body, changed := f.s.Datagram(way.ref.Dir, packet.Body(p), &w.herald)
+	if w.trace != nil {
+		w.trace.observed(f)
+	}
 	w.e.helpers.settleLocked(f, w.v.bounds.Memory)
 	if !changed {
 		return false

@@ -267,6 +267,7 @@ func TestWorkersOfOnePortSendEach(t *testing.T) {
 // TestLostRaceJoinsTheWinner: two packets of one new flow on two workers.
 func TestLostRaceJoinsTheWinner(t *testing.T) {
 	l := newLab(t, labConfig{table: func(c *conntrack.Config) { c.Workers = 2 }})
+	l.unwatched() // it takes a batch by hand
 	l.e.Worker(1).begin(l.now)
 	first := conntrack.Proposal{
 		Original: tuple.Tuple{Src: addr("10.0.0.5"), Dst: addr("198.51.100.7"), SrcPort: 1, DstPort: 53, Proto: tuple.UDP, Family: tuple.IPv4},

@@ -109,6 +109,16 @@
 // answers to what the kernel asked, while services come and go; other datagrams, and
 // packets without an entry, go by who has the port at the moment.
 //
+// # Who watches
+//
+// Engine.Trace shows what becomes of packets (trace.go). Without a Trace a worker looks
+// once a batch whether there is one. With one it takes packets one by one, through
+// senders that tell what they send (traced.go), so that the walk itself has lines for
+// it only where packets seldom come: drops, first packets, waiting, helpers. What was
+// noted goes into a ring of the worker (tracering.go) when the filter wants it
+// (tracefilter.go); the reader puts it into words (tracetext.go). Tests run with a Trace
+// on every lab, which has to tell what the counters say.
+//
 // # Waiting
 //
 // A worker waits in one of three regimes (wait.go): it sleeps in ppoll when

@@ -81,6 +81,7 @@ type Engine struct {
 	seed          maphash.Seed // of askers, and of the ways of flows
 	frags         *frag.Table
 	view          atomic.Pointer[view]
+	tracing       atomic.Pointer[tracing] // who watches
 	workers       []*Worker
 	icmp          rateLimit
 	fragmentsLost atomic.Uint64 // held, and ended by expireFragments
@@ -88,6 +89,7 @@ type Engine struct {
 	senders map[senderKey]port.Sender // guarded by mu
 
 	ending  sync.Mutex // serializes End
+	tracers sync.Mutex // serializes changes of tracing
 	mu      sync.Mutex // serializes Apply, Start and Stop
 	running atomic.Bool
 	stop    atomic.Bool
@@ -142,6 +144,7 @@ func New(cfg Config) (*Engine, error) {
 	e.helpers.init(&cfg)
 	e.neigh.OnReplace(e.resolved)
 	e.view.Store(emptyView(cfg.Workers))
+	e.tracing.Store(&tracing{})
 	if err := e.calls.init(cfg.Table); err != nil {
 		e.Close()
 		return nil, err
@@ -378,6 +381,7 @@ func (e *Engine) expireFragments() {
 		if n > 0 {
 			e.workers[0].drops[ofFragment[r]].Add(n)
 			e.fragmentsLost.Add(n)
+			e.tellExpired(ofFragment[r], n)
 		}
 	}
 }

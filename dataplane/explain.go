@@ -45,10 +45,11 @@ const (
 	Rejected
 	Forwarded
 	Delivered // to the gateway itself
+	Kept      // for a while, for the address of its next hop or for other fragments; only of a packet that came
 	numFates
 )
 
-var fateNames = [...]string{Dropped: "dropped", Rejected: "rejected", Forwarded: "forwarded", Delivered: "delivered"}
+var fateNames = [...]string{Dropped: "dropped", Rejected: "rejected", Forwarded: "forwarded", Delivered: "delivered", Kept: "kept"}
 
 var _ [numFates]string = fateNames
 

@@ -398,6 +398,7 @@ func TestExhaustionIsKnownAtOnce(t *testing.T) {
 
 func TestEntryThatEndsWithinABatch(t *testing.T) {
 	l := newLab(t, labConfig{})
+	l.unwatched() // it takes a batch by hand
 	out := udp("10.0.0.5:1", "198.51.100.7:53")
 	l.send("lan", out)
 	l.take("wan")

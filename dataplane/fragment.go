@@ -45,6 +45,9 @@ func (w *Worker) fragment(p *packet.Packet, r role) bool {
 		w.follow(p, v.Ref, r)
 	case frag.Hold:
 		count(&w.counter.held, 1)
+		if w.trace != nil {
+			w.trace.held()
+		}
 	default:
 		w.drop(ofFragment[v.Reason])
 	}
@@ -85,6 +88,9 @@ func (w *Worker) join(p *packet.Packet, list *frag.Held) bool {
 	}
 	count(&w.counter.resumed, n-1)
 	count(&w.counter.joined, n-1)
+	if w.trace != nil {
+		w.trace.joined(n - 1)
+	}
 	f := packet.Join(p, list.All())
 	w.e.frags.Free(list)
 	if f != packet.OK {
@@ -101,6 +107,9 @@ func (w *Worker) learn(key frag.Key, t *tuple.Tuple, r role) {
 	if !ref.Found() {
 		n := uint64(w.e.frags.Refuse(key))
 		w.drops[FragmentOrphan].Add(n)
+		if w.trace != nil {
+			w.trace.orphaned(n)
+		}
 		count(&w.counter.resumed, n)
 		return
 	}
@@ -108,6 +117,9 @@ func (w *Worker) learn(key frag.Key, t *tuple.Tuple, r role) {
 	first := w.e.frags.Learn(key, word)
 	for h := first; h != nil; h = h.Next {
 		count(&w.counter.resumed, 1)
+		if w.trace != nil {
+			w.trace.next(&h.Packet, r)
+		}
 		w.follow(&h.Packet, word, r)
 	}
 	if first != nil {
@@ -123,6 +135,9 @@ func (w *Worker) follow(p *packet.Packet, word uint64, r role) {
 	if e.Gen()&fragmentGen != gen || e.Status()&conntrack.Dying != 0 {
 		w.drop(FragmentOrphan) // the flow ended between two fragments
 		return
+	}
+	if w.trace != nil {
+		w.trace.found(ref)
 	}
 	w.forward(p, e, ref, r)
 }

@@ -70,6 +70,9 @@ func (h *herald) Announce(c *alg.Context, group []alg.Expectation) (netip.AddrPo
 		t.announced.Add(1)
 	}
 	h.note(c, group, ep, err)
+	if h.w.trace != nil {
+		h.w.trace.announced(h.f, c, group, ep, err)
+	}
 	return ep, err
 }
 

@@ -37,6 +37,7 @@ type lab struct {
 	ports map[string]*mem.Port
 	host  *fakeHost
 	last  Stats
+	trace *traceAccount // nil: nobody watches
 }
 
 // labConfig says how a lab differs from the usual one.
@@ -104,6 +105,9 @@ func newLab(t testing.TB, cfg labConfig) *lab {
 		t.Fatal(err)
 	}
 	l.w = l.e.Worker(0)
+	if watchLabs {
+		l.trace = newTraceAccount(t, l.e)
+	}
 	l.apply(l.state())
 	if !cfg.cold {
 		for id, hosts := range known {
@@ -257,7 +261,9 @@ func (l *lab) resolve(id uint16, a string) {
 // step runs the worker until nothing is left to do.
 func (l *lab) step() {
 	for l.w.Step(l.now) > 0 {
+		l.trace.read()
 	}
+	l.trace.read()
 }
 
 // advance lets time pass in steps of at most a second.
@@ -371,6 +377,7 @@ func (l *lab) close() {
 		}
 	}
 	l.balance()
+	l.trace.check(l.e.Stats())
 	for _, err := range l.table.Check(tickAt(l.now)) {
 		l.Error(err)
 	}

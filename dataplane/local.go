@@ -47,6 +47,9 @@ func (w *Worker) linkControl(p *packet.Packet, in *portEntry, r role) {
 			return
 		}
 		w.tally.delivered++
+		if w.trace != nil {
+			w.trace.delivered()
+		}
 	}
 }
 

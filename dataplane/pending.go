@@ -165,6 +165,9 @@ func (w *Worker) wait(p *packet.Packet, ref conntrack.Ref, hint route.Hint, r ro
 		q.next = w.now + pendingTimeout
 	}
 	count(&w.counter.held, 1)
+	if w.trace != nil {
+		w.trace.held()
+	}
 	if st, same := w.e.neigh.State(who); st != route.Incomplete || !same {
 		q.ready.Store(true) // answered meanwhile
 	}
@@ -209,9 +212,12 @@ func (w *Worker) giveUp(i int32, ref conntrack.Ref) {
 		w.undo(s.ref)
 		w.claimed = claimed
 	}
-	q.give(i)
 	count(&w.counter.resumed, 1)
-	w.drop(NeighbourQueue)
+	w.drops[NeighbourQueue].Add(1)
+	if w.trace != nil {
+		w.trace.gaveUp(&s.p, s.role, NeighbourQueue)
+	}
+	q.give(i)
 }
 
 // passClaim leaves the entry that s has claimed to another packet of the flow.
@@ -247,7 +253,14 @@ func (w *Worker) retry() {
 			continue
 		}
 		q.hand = i
+		if w.trace != nil {
+			w.trace.begin(&s.p, traceResumed, s.role)
+			w.trace.found(s.ref)
+		}
 		w.resume(s, same && st != route.Reachable || late && !same)
+		if w.trace != nil {
+			w.trace.end()
+		}
 		w.flush() // the frame is in the slot's memory
 		if q.hand >= 0 {
 			q.give(i)

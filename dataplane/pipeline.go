@@ -10,15 +10,25 @@ import (
 	"example.com/culvert/rules"
 )
 
-// batch takes n received packets of src through the walk: parse all, look all
-// up, then finish each.
+// batch takes n received packets of src through the walk. With somebody watching it
+// is tracer.batch.
 func (w *Worker) batch(src source, n int) {
-	in := w.v.portOf(src.id)
+	w.came(n)
+	w.walk(src, w.pkts[:n])
+}
+
+// came counts a batch of n packets.
+func (w *Worker) came(n int) {
 	count(&w.counter.received, uint64(n))
 	w.counter.load.took(n)
+}
+
+// walk is that of packets of src: parse all, look all up, then finish each.
+func (w *Worker) walk(src source, pkts []packet.Packet) {
+	in := w.v.portOf(src.id)
 	k := 0
-	for i := range w.pkts[:n] {
-		p := &w.pkts[i]
+	for i := range pkts {
+		p := &pkts[i]
 		p.In = src.id
 		at := in
 		if p.HasVLAN && src.role == roleWire {
@@ -41,7 +51,7 @@ func (w *Worker) batch(src source, n int) {
 	}
 	w.ct.Lookup(w.keys[:k], w.refs[:k])
 	for j := range k {
-		p := &w.pkts[w.live[j]]
+		p := &pkts[w.live[j]]
 		if p.Flags&packet.FragmentFirst == 0 {
 			w.finish(p, w.refs[j], src.role)
 			continue
@@ -59,6 +69,9 @@ func (w *Worker) untag(p *packet.Packet, parent *portEntry) *portEntry {
 	for _, c := range parent.children {
 		if c.vlan == p.VLAN&0xfff {
 			p.In, p.HasVLAN = c.id, false
+			if w.trace != nil {
+				w.trace.tagged(c.id)
+			}
 			return w.v.ports[c.id]
 		}
 	}

@@ -60,7 +60,12 @@ type Worker struct {
 	dirty     []port.Sender                // senders with queued frames
 	sleep     waiter
 
+	tracing *tracing       // of the last batch
+	trace   *tracer        // nil: nobody watches
+	applied *[]*rules.Rule // what it notes of the decision in hand, or nil
+
 	seen    atomic.Uint32 // generation of the view of the last batch
+	watched atomic.Uint32 // generation of tracing
 	asleep  atomic.Bool   // not in a batch: counts as past every generation
 	rounds  atomic.Uint64 // batches begun, empty ones too: see Engine.Stuck
 	drops   [numReasons]atomic.Uint64
@@ -96,7 +101,7 @@ func (w *Worker) publish() {
 }
 
 func newWorker(e *Engine, index int) (*Worker, error) {
-	w := &Worker{e: e, index: index, ct: e.table.Worker(index)}
+	w := &Worker{e: e, index: index, ct: e.table.Worker(index), tracing: e.tracing.Load()}
 	seed := e.cfg.Seed
 	if seed == 0 {
 		seed = rand.Uint64()
@@ -175,7 +180,11 @@ func (w *Worker) Step(now int64) int {
 				continue
 			}
 			total += n
-			w.batch(s, n)
+			if w.trace == nil {
+				w.batch(s, n)
+			} else {
+				w.trace.batch(s, n)
+			}
 			w.flush()
 			s.q.Release()
 		}
@@ -197,6 +206,12 @@ func (w *Worker) begin(now int64) {
 	count(&w.rounds, 1)
 	w.v = w.e.view.Load()
 	w.seen.Store(w.v.gen)
+	if on := w.e.tracing.Load(); on != w.tracing {
+		w.watch(on)
+	}
+	if w.trace != nil {
+		w.v = w.trace.viewed(w.v)
+	}
 	w.now, w.tick = now, tickAt(now)
 	w.page = w.v.ledger.Page(w.index)
 	w.page.Begin(now, w.e.cfg.Wall)
@@ -227,6 +242,7 @@ func (w *Worker) flush() {
 			}
 			why := ofStatus[st]
 			w.drops[why].Add(uint64(n))
+			w.refused(s, why, uint64(n))
 		}
 		w.dirty[i] = nil
 	}
@@ -250,6 +266,9 @@ func (w *Worker) send(s port.Sender, p *packet.Packet) port.Status {
 // drop counts a packet that goes no further.
 func (w *Worker) drop(why Reason) {
 	w.drops[why].Add(1)
+	if w.trace != nil {
+		w.trace.drop(why)
+	}
 }
 
 func (w *Worker) String() string { return fmt.Sprintf("worker %d", w.index) }

@@ -3,13 +3,12 @@
 package offline
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
 
 	"example.com/culvert/alg"
-	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/alg/report"
 )
 
 // Gateway grants announcements as an engine does whose ports are all free.
@@ -30,43 +29,6 @@ type Gateway struct {
 
 var _ alg.Gateway = (*Gateway)(nil)
 
-// announcement is how an expectation is written: class, protocol, from where to
-// which address it comes, and where it goes from there.
-//
-//	data tcp 198.51.100.7:* > 203.0.113.1:40001 = 10.0.0.5:40001
-func (g *Gateway) announcement(c *alg.Context, x *alg.Expectation, to netip.AddrPort) string {
-	from := x.From
-	if !from.Addr().IsValid() {
-		addr := c.PeerSelf().Addr()
-		if x.Way == alg.Outbound {
-			addr = c.Self().Addr()
-		}
-		from = netip.AddrPortFrom(addr, x.From.Port())
-	}
-	port := "*"
-	if from.Port() != 0 {
-		port = fmt.Sprint(from.Port())
-	}
-	addr := from.Addr().String()
-	if x.FromBits != 0 {
-		addr += fmt.Sprintf("/%d", x.FromBits)
-	}
-	text := fmt.Sprintf("%s %s %s:%s > %v", g.Spec.Classes[x.Class].Name, tuple.ProtoName(x.Proto), addr, port, to)
-	if real := c.Real(x.To); real != to {
-		text += fmt.Sprintf(" = %v", real)
-	}
-	if x.Permanent {
-		text += " permanent"
-	}
-	if x.Timeout != 0 {
-		text += fmt.Sprintf(" for %v", x.Timeout)
-	}
-	if x.Child != "" {
-		text += " helper " + x.Child
-	}
-	return text
-}
-
 // Announce implements alg.Gateway.
 func (g *Gateway) Announce(c *alg.Context, group []alg.Expectation) (netip.AddrPort, error) {
 	err := g.Refuse
@@ -74,11 +36,7 @@ func (g *Gateway) Announce(c *alg.Context, group []alg.Expectation) (netip.AddrP
 		err = c.Permit(&g.Spec, group)
 	}
 	if err != nil {
-		class := "?"
-		if int(group[0].Class) < len(g.Spec.Classes) {
-			class = g.Spec.Classes[group[0].Class].Name
-		}
-		g.Refused = append(g.Refused, fmt.Sprintf("%s %v: %v", class, group[0].To, err))
+		g.Refused = append(g.Refused, report.Refusal(&g.Spec, group, err))
 		return netip.AddrPort{}, err
 	}
 	to, step := group[0].To, uint16(1)
@@ -104,18 +62,14 @@ func (g *Gateway) Announce(c *alg.Context, group []alg.Expectation) (netip.AddrP
 	for i := range group {
 		x := &group[i]
 		at := netip.AddrPortFrom(to.Addr(), to.Port()+x.To.Port()-group[0].To.Port())
-		g.Announced = append(g.Announced, g.announcement(c, x, at))
+		g.Announced = append(g.Announced, report.Announcement(&g.Spec, c, x, at))
 	}
 	return to, nil
 }
 
 // Withdraw implements alg.Gateway.
 func (g *Gateway) Withdraw(_ *alg.Context, class uint8, to netip.AddrPort) int {
-	text := "withdraw " + g.Spec.Classes[class].Name
-	if to.IsValid() {
-		text += " " + to.String()
-	}
-	g.Announced = append(g.Announced, text)
+	g.Announced = append(g.Announced, report.Withdrawal(&g.Spec, class, to))
 	return 1
 }
 

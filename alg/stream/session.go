@@ -37,6 +37,15 @@ type Session struct {
 	raw     []byte // scratch: bytes of the sender
 	text    []byte // what Out refers to
 	Events  [NumEvents]uint32
+
+	Observer Observer // nil: nobody wants to see
+}
+
+// Observer sees what a parser makes of what it is shown.
+type Observer interface {
+	// Inspected says what the parser returned for view. taken is false when its
+	// replacements came too late, or were too many. Both are valid until it returns.
+	Inspected(view []byte, e *alg.Edit, taken bool)
 }
 
 // made is an announcement that can be taken back.
@@ -259,7 +268,11 @@ func (s *Session) release(d tuple.Direction, last Last, g alg.Gateway) {
 		view := h.buf[h.settled-h.at:]
 		view = view[:min(len(view), s.limit)]
 		e := s.inspect(d, h.gap, view, g)
-		if !h.record(&e, view, s.keep.Edits) {
+		taken := h.record(&e, view, s.keep.Edits)
+		if s.Observer != nil {
+			s.Observer.Inspected(view, &e, taken)
+		}
+		if !taken {
 			s.takeBack()
 			s.Events[Refused]++
 		} else if len(e.Replace) > 0 {
@@ -380,6 +393,9 @@ func (s *Session) Datagram(d tuple.Direction, b []byte, g alg.Gateway) ([]byte, 
 		return b, false
 	}
 	s.Events[Edited]++
+	if s.Observer != nil {
+		s.Observer.Inspected(b, &e, true)
+	}
 	s.text = s.text[:0]
 	at := 0
 	for _, r := range e.Replace {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -150,34 +149,7 @@ func replayTo(w io.Writer, form *choice, cfg replay.Config) error {
 	return err
 }
 
-// replayText writes an event as a diff: a heading, then lines that begin with - and +
-// for bytes before and after, > for what is expected, and ! for what went wrong.
+// replayText writes an event as a diff below a heading.
 func replayText(e *replay.Event) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "@@ packet %d, %s, %s, %s @@\n", e.Packet, e.Time.UTC().Format(time.RFC3339Nano), e.Flow, e.From)
-	for _, c := range e.Changes {
-		if c.Hex {
-			fmt.Fprintf(&b, "-%d: %s\n+%d: %s\n", c.At, c.Old, c.At, c.New)
-			continue
-		}
-		for line := range strings.Lines(c.Old) {
-			fmt.Fprintf(&b, "-%s\n", visible(line))
-		}
-		for line := range strings.Lines(c.New) {
-			fmt.Fprintf(&b, "+%s\n", visible(line))
-		}
-	}
-	for _, text := range e.Expected {
-		fmt.Fprintf(&b, "> %s\n", text)
-	}
-	for _, text := range slices.Concat(e.Refused, e.Happened) {
-		fmt.Fprintf(&b, "! %s\n", text)
-	}
-	return b.String()
-}
-
-// visible returns a line without its end, and with control characters as in Go.
-func visible(line string) string {
-	quoted := strconv.Quote(strings.TrimRight(line, "\r\n"))
-	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+	return fmt.Sprintf("@@ packet %d, %s, %s, %s @@\n%s", e.Packet, e.Time.UTC().Format(time.RFC3339Nano), e.Flow, e.From, &e.Work)
 }

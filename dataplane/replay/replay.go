@@ -10,6 +10,7 @@ import (
 
 	"example.com/culvert/alg"
 	"example.com/culvert/alg/offline"
+	"example.com/culvert/alg/report"
 	"example.com/culvert/alg/stream"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane/packet"
@@ -28,14 +29,11 @@ type Config struct {
 
 // Event is what the helper did with one packet.
 type Event struct {
-	Time     time.Time `json:"time"`
-	Packet   int       `json:"packet"` // in the capture, from 1
-	Flow     string    `json:"flow"`   // as its first packet went
-	From     string    `json:"from"`   // direction of the packet: original or reply
-	Changes  []Change  `json:"changes,omitempty"`
-	Expected []string  `json:"expected,omitempty"` // and withdrawn
-	Refused  []string  `json:"refused,omitempty"`
-	Happened []string  `json:"happened,omitempty"` // to the helper
+	Time   time.Time `json:"time"`
+	Packet int       `json:"packet"` // in the capture, from 1
+	Flow   string    `json:"flow"`   // as its first packet went
+	From   string    `json:"from"`   // direction of the packet: original or reply
+	report.Work
 }
 
 // Summary counts a capture.
@@ -125,7 +123,7 @@ func (r *replay) packet(p *packet.Packet, at time.Time, tell func(*Event) error)
 	r.sum.Edited += f.edits
 	r.sum.Refused += len(e.Refused)
 	f.edits = 0
-	if e.empty() {
+	if e.Empty() {
 		return nil
 	}
 	e.Time, e.Packet, e.Flow, e.From = at, r.sum.Packets, f.original.String(), d.String()
@@ -211,33 +209,11 @@ func (f *flow) carry(p *packet.Packet, d tuple.Direction) {
 	f.s.Segment(d, seq, body, last, &f.gateway)
 }
 
-// eventNames say what may happen to a helper.
-var eventNames = [...]string{
-	stream.Edited:   "",
-	stream.Refused:  "an edit came too late: the bytes had been forwarded",
-	stream.Overflow: "a message is longer than the helper reads",
-	stream.Left:     "the helper leaves the flow",
-	stream.Panicked: "the helper panicked",
-	stream.Broken:   "the helper returned an edit that cannot be",
-	stream.Starved:  "",
-	stream.Unread:   "the helper cannot read a message",
-}
-
-var _ [stream.NumEvents]string = eventNames
-
 // take returns what has happened since it was called last.
 func (f *flow) take() Event {
-	e := Event{Changes: f.changes, Expected: f.Announced, Refused: f.Refused}
+	e := Event{Work: report.Work{Changes: f.changes, Expected: f.Announced, Refused: f.Refused}}
 	f.changes, f.Announced, f.Refused = nil, nil, nil
-	for i, name := range eventNames {
-		if f.s.Events[i] != f.events[i] && name != "" {
-			e.Happened = append(e.Happened, name)
-		}
-	}
+	e.Happened = report.Happened(&f.events, &f.s.Events)
 	f.events = f.s.Events
 	return e
-}
-
-func (e *Event) empty() bool {
-	return len(e.Changes)+len(e.Expected)+len(e.Refused)+len(e.Happened) == 0
 }

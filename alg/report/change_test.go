@@ -1,4 +1,4 @@
-package replay
+package report
 
 import (
 	"slices"
@@ -25,7 +25,7 @@ func TestChangesAreWholeLinesOfText(t *testing.T) {
 		{"text at the end", "a\nb", []alg.Replacement{edit(3, 3, "X")}, []Change{{At: 2, Old: "b", New: "bX"}}},
 		{"bytes", "\x00\x01\x02\x03", []alg.Replacement{edit(1, 2, "\xff"), edit(3, 4, "\xfe")}, []Change{{At: 1, Old: "01", New: "ff", Hex: true}, {At: 3, Old: "03", New: "fe", Hex: true}}},
 	} {
-		if got := changes([]byte(tt.b), tt.edits); !slices.Equal(got, tt.want) {
+		if got := Changes([]byte(tt.b), tt.edits); !slices.Equal(got, tt.want) {
 			t.Errorf("%s: %+v, want %+v", tt.name, got, tt.want)
 		}
 	}
