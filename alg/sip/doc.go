@@ -27,7 +27,8 @@
 // A socket in a description that the gateway knows by its external name, because the
 // other phone is behind it too, is given its inside name, so that both talk directly.
 //
-// BYE ends what its call has announced; CANCEL and a final answer that refuses end what
+// BYE ends what its call has announced, of a forked call that other phones have answered,
+// too, what its dialog has; CANCEL and a final answer that refuses end what
 // their request and its answers have, so that a call goes on as it was when a change
 // of it is refused.
 //

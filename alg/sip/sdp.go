@@ -191,6 +191,7 @@ func (m *mediaDesc) read(w words) bool {
 // back, and reports false.
 func (p *parser) announce(c *alg.Context, call uint64) bool {
 	d, by := &p.desc, p.transaction(c)
+	tag, _ := p.tags()
 	var fresh [maxMedia]mediumSocket
 	made := 0
 	for i := range d.media[:d.n] {
@@ -229,7 +230,7 @@ func (p *parser) announce(c *alg.Context, call uint64) bool {
 		m.peer = seen.Port() + (m.rtcp - m.port)
 		for _, e := range group[:n] {
 			s := mediumSocket{c.Dir, m.class, e.To}
-			if p.remember(medium{call, by, s, seen.Port() + (e.To.Port() - to.Port())}) {
+			if p.remember(medium{call: call, by: by, mediumSocket: s, seen: seen.Port() + (e.To.Port() - to.Port()), tag: tag}) {
 				fresh[made] = s
 				made++
 			}

@@ -69,7 +69,9 @@ type medium struct {
 	call uint64      // hash of Call-ID
 	by   transaction // that announced it first
 	mediumSocket
-	seen uint16 // its external port, which it keeps while the call lasts
+	seen     uint16 // its external port, which it keeps while the call lasts
+	tag      uint64 // of the phone that announced it: a call may be forked to several
+	answered bool   // that phone has answered the call, or made it
 }
 
 // mediumSocket names a socket of a medium.
@@ -170,6 +172,9 @@ func (p *parser) message(c *alg.Context, raw []byte, done int) alg.Edit {
 	}
 	if body, ok := m.description(); ok && !p.describe(c, raw, body, call) {
 		e.Unread = 1
+	}
+	if m.is("INVITE") && 200 <= m.code && m.code < 300 {
+		p.answered(call)
 	}
 	return p.settle(e)
 }
@@ -450,19 +455,64 @@ func (p *parser) registered(c *alg.Context) {
 func challenges(code int) bool { return code == 401 || code == 407 }
 
 // ends ends what a message takes back, and reports whether there is such: BYE all of the
-// call, CANCEL and a final refusal what their request and its answers announced. A
+// dialog, CANCEL and a final refusal what their request and its answers announced. A
 // call goes on as it was when a later request is refused (RFC 3261 section 14.1).
 func (p *parser) ends(c *alg.Context, call uint64) bool {
 	m, by := &p.msg, p.transaction(c)
 	switch {
 	case m.request() && m.is("BYE"):
-		p.forget(c, func(k *medium) bool { return k.call == call })
+		p.hangUp(c, call)
 	case m.request() && m.is("CANCEL"), m.code >= 300 && !challenges(m.code) && (m.is("INVITE") || m.is("UPDATE") || m.is("PRACK")):
 		p.forget(c, func(k *medium) bool { return k.call == call && k.by == by })
 	default:
 		return false
 	}
 	return true
+}
+
+// tags returns the tags of who sends p.msg and of who gets it, 0 for none.
+func (p *parser) tags() (own, other uint64) {
+	own, other = p.tag(from), p.tag(to)
+	if !p.msg.request() {
+		own, other = other, own
+	}
+	return own, other
+}
+
+// tag returns the tag in a header of p.msg, which follows its URI.
+func (p *parser) tag(k headerKind) uint64 {
+	v := p.msg.first(k)
+	at, ok := param(v, span{bytes.LastIndexByte(v, '>') + 1, len(v)}, "tag")
+	if !ok {
+		return 0
+	}
+	return maphash.Bytes(p.seed, at.of(v))
+}
+
+// answered notes that the sender of p.msg has answered a call.
+func (p *parser) answered(call uint64) {
+	own, _ := p.tags()
+	for i := range p.calls {
+		if k := &p.calls[i]; k.call == call && k.tag == own {
+			k.answered = true
+		}
+	}
+}
+
+// hangUp ends the media of a dialog. When a call was forked and another phone has answered
+// it as well, only those of the phone that the dialog was with: the other side's are those
+// of both dialogs (RFC 3261 section 13.2.2.4).
+func (p *parser) hangUp(c *alg.Context, call uint64) {
+	own, other := p.tags()
+	of := func(k *medium) bool { return k.tag == own || k.tag == other }
+	lives := func(k medium) bool { return k.call == call && k.answered && !of(&k) }
+	i := slices.IndexFunc(p.calls[:], lives)
+	if i < 0 || own == 0 || other == 0 {
+		p.forget(c, func(k *medium) bool { return k.call == call })
+		return
+	}
+	side := p.calls[i].dir
+	p.forget(c, func(k *medium) bool { return k.call == call && k.dir == side && of(k) })
 }
 
 // find returns the medium of a call with a socket, nil if it has announced none.
@@ -487,7 +537,7 @@ func (p *parser) known(call uint64, s mediumSocket) uint16 {
 // remember notes that a call has announced a socket, and reports whether that is new.
 func (p *parser) remember(m medium) bool {
 	if k := p.find(m.call, m.mediumSocket); k != nil {
-		k.seen = m.seen
+		k.seen, k.tag = m.seen, m.tag
 		return false
 	}
 	p.calls[p.next] = m

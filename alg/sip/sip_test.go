@@ -217,6 +217,56 @@ func TestMediaEndWithTheirCall(t *testing.T) {
 	}
 }
 
+// TestForkedCall: two phones announce media and answer, each under its tag. Their call ends
+// with the last of its dialogs.
+func TestForkedCall(t *testing.T) {
+	says := func(status, tag string, port int) algtest.Say {
+		return algtest.Say{Dir: tuple.Reply, Text: text("SIP/2.0 "+status, "Via: SIP/2.0/UDP 203.0.113.1:5060", "From: Alice <sip:alice@example.org>;tag=1", "To: <sip:bob@example.org;tag=none>;tag="+tag,
+			"Call-ID: 1@10.0.0.5", "CSeq: 1 INVITE", "Content-Type: application/sdp", "Content-Length: LEN", "", "v=0", "o=b 1 1 IN IP4 198.51.100.7", "s=-", "c=IN IP4 198.51.100.7", "t=0 0", fmt.Sprintf("m=audio %d RTP/AVP 0", port))}
+	}
+	bye := func(tag string) string {
+		return text("BYE sip:bob@example.org SIP/2.0", "Via: SIP/2.0/UDP 10.0.0.5:5060", "From: Alice <sip:alice@example.org>;tag=1", "To: <sip:bob@example.org>"+tag, "Call-ID: 1@10.0.0.5", "CSeq: 2 BYE", "Content-Length: 0", "")
+	}
+	theirs := func(port int) string { return fmt.Sprintf("audio udp 10.0.0.5:* > 198.51.100.7:%d", port) }
+	gone := func(ports ...string) (all []string) {
+		for _, p := range ports {
+			all = append(all, "withdraw audio "+p)
+		}
+		return all
+	}
+	const one, two = "198.51.100.7:50000", "198.51.100.7:50010"
+	mine := []string{"10.0.0.5:40000", "10.0.0.5:40001"}
+	oneAndRTCP, twoAndRTCP := []string{one, "198.51.100.7:50001"}, []string{two, "198.51.100.7:50011"}
+	everything := slices.Concat(mine, oneAndRTCP, twoAndRTCP)
+	start := []algtest.Say{{Text: invite(sdp...)}, says("183 Progress", "one", 50000), says("183 Progress", "two", 50010)}
+	begun := []string{media(40000), media(40001), theirs(50000), theirs(50001), theirs(50010), theirs(50011)}
+	for _, tt := range []struct {
+		claim  string
+		tags   []string // of phones that answer
+		ends   []string // then
+		leaves []string
+	}{
+		{"one answers and ends", []string{"one"}, []string{bye(";tag=one")}, gone(everything...)},
+		{"both answer, one ends", []string{"one", "two"}, []string{bye(";tag=one")}, gone(oneAndRTCP...)},
+		{"both answer and end", []string{"one", "two"}, []string{bye(";tag=one"), bye(";tag=two")}, gone(slices.Concat(oneAndRTCP, mine, twoAndRTCP)...)},
+		{"whose end is not said", []string{"one", "two"}, []string{bye("")}, gone(everything...)},
+	} {
+		conversation := slices.Clone(start)
+		want := slices.Clone(begun)
+		for _, tag := range tt.tags {
+			port := map[string]int{"one": 50000, "two": 50010}[tag]
+			conversation = append(conversation, says("200 OK", tag, port))
+			want = append(want, theirs(port), theirs(port+1))
+		}
+		for _, end := range tt.ends {
+			conversation = append(conversation, algtest.Say{Text: end})
+		}
+		t.Run(tt.claim, func(t *testing.T) {
+			wantAnnounced(t, run(algtest.Config{}, conversation...), append(want, tt.leaves...)...)
+		})
+	}
+}
+
 // run is a conversation over UDP with the phone's proxy.
 func run(cfg algtest.Config, says ...algtest.Say) algtest.Result {
 	cfg.Helper = Helper{}
