@@ -76,11 +76,19 @@ func (g *Gateway) reload(cfg *config.Config, sample int) (api.Changes, error) {
 
 // replace puts cfg in force. g.mu must be held.
 func (g *Gateway) replace(cfg *config.Config) error {
+	shown, err := credentials(&cfg.API)
+	if err != nil {
+		return err
+	}
 	p, err := g.planFor(cfg)
 	if err != nil {
 		return err
 	}
-	return g.reconcile(p, refuse)
+	if err := g.reconcile(p, refuse); err != nil {
+		return err
+	}
+	g.useCredentials(shown)
+	return nil
 }
 
 // planFor makes the plan of a reload, with the namespaces that cfg names open. g.mu
@@ -138,6 +146,9 @@ func (g *Gateway) foresee(cfg *config.Config, sample int) (api.ReloadResult, err
 // held.
 func (g *Gateway) rehearse(cfg *config.Config, sample int) (r api.ReloadResult, err error) {
 	defer g.pruneSpaces(g.cfg)
+	if _, err := credentials(&cfg.API); err != nil {
+		return r, err
+	}
 	p, err := g.planFor(cfg)
 	if err != nil {
 		return r, err

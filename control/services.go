@@ -14,15 +14,19 @@ import (
 	"example.com/culvert/control/api"
 	"example.com/culvert/control/metrics"
 	"example.com/culvert/control/notify"
+	"example.com/culvert/rules/config"
 )
 
 // services is what other processes talk to.
 type services struct {
 	control net.Listener // nil: no control socket
+	remote  net.Listener // nil: no TCP listener of the control interface
 	scrape  net.Listener // nil: no Prometheus listener
 	api     *api.Server
 	metrics *http.Server
-	beat    context.CancelFunc // ends the watchdog
+
+	credentials *api.Credentials   // of remote, when it began
+	beat        context.CancelFunc // ends the watchdog
 }
 
 // socketPath returns where the control socket is, empty if there is none.
@@ -42,20 +46,51 @@ func (g *Gateway) socketPath() string {
 // listener is in the gateway's own namespace.
 func (g *Gateway) listen() (err error) {
 	if path := g.socketPath(); path != "" {
-		if g.services.control, err = api.Listen(path); err != nil {
+		if g.services.control, err = api.Listen(path, g.cfg.API.Group); err != nil {
 			return err
 		}
 	}
-	if address := g.cfg.Gateway.Metrics; address != "" {
-		err = g.own.Do(func() (err error) {
-			g.services.scrape, err = net.Listen("tcp", address)
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("gateway.metrics: %w", err)
-		}
+	if g.services.scrape, err = g.listenTCP(g.cfg.Gateway.Metrics); err != nil {
+		return fmt.Errorf("gateway.metrics: %w", err)
+	}
+	if g.services.credentials, err = credentials(&g.cfg.API); err != nil {
+		return err
+	}
+	if g.services.remote, err = g.listenTCP(g.cfg.API.Listen); err != nil {
+		return fmt.Errorf("api.listen: %w", err)
 	}
 	return nil
+}
+
+// listenTCP opens a listener in the gateway's own namespace; none without an address.
+func (g *Gateway) listenTCP(address string) (l net.Listener, err error) {
+	if address == "" {
+		return nil, nil
+	}
+	err = g.own.Do(func() (err error) {
+		l, err = net.Listen("tcp", address)
+		return err
+	})
+	return l, err
+}
+
+// credentials reads what the TCP listener of a configuration needs; nil: it has none.
+func credentials(c *config.API) (*api.Credentials, error) {
+	if c.Listen == "" {
+		return nil, nil
+	}
+	return api.LoadCredentials(c.TLSCert, c.TLSKey, c.TokenFile)
+}
+
+// useCredentials has the TCP listener use what credentials has read.
+func (g *Gateway) useCredentials(c *api.Credentials) {
+	if c == nil || g.services.api == nil {
+		return
+	}
+	if at, over := c.Expired(time.Now()); over {
+		g.log.Warn("the certificate of the control interface has expired: clients refuse it", "file", g.cfg.API.TLSCert, "at", at)
+	}
+	g.services.api.SetCredentials(c)
 }
 
 // serve answers on what listen opened. g.mu must be held.
@@ -64,9 +99,16 @@ func (g *Gateway) serve() {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(metrics.NewCollector(g))
 	scrape := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
-	if s.control != nil {
+	if s.control != nil || s.remote != nil {
 		s.api = api.NewServer(g, g.log, map[string]http.Handler{"GET /metrics": scrape})
+	}
+	if s.control != nil {
 		g.run("control socket", func() error { return s.api.Serve(s.control) })
+	}
+	if s.remote != nil {
+		g.useCredentials(s.credentials)
+		limit := g.cfg.API.MaxConnections
+		g.run("control listener", func() error { return s.api.ServeTLS(s.remote, limit) })
 	}
 	if s.scrape != nil {
 		mux := http.NewServeMux()
@@ -108,8 +150,13 @@ func (s *services) close(ctx context.Context) error {
 	}
 	if s.api != nil {
 		errs = append(errs, s.api.Shutdown(ctx))
-	} else if s.control != nil {
+		return errors.Join(errs...)
+	}
+	if s.control != nil {
 		errs = append(errs, s.control.Close())
+	}
+	if s.remote != nil {
+		errs = append(errs, s.remote.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -113,6 +113,9 @@ func needsRestart(old, next *config.Config) error {
 	note("gateway.icmp_rate", old.Gateway.ICMPRate == next.Gateway.ICMPRate)
 	note("gateway.socket", old.Gateway.Socket == next.Gateway.Socket)
 	note("gateway.metrics", old.Gateway.Metrics == next.Gateway.Metrics)
+	note("api.group", old.API.Group == next.API.Group)
+	note("api.listen", old.API.Listen == next.API.Listen)
+	note("api.max_connections", old.API.MaxConnections == next.API.MaxConnections)
 	note("host.enabled", old.Host == next.Host)
 	a, b := &old.Conntrack, &next.Conntrack // but acct, which is only how flows are printed
 	note("conntrack.max", a.Max == b.Max)

@@ -18,6 +18,20 @@ func TestWorkersArePinnedUnlessThereIsOne(t *testing.T) {
 	}
 }
 
+func TestSettingsOfListenersNeedARestart(t *testing.T) {
+	old, next := config.Defaults(), config.Defaults()
+	next.API = config.API{Group: "netadmin", Listen: "192.0.2.1:9465", TLSCert: "/x.crt", TLSKey: "/x.key", TokenFile: "/x", MaxConnections: 8}
+	want := "api.group, api.listen, api.max_connections changed, which needs a restart"
+	if err := needsRestart(old, next); err == nil || err.Error() != want {
+		t.Errorf("a listener is added: %v, want %s", err, want)
+	}
+	old.API = next.API
+	old.API.TLSCert, old.API.TLSKey, old.API.TokenFile = "/y.crt", "/y.key", "/y"
+	if err := needsRestart(old, next); err != nil {
+		t.Errorf("other files of a listener: %v, want none", err)
+	}
+}
+
 func TestSettingsOfTheTableNeedARestart(t *testing.T) {
 	for _, tt := range []struct {
 		claim  string

@@ -93,7 +93,7 @@ func (l *conntrackLine) run(cmd *cobra.Command) error {
 		fmt.Fprintln(cmd.OutOrStdout(), conntrackName)
 		return nil
 	}
-	client := connect(l.socket)
+	client := connect(l.gateway)
 	defer client.Close()
 	if l.table == tableExpect {
 		return l.runExpect(cmd, client)

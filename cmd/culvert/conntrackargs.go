@@ -39,7 +39,7 @@ func conntrackTable(word string) (string, error) {
 type conntrackLine struct {
 	command byte // its letter; 0: none
 	table   string
-	socket  string
+	gateway whereabouts
 	notes   []string // what was ignored
 
 	given   map[string]string // options by their first name
@@ -117,7 +117,11 @@ func (l *conntrackLine) option(name, arg string, g *getopt) (err error) {
 		l.notes = append(l.notes, "WARNING: ignoring -a, deprecated option.")
 		return nil
 	case "socket":
-		l.socket = arg
+		l.gateway.socket = arg
+	case "token-file":
+		l.gateway.tokenFile = arg
+	case "ca-file":
+		l.gateway.caFile = arg
 		return nil
 	case "labelmap":
 		l.labels.path = arg

@@ -69,6 +69,8 @@ var conntrackOptionList = []longOption{
 // ownOptions are those that conntrack(8) does not have.
 var ownOptions = []longOption{
 	{[]string{"socket"}, 0, required, socketHelp},
+	{[]string{"token-file"}, 0, required, tokenHelp},
+	{[]string{"ca-file"}, 0, required, caHelp},
 	{[]string{"labelmap"}, 'M', required, "`FILE` with the names of labels (default /etc/xtables/connlabel.conf)"},
 }
 

@@ -181,18 +181,34 @@ func flagError(cmd *cobra.Command, err error) error {
 	return usageError{err: fmt.Errorf("%s%s", text, didYouMean("--"+name, names))}
 }
 
-const socketHelp = "control `PATH` of the gateway (default CULVERT_SOCKET, or /run/culvert/culvert.sock for root)"
+// Help texts of the flags that say which gateway a command is for.
+const (
+	socketHelp = "control `PATH` of the gateway, or https://HOST:PORT (default CULVERT_SOCKET, or /run/culvert/culvert.sock for root)"
+	tokenHelp  = "`FILE` with the token, for https (default CULVERT_TOKEN_FILE)"
+	caHelp     = "`FILE` with the authorities to trust, for https (default CULVERT_CA_FILE, or the system's)"
+)
 
-// socketFlag adds --socket and returns where its value will be.
-func socketFlag(cmd *cobra.Command) *string { return cmd.Flags().String("socket", "", socketHelp) }
+// whereabouts say which gateway a command is for, and how to be let in.
+type whereabouts struct{ socket, tokenFile, caFile string }
 
-// connect returns a client for the gateway at socket, or at the default one.
-func connect(socket string) *api.Client {
-	if socket == "" {
-		socket = os.Getenv("CULVERT_SOCKET")
-	}
-	if socket == "" {
-		socket = api.DefaultSocket(config.Defaults().Gateway.Name)
+// socketFlag adds --socket and what goes with it, and returns where the values will be.
+func socketFlag(cmd *cobra.Command) *whereabouts {
+	w, f := new(whereabouts), cmd.Flags()
+	f.StringVar(&w.socket, "socket", "", socketHelp)
+	f.StringVar(&w.tokenFile, "token-file", "", tokenHelp)
+	f.StringVar(&w.caFile, "ca-file", "", caHelp)
+	return w
+}
+
+// connect returns a client for the gateway that w names, or for the default one.
+func connect(w whereabouts) *api.Client {
+	socket := cmp.Or(w.socket, os.Getenv("CULVERT_SOCKET"), api.DefaultSocket(config.Defaults().Gateway.Name))
+	if strings.HasPrefix(socket, "https://") {
+		return api.NewRemoteClient(api.Remote{
+			URL:       socket,
+			TokenFile: cmp.Or(w.tokenFile, os.Getenv("CULVERT_TOKEN_FILE")),
+			CAFile:    cmp.Or(w.caFile, os.Getenv("CULVERT_CA_FILE")),
+		})
 	}
 	return api.NewClient(socket)
 }

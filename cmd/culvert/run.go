@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -98,6 +99,9 @@ func run(ctx context.Context, o runOptions, stderr io.Writer) error {
 	signal.Notify(hangup, unix.SIGHUP)
 	defer signal.Stop(hangup)
 	socket := cmp.Or(o.socket, os.Getenv("CULVERT_SOCKET"))
+	if strings.HasPrefix(socket, "https://") {
+		return usageError{err: fmt.Errorf("%s: run makes a socket and wants a path; the listener is api.listen of the configuration", socket)}
+	}
 	g, err := control.New(cfg, control.Options{Log: log, Socket: socket, Notify: notify.FromEnvironment()})
 	if err != nil {
 		return err

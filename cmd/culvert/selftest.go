@@ -60,7 +60,7 @@ func selftestCommand() *cobra.Command {
 }
 
 // configToTest reads a file, or asks a running gateway.
-func configToTest(ctx context.Context, path, socket string) (*config.Config, error) {
+func configToTest(ctx context.Context, path string, socket whereabouts) (*config.Config, error) {
 	if path != "" {
 		return config.Load(path)
 	}

@@ -122,7 +122,7 @@ func serveTable(t *testing.T, c conntrack.Config) (*gateway, *Client, string) {
 	t.Cleanup(func() { table.Close() })
 	g := &gateway{table: table}
 	path := filepath.Join(t.TempDir(), "culvert.sock")
-	l, err := Listen(path)
+	l, err := Listen(path, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,8 +13,11 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // pollInterval is how often WaitReady asks.
@@ -20,7 +25,10 @@ const pollInterval = 20 * time.Millisecond
 
 // Client asks one gateway. It is safe for concurrent use.
 type Client struct {
-	http http.Client
+	http  http.Client
+	base  string // of URLs
+	token string // empty: none
+	err   error  // why there can be no request
 }
 
 // NewClient returns a client for the gateway whose control socket is at path.
@@ -28,7 +36,49 @@ func NewClient(path string) *Client {
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, path) },
 	}
-	return &Client{http: http.Client{Transport: transport}}
+	return &Client{http: http.Client{Transport: transport}, base: "http://culvert"}
+}
+
+// Remote says how to reach a gateway by its TCP listener.
+type Remote struct {
+	URL       string // https://HOST:PORT
+	TokenFile string // path of the file with the token
+	CAFile    string // path of the certificates to trust, in PEM; empty: the system's
+}
+
+// NewRemoteClient returns a client for the gateway whose TCP listener is at r. What is
+// wrong with r is the error of each request.
+func NewRemoteClient(r Remote) *Client {
+	c := &Client{base: strings.TrimSuffix(r.URL, "/")}
+	config := &tls.Config{MinVersion: tls.VersionTLS13}
+	switch at, err := url.Parse(r.URL); {
+	case err != nil || at.Scheme != "https" || at.Host == "" || strings.Trim(at.Path, "/") != "":
+		c.err = fmt.Errorf("%q: want https://HOST:PORT", r.URL)
+		return c
+	case r.TokenFile == "":
+		c.err = fmt.Errorf("%s wants a token: name its file with --token-file or CULVERT_TOKEN_FILE", r.URL)
+		return c
+	}
+	token, err := readToken(r.TokenFile)
+	if err != nil {
+		c.err = fmt.Errorf("token: %w", err)
+		return c
+	}
+	if r.CAFile != "" {
+		text, err := os.ReadFile(r.CAFile)
+		if err != nil {
+			c.err = fmt.Errorf("authority: %w", err)
+			return c
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(text) {
+			c.err = fmt.Errorf("authority: %s has no certificate in PEM", r.CAFile)
+			return c
+		}
+	}
+	c.token = string(token)
+	c.http.Transport = &http.Transport{TLSClientConfig: config, TLSHandshakeTimeout: headerTime}
+	return c
 }
 
 // Close drops idle connections.
@@ -262,9 +312,15 @@ func decode(body io.Reader, into any) error {
 
 // do returns the body of the answer, or the error the gateway gave.
 func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, error) {
-	request, err := http.NewRequestWithContext(ctx, method, "http://culvert"+path, body)
+	if c.err != nil {
+		return nil, c.err
+	}
+	request, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {
 		return nil, err
+	}
+	if c.token != "" {
+		request.Header.Set("Authorization", "Bearer "+c.token)
 	}
 	if body != nil {
 		request.Header.Set("Content-Type", mediaTypeJSON)
@@ -275,7 +331,7 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (i
 		if errors.As(err, &wrapped) {
 			err = wrapped.Err // the URL is made up: the socket's path is in the cause
 		}
-		return nil, err
+		return nil, c.advise(err)
 	}
 	if answer.StatusCode < http.StatusBadRequest {
 		return answer.Body, nil
@@ -286,4 +342,18 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (i
 		return nil, fmt.Errorf("%s %s: the gateway answered %s", method, path, answer.Status)
 	}
 	return nil, remoteError{text: f.Error, code: f.Code, status: answer.StatusCode}
+}
+
+// advise adds to an error of a connection what to do about it.
+func (c *Client) advise(err error) error {
+	var unknown x509.UnknownAuthorityError
+	switch {
+	case c.token == "":
+		return err // the socket's are explained
+	case errors.As(err, &unknown):
+		return fmt.Errorf("%s: %w (name the file of its authority with --ca-file or CULVERT_CA_FILE)", c.base, err)
+	case errors.Is(err, unix.ECONNREFUSED):
+		return fmt.Errorf("no gateway answers at %s: %w (it needs api.listen): %w", c.base, ErrNotRunning, err)
+	}
+	return fmt.Errorf("%s: %w", c.base, err)
 }

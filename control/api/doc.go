@@ -45,6 +45,16 @@
 // Write the handler, a row of routes and a row of the test table driven, then
 // go test ./control/api -run TestOpenAPI -update.
 //
-// The socket has mode 0600: whoever may connect may do everything. A socket file
-// whose owner is gone is replaced; one that answers is left alone.
+// # Who may ask
+//
+// Whoever may connect may do everything. The socket has mode 0600, and 0660 with a
+// group. A socket file whose owner is gone is replaced; one that answers is left alone.
+// It takes 256 connections; the next ones get a refusal with the code busy.
+//
+// A TCP listener exists only with a certificate and a token (remote.go): TLS 1.3, and
+// each request has the token in its header Authorization: Bearer TOKEN. Tokens are
+// compared by their hashes in constant time, and appear in no answer, error or log.
+// Who does not know it gets 401 and the end of the connection. Connections beyond a
+// number, and beyond 20 a second, are closed at once. A reload reads certificate, key
+// and token again: they hold for the next connection and the next request.
 package api

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"example.com/culvert/conntrack"
@@ -46,11 +47,17 @@ const (
 type Server struct {
 	backend Backend
 	log     *slog.Logger
-	http    http.Server
+	http    http.Server        // of the socket
+	remote  http.Server        // of the TCP listener
 	cancel  context.CancelFunc // ends the event streams
 
-	mu     sync.Mutex            // guards silent
+	credentials  atomic.Pointer[Credentials] // of the TCP listener
+	refused      atomic.Uint64               // connections beyond a bound
+	unauthorized atomic.Uint64               // requests without the token
+
+	mu     sync.Mutex            // guards the rest
 	silent map[net.Conn]struct{} // connections that have not asked anything yet
+	toldAt time.Time             // that requests were unauthorized
 }
 
 // NewServer returns a server for backend. More holds handlers of others by their
@@ -58,8 +65,9 @@ type Server struct {
 func NewServer(backend Backend, log *slog.Logger, more map[string]http.Handler) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Server{backend: backend, log: log, cancel: cancel, silent: make(map[net.Conn]struct{})}
+	mux := s.mux(more)
 	s.http = http.Server{
-		Handler:           s.mux(more),
+		Handler:           mux,
 		ReadHeaderTimeout: headerTime,
 		IdleTimeout:       idleTime,
 		MaxHeaderBytes:    maxHeader,
@@ -67,12 +75,23 @@ func NewServer(backend Backend, log *slog.Logger, more map[string]http.Handler) 
 		ConnState:         s.connState,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
+	s.remote = http.Server{
+		Handler:           s.authorized(mux),
+		TLSConfig:         s.tlsConfig(),
+		ReadHeaderTimeout: headerTime, // and for the handshake
+		IdleTimeout:       idleTime,
+		MaxHeaderBytes:    maxHeader,
+		BaseContext:       s.http.BaseContext,
+		ConnState:         s.connState,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug), // what scanners do is not worth more
+	}
 	return s
 }
 
-// Serve answers on l until Shutdown, which is no error.
+// Serve answers on l, a unix socket, until Shutdown, which is no error.
 func (s *Server) Serve(l net.Listener) error {
-	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	bound := &bounded{Listener: l, limit: maxLocal, refusal: busyAnswer(), refused: &s.refused}
+	if err := s.http.Serve(bound); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("control socket: %w", err)
 	}
 	return nil
@@ -99,10 +118,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		c.Close()
 	}
 	s.mu.Unlock()
-	err := s.http.Shutdown(ctx)
+	err := errors.Join(s.http.Shutdown(ctx), s.remote.Shutdown(ctx))
 	if ctx.Err() != nil {
 		s.log.Warn("requests were cut off", "reason", ctx.Err())
-		return s.http.Close()
+		return errors.Join(s.http.Close(), s.remote.Close())
 	}
 	return err
 }

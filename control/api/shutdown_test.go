@@ -21,7 +21,7 @@ func rawServer(t *testing.T) (*gateway, *Server, string) {
 	}
 	t.Cleanup(func() { table.Close() })
 	g, path := &gateway{table: table}, filepath.Join(t.TempDir(), "culvert.sock")
-	l, err := Listen(path)
+	l, err := Listen(path, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +20,7 @@ var ErrSocketInUse = errors.New("another gateway answers there")
 
 const (
 	socketMode    = 0o600
+	groupMode     = 0o660 // with a group
 	directoryMode = 0o755
 	maxPath       = 107 // bytes of sun_path without the final zero
 	probeTimeout  = time.Second
@@ -43,10 +46,10 @@ type listener struct {
 	inode uint64
 }
 
-// Listen makes the socket at path, with mode 0600, and its directory if need be.
-// A file that a dead process left there is replaced. The error wraps
-// ErrSocketInUse when somebody answers.
-func Listen(path string) (net.Listener, error) {
+// Listen makes the socket at path and its directory if need be. Its mode is 0600, and
+// 0660 for a group, which may be empty: none. A file that a dead process left there is
+// replaced. The error wraps ErrSocketInUse when somebody answers.
+func Listen(path, group string) (net.Listener, error) {
 	if len(path) > maxPath-len(temporaryName("")) {
 		return nil, fmt.Errorf("control socket %s: path is longer than %d bytes; choose a shorter one with --socket",
 			path, maxPath-len(temporaryName("")))
@@ -63,7 +66,11 @@ func Listen(path string) (net.Listener, error) {
 	if err := probe(path); err != nil {
 		return nil, err
 	}
-	return place(path)
+	gid, err := groupID(group)
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	return place(path, gid)
 }
 
 // probe reports an error unless path is free or holds a dead socket.
@@ -91,7 +98,7 @@ func probe(path string) error {
 
 // place makes the socket under another name, so that it is never seen with
 // another mode, and moves it over path.
-func place(path string) (net.Listener, error) {
+func place(path string, gid int) (net.Listener, error) {
 	tmp := temporaryName(path)
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("control socket: %w", err)
@@ -101,7 +108,7 @@ func place(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
 	l.SetUnlinkOnClose(false)
-	inode, err := publish(tmp, path)
+	inode, err := publish(tmp, path, gid)
 	if err != nil {
 		l.Close()
 		os.Remove(tmp)
@@ -112,8 +119,32 @@ func place(path string) (net.Listener, error) {
 
 func temporaryName(path string) string { return fmt.Sprintf("%s.%d", path, os.Getpid()) }
 
-func publish(tmp, path string) (inode uint64, err error) {
-	if err := os.Chmod(tmp, socketMode); err != nil {
+// noGroup stands for a socket that is for its owner alone.
+const noGroup = -1
+
+// groupID returns the number of a group, which may be given as a number.
+func groupID(name string) (int, error) {
+	if name == "" {
+		return noGroup, nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		if g, err = user.LookupGroupId(name); err != nil {
+			return 0, fmt.Errorf("there is no group %q: name one of /etc/group", name)
+		}
+	}
+	return strconv.Atoi(g.Gid)
+}
+
+func publish(tmp, path string, gid int) (inode uint64, err error) {
+	mode := fs.FileMode(socketMode)
+	if gid != noGroup {
+		if err := os.Chown(tmp, -1, gid); err != nil { // before the mode: never open for another group
+			return 0, err
+		}
+		mode = groupMode
+	}
+	if err := os.Chmod(tmp, mode); err != nil {
 		return 0, err
 	}
 	if inode, err = inodeOf(tmp); err != nil {
@@ -168,7 +199,7 @@ func dial(ctx context.Context, path string) (net.Conn, error) {
 		return nil, fmt.Errorf("no gateway answers at %s: %w (start one with culvert run, or name its socket with --socket or CULVERT_SOCKET)",
 			path, ErrNotRunning)
 	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("control socket %s: %w (only the user who started the gateway and root may connect)", path, fs.ErrPermission)
+		return nil, fmt.Errorf("control socket %s: %w (only the user who started the gateway, root and the group api.group may connect)", path, fs.ErrPermission)
 	}
 	return conn, err
 }

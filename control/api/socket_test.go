@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -14,7 +15,7 @@ import (
 
 func listen(t *testing.T, path string) net.Listener {
 	t.Helper()
-	l, err := Listen(path)
+	l, err := Listen(path, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +38,7 @@ func TestSocketIsForItsOwnerOnly(t *testing.T) {
 func TestSocketOfALiveGatewayIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "culvert.sock")
 	listen(t, path)
-	second, err := Listen(path)
+	second, err := Listen(path, "")
 	if !errors.Is(err, ErrSocketInUse) {
 		t.Errorf("second listener: %v, want %v", err, ErrSocketInUse)
 	}
@@ -75,7 +76,7 @@ func TestForeignFileIsNotReplaced(t *testing.T) {
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "no socket") {
+	if _, err := Listen(path, ""); err == nil || !strings.Contains(err.Error(), "no socket") {
 		t.Errorf("listen over a file: %v, want a refusal", err)
 	}
 	if got, err := os.ReadFile(path); err != nil || string(got) != "precious" {
@@ -112,7 +113,7 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 
 func TestTooLongPathSaysSo(t *testing.T) {
 	path := "/tmp/" + strings.Repeat("x", 120) + ".sock"
-	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "shorter") {
+	if _, err := Listen(path, ""); err == nil || !strings.Contains(err.Error(), "shorter") {
 		t.Errorf("listen on a path of %d bytes: %v, want advice", len(path), err)
 	}
 }
@@ -128,4 +129,98 @@ func TestForeignLockOfTheDirectoryDelaysOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	listen(t, filepath.Join(dir, "culvert.sock"))
+}
+
+// TestSocketWithAGroupIsForItsMembers connects as other users: a member may, whoever
+// is not a member may not.
+func TestSocketWithAGroupIsForItsMembers(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Log("not root: only the own group can be had")
+	}
+	dir, err := os.MkdirTemp("", "culvert-group")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	gid := os.Getegid()
+	if os.Geteuid() == 0 {
+		gid = 4711 // nobody's, and in no list of groups
+	}
+	path := filepath.Join(dir, "culvert.sock")
+	l, err := place(path, gid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	if st.Mode&0o777 != 0o660 || int(st.Gid) != gid {
+		t.Errorf("the socket has mode %o and group %d, want 660 and %d", st.Mode&0o777, st.Gid, gid)
+	}
+	if os.Geteuid() != 0 {
+		return
+	}
+	alone, err := Listen(filepath.Join(dir, "alone.sock"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { alone.Close() })
+	for _, tt := range []struct {
+		claim, path string
+		group       int
+		want        error
+	}{
+		{"a member of the group", path, gid, nil},
+		{"somebody else", path, 4712, unix.EACCES},
+		{"a member of the group, at a socket without one", filepath.Join(dir, "alone.sock"), gid, unix.EACCES},
+	} {
+		if err := connectAs(4713, tt.group, tt.path); !errors.Is(err, tt.want) {
+			t.Errorf("%s connects: %v, want %v", tt.claim, err, tt.want)
+		}
+	}
+}
+
+// connectAs connects as another user, in a thread that ends with that.
+func connectAs(uid, gid int, path string) error {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread is spoilt
+		result <- func() error {
+			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			// Of this thread alone: package syscall would change all.
+			if _, _, err := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); err != 0 {
+				return err
+			}
+			if _, _, err := unix.RawSyscall(unix.SYS_SETRESGID, uintptr(gid), uintptr(gid), uintptr(gid)); err != 0 {
+				return err
+			}
+			if _, _, err := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); err != 0 {
+				return err
+			}
+			return unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+		}()
+	}()
+	return <-result
+}
+
+func TestUnknownGroupsAreSaid(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := Listen(filepath.Join(dir, "culvert.sock"), "no-such-group"); err == nil || !strings.Contains(err.Error(), `"no-such-group"`) {
+		t.Errorf("listen for a group that is not there: %v, want its name", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	if gid, err := groupID("root"); gid != 0 || err != nil {
+		t.Errorf("group root: %d, %v", gid, err)
+	}
 }

@@ -20,6 +20,7 @@ type Config struct {
 	Conntrack  Conntrack
 	Host       Host
 	PCP        PCP
+	API        API
 	Helpers    Helpers
 	Rules      rules.Spec // areas and the four lists
 }
@@ -174,6 +175,7 @@ func Defaults() *Config {
 		Gateway:   Gateway{Name: "culvert", ICMPRate: 1000},
 		Conntrack: Conntrack{TCPLoose: true},
 		PCP:       defaultPCP,
+		API:       defaultAPI,
 		Rules:     rules.Spec{Areas: rules.DefaultAreas()},
 	}
 }

@@ -125,6 +125,7 @@ func TestExamplesOfTheReferenceAreRead(t *testing.T) {
 	checkExamples(t, hostKeys)
 	checkExamples(t, setKeys)
 	checkExamples(t, pcpKeys)
+	checkExamples(t, apiKeys)
 	checkExamples(t, helperKeys)
 	for list := range rules.NumLists {
 		for _, k := range ruleKeys(list) {
@@ -168,7 +169,7 @@ func TestEverythingIsRead(t *testing.T) {
 	for _, r := range c.Routes {
 		got += fmt.Sprintf("%+v\n", r)
 	}
-	got += fmt.Sprintf("%+v\n%+v\n%+v\n%+v\n%+v\n", c.Conntrack, c.Host, c.PCP, c.Helpers, c.Rules.Areas)
+	got += fmt.Sprintf("%+v\n%+v\n%+v\n%+v\n%+v\n%+v\n", c.Conntrack, c.Host, c.PCP, c.API, c.Helpers, c.Rules.Areas)
 	golden(t, "testdata/everything.values", got)
 }
 

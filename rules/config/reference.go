@@ -22,6 +22,7 @@ func Reference() string {
 	section(&b, "[conntrack.timeouts]", "How long idle flows live. Rules can give flows other timeouts, by the same names, with their key timeout.", timeoutKeys)
 	section(&b, "[host]", "The way to the kernel of the gateway's own namespace.", hostKeys)
 	section(&b, "[pcp]", "External ports that hosts inside ask for. A port lets everybody in, as far as the filter rules do; the rule that translates the host towards the default route decides which ports it may have.", pcpKeys)
+	section(&b, "[api]", "The control interface. Whoever may talk to it may do everything with the gateway, and read what the gateway may read: give its token to nobody else.", apiKeys)
 	section(&b, "[helpers]", "Bounds of what helpers may ask for and keep, so that no client takes what others need. A client is an address, in IPv6 a /64. All of them hold from a reload on; edits and reorder for flows that get their helper after it.", helperKeys)
 	section(&b, "[[set]]", "A list of values with a name, which rules use as @name. Its elements are no part of a rule: when they change with a reload the rule stays the same.", setKeys)
 	for list := range rules.NumLists {

@@ -7,7 +7,7 @@ import (
 
 // sections are the tables that a file may have.
 var sections = []string{
-	"gateway", "area", "interface", "route", "conntrack", "host", "pcp", "helpers", "set",
+	"gateway", "area", "interface", "route", "conntrack", "host", "pcp", "api", "helpers", "set",
 	rules.Pre.String(), rules.Dnat.String(), rules.Filter.String(), rules.Snat.String(),
 }
 
@@ -31,6 +31,7 @@ func (d *decoder) decode(root *node, c *Config) {
 	single(d, "conntrack", conntrackKeys, &c.Conntrack)
 	single(d, "host", hostKeys, &c.Host)
 	d.decodePCP(c)
+	d.decodeAPI(c)
 	d.decodeHelpers(c)
 	d.decodeSets(c)
 	for list := range rules.NumLists {
