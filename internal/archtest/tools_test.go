@@ -23,6 +23,7 @@ var indirect = []string{
 	"nft",                 // test/netns, for kernel gateways
 	"curl", "lftp", "ftp", // test/netns/e2e, the ways of FTP
 	"sipp", "baresip", // test/netns/e2e, peers of SIP
+	"nmap",   // test/netns/e2e/box, scan
 	"strace", // test/netns/e2e/box, beneath setpriv
 }
 
