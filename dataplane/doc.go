@@ -92,7 +92,9 @@
 //
 // What a parser announces becomes expectations (herald.go) that carry where the flow
 // goes. The external port that was told is not given to other flows with that peer.
-// Sessions are in maps with a lock each, and their memory is bounded in all; flows
+// Sessions are in maps with a lock each, which is not held while packets are sent; what
+// they return is in memory of the worker. What they keep is bounded, in all and for each
+// client; flows
 // without helper pay a test of their status.
 //
 // Packets of PPTP name one call id of two. The other one is known from the

@@ -51,6 +51,7 @@ type Worker struct {
 	edited    packet.Packet    // takes the place of one that a helper changed
 	edits     []byte           // memory of such packets, see editBuffer
 	editsUsed int              // of edits
+	text      []byte           // what sessions of helpers return
 	claimed   uint32           // slot of the entry that the packet in hand has made: undo may take it back
 	rnd       *rand.PCG
 	first     first // flow that the packet in hand begins

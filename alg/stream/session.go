@@ -110,6 +110,15 @@ func (s *Session) Shift(d tuple.Direction) (pos, before, after uint32) {
 	return pos, before, after
 }
 
+// Swap has the session write what it returns into other memory, and returns the one it
+// used until now: what was returned before stays as it is, for as long as its new owner
+// leaves it alone.
+func (s *Session) Swap(memory []byte) []byte {
+	old := s.text
+	s.text = memory
+	return old
+}
+
 // Memory returns how many bytes the session keeps.
 func (s *Session) Memory() int {
 	return s.half[tuple.Original].memory() + s.half[tuple.Reply].memory() + cap(s.raw) + cap(s.text)
