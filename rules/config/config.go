@@ -22,6 +22,9 @@ type Config struct {
 	PCP        PCP
 	API        API
 	Helpers    Helpers
+	Log        Log
+	FlowLogs   []FlowLog
+	IPFIX      []IPFIX
 	Rules      rules.Spec // areas and the four lists
 }
 
@@ -176,6 +179,7 @@ func Defaults() *Config {
 		Conntrack: Conntrack{TCPLoose: true},
 		PCP:       defaultPCP,
 		API:       defaultAPI,
+		Log:       defaultLog,
 		Rules:     rules.Spec{Areas: rules.DefaultAreas()},
 	}
 }

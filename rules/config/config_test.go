@@ -123,6 +123,10 @@ func TestExamplesOfTheReferenceAreRead(t *testing.T) {
 	checkExamples(t, sharesKeys)
 	checkExamples(t, timeoutKeys)
 	checkExamples(t, hostKeys)
+	checkExamples(t, logKeys)
+	checkExamples(t, componentKeys)
+	checkExamples(t, flowLogKeys)
+	checkExamples(t, ipfixKeys)
 	checkExamples(t, setKeys)
 	checkExamples(t, pcpKeys)
 	checkExamples(t, apiKeys)
@@ -170,6 +174,7 @@ func TestEverythingIsRead(t *testing.T) {
 		got += fmt.Sprintf("%+v\n", r)
 	}
 	got += fmt.Sprintf("%+v\n%+v\n%+v\n%+v\n%+v\n%+v\n", c.Conntrack, c.Host, c.PCP, c.API, c.Helpers, c.Rules.Areas)
+	got += fmt.Sprintf("%+v\n%+v\n%+v\n", c.Log, c.FlowLogs, c.IPFIX)
 	golden(t, "testdata/everything.values", got)
 }
 

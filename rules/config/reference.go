@@ -24,6 +24,10 @@ func Reference() string {
 	section(&b, "[pcp]", "External ports that hosts inside ask for. A port lets everybody in, as far as the filter rules do; the rule that translates the host towards the default route decides which ports it may have.", pcpKeys)
 	section(&b, "[api]", "The control interface. Whoever may talk to it may do everything with the gateway, and read what the gateway may read: give its token to nobody else.", apiKeys)
 	section(&b, "[helpers]", "Bounds of what helpers may ask for and keep, so that no client takes what others need. A client is an address, in IPv6 a /64. All of them hold from a reload on; edits and reorder for flows that get their helper after it.", helperKeys)
+	section(&b, "[log]", "The log of the process itself, on standard error.", logKeys)
+	section(&b, "[log.components]", "Levels of parts of the gateway.", componentKeys)
+	section(&b, "[[flowlog]]", "A log of what becomes of flows, in a file or at a syslog server. When it is configured as the gateway starts, flows keep their start time (128 bytes each) so that lines have durations.", flowLogKeys)
+	section(&b, "[[ipfix]]", "A collector that is told of NAT events by IPFIX (RFC 7011, RFC 8158).", ipfixKeys)
 	section(&b, "[[set]]", "A list of values with a name, which rules use as @name. Its elements are no part of a rule: when they change with a reload the rule stays the same.", setKeys)
 	for list := range rules.NumLists {
 		section(&b, "[["+list.String()+"]]", listDocs[list], ruleKeys(list))
