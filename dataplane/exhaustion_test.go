@@ -361,6 +361,7 @@ func TestRefusalsNameAddressProtocolAndDestination(t *testing.T) {
 	c.beginAll(0, 15)
 	want := Refusal{Why: PortsExhausted, Client: addr("10.0.0.5"), Address: addr("203.0.113.1"), Proto: tuple.UDP,
 		Dst: addr("198.51.100.7"), DstPort: 53, Packets: 1}
+	want.Rule = c.e.Program().Rules()[0].ID
 	if got := <-c.e.Refusals(); got != want {
 		t.Errorf("told %+v, want %+v", got, want)
 	}

@@ -115,7 +115,21 @@ type Refusal struct {
 	Proto   uint8
 	Dst     tuple.Addr
 	DstPort uint16
+	Rule    uint32 // id of the rule that translates the source, 0: none
+	Limit   uint32 // ports that it gives a client, of PortQuota and PortBlocks
 	Packets uint64 // refused for this Reason by the same worker since the last one told
+}
+
+// limit returns how many ports the rule of a flow gives a client, for the reason that
+// it got none.
+func (b *binding) limit() uint32 {
+	switch t := &b.f.terms; b.why {
+	case PortQuota:
+		return t.Quota
+	case PortBlocks:
+		return uint32(t.BlockSize) * uint32(t.MaxBlocks)
+	}
+	return 0
 }
 
 const (
@@ -141,9 +155,13 @@ func (w *Worker) tellRefused(b *binding) {
 	if address == (tuple.Addr{}) {
 		address = b.f.search.Addr()
 	}
+	rule := uint32(0)
+	if r := b.f.ruling.SnatRule; r != nil {
+		rule = r.ID
+	}
 	select {
 	case w.e.refusals <- Refusal{Why: b.why, Client: b.f.prop.Original.Src, Address: address, Zone: t.Zone, Proto: t.Proto,
-		Dst: t.Dst, DstPort: t.DstPort, Packets: told.count[b.why]}:
+		Dst: t.Dst, DstPort: t.DstPort, Rule: rule, Limit: b.limit(), Packets: told.count[b.why]}:
 		told.at[b.why], told.count[b.why] = w.now, 0
 	default: // nobody reads; it is counted with the next one
 	}
@@ -157,3 +175,12 @@ func (e *Engine) Blocks() <-chan ports.Event { return e.leases.Events() }
 
 // BlocksLost returns how many events of Blocks found no room.
 func (e *Engine) BlocksLost() uint64 { return e.leases.Lost() }
+
+// WatchPorts sets what Notices tells from now on; see ports.Watch.
+func (e *Engine) WatchPorts(w ports.Watch) { e.leases.Watch(w) }
+
+// Notices returns what becomes of mappings and of clients' ports. It is closed by Close.
+func (e *Engine) Notices() <-chan ports.Notice { return e.leases.Notices() }
+
+// NoticesLost returns how many Notices found no room.
+func (e *Engine) NoticesLost() uint64 { return e.leases.NoticesLost() }

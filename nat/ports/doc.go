@@ -124,4 +124,7 @@
 // (RFC 6888 REQ-14) every port lies in a block that is the client's alone: the
 // block is his with its first port and stops to be with the last, and each is one
 // Event to be kept in a log.
+//
+// Mappings of inside endpoints, and clients whose ports reach a share of their quota,
+// are told by Notices, while somebody wants them (Watch).
 package ports

@@ -478,9 +478,10 @@ func (s *Set) charge(k *key, quota uint32) Outcome {
 	defer c.sh.mu.Unlock()
 	l, _ := s.find(c, k, 0)
 	if l == nil {
-		if s.make(c, k, &Endpoint{}, quota, 0) == nil {
+		if l = s.make(c, k, &Endpoint{}, quota, 0); l == nil {
 			return Full
 		}
+		s.notices.grown(l)
 		return Granted
 	}
 	l.rule = quota
@@ -488,6 +489,7 @@ func (s *Set) charge(k *key, quota uint32) Outcome {
 		return QuotaReached
 	}
 	l.refs++
+	s.notices.grown(l)
 	return Granted
 }
 
@@ -508,11 +510,14 @@ func (s *Set) takeMapping(k *key, v *Endpoint, fits Fits, rule uint32, t terms) 
 	l := s.findMapping(c, k, v, fits)
 	switch {
 	case l == nil:
-		if s.make(c, k, v, rule, t) == nil {
+		if l = s.make(c, k, v, rule, t); l == nil {
 			return Full, Endpoint{}
 		}
-		if k.kind == kindHint {
+		switch k.kind {
+		case kindHint:
 			s.hints.Add(1)
+		case kindMap:
+			s.notices.mapping(MappingBegun, l)
 		}
 	case l.value == *v:
 		l.refs++

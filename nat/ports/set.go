@@ -113,6 +113,7 @@ type Set struct {
 	spaces   spaces
 	crowds   crowds
 	events   events
+	notices  notices
 	refused  atomic.Uint64 // for want of room
 }
 
@@ -145,6 +146,7 @@ func New(flows int) (*Set, error) {
 	s := &Set{seed: maphash.MakeSeed(), shards: make([]shard, n), perShard: per}
 	s.spaces.init()
 	s.events.init()
+	s.notices.to = make(chan Notice, noticeRoom)
 	var err error
 	if s.leases, err = array[lease](s, n*int(per)); err == nil {
 		if s.heads, err = array[uint32](s, n*int(per)); err == nil {
@@ -176,6 +178,7 @@ func (s *Set) Close() error {
 	}
 	if s.mem != nil {
 		close(s.events.to)
+		close(s.notices.to)
 	}
 	s.mem = nil
 	return errors.Join(errs...)
@@ -389,6 +392,9 @@ func (s *Set) release(k *key, v *Endpoint, how resting, now Tick) (last bool, t 
 		until = l.kept
 	} else if t.hold() == 0 || !k.kind.rests() {
 		until = 0
+	}
+	if k.kind == kindClient {
+		s.notices.shrunk(l, l.refs-1)
 	}
 	if l.refs--; l.refs > 0 {
 		l.kept = until // nothing may come of the others

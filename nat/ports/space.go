@@ -181,6 +181,8 @@ func (s *Set) left(l *lease, kept bool) {
 			s.events.tell(BlockReleased, l)
 		}
 		s.unclaimBlock(&l.key)
+	case kindMap:
+		s.notices.mapping(MappingEnded, l)
 	case kindHint:
 		s.hints.Add(-1)
 	case kindTold:
