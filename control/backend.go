@@ -221,7 +221,7 @@ func (g *Gateway) RuleLinesLost() uint64 {
 // logRule writes what a rule logs.
 func (g *Gateway) logRule(l dataplane.RuleLine) {
 	t := &l.Key.Tuple
-	g.log.LogAttrs(context.Background(), slog.LevelInfo, l.Rule.LogPrefix(),
+	g.ruleLog.LogAttrs(context.Background(), slog.LevelInfo, l.Rule.LogPrefix(),
 		slog.String("rule", cmp.Or(l.Rule.Name, fmt.Sprintf("%s %d", l.Rule.List, l.Rule.Pos))),
 		slog.String("in", l.In), slog.String("out", l.Out),
 		slog.String("proto", rules.ProtoName(t.Proto)),

@@ -13,6 +13,7 @@ import (
 	"example.com/culvert/alg/registry"
 	"example.com/culvert/conntrack"
 	"example.com/culvert/control/api"
+	"example.com/culvert/control/logging"
 	"example.com/culvert/control/nsthread"
 	"example.com/culvert/dataplane"
 	"example.com/culvert/dataplane/host"
@@ -24,6 +25,7 @@ import (
 type Gateway struct {
 	opts    Options
 	log     *slog.Logger
+	ruleLog *slog.Logger     // of rules with a log
 	own     *nsthread.Thread // in the namespace that New was called in
 	started time.Time
 
@@ -52,6 +54,7 @@ type Gateway struct {
 	retry       *time.Timer   // nil unless something is to be tried again
 	services    services
 	portService portService
+	exports     exports
 	tasks       sync.WaitGroup // goroutines of the gateway
 }
 
@@ -90,6 +93,7 @@ func New(cfg *config.Config, opts Options) (*Gateway, error) {
 	g := &Gateway{
 		opts:     opts,
 		log:      opts.Log,
+		ruleLog:  logging.For(opts.Log, logging.Rule),
 		own:      own,
 		cfg:      cfg,
 		excluded: make(map[key]struct{}),
@@ -113,7 +117,7 @@ func (g *Gateway) Start(ctx context.Context) error {
 	g.started = time.Now()
 	if err := g.start(ctx); err != nil {
 		g.phase = closed
-		return errors.Join(err, g.services.close(ctx), g.releaseLocked())
+		return errors.Join(err, g.services.close(ctx), g.exports.close(ctx), g.releaseLocked())
 	}
 	g.phase = running
 	a := g.current.Load()
@@ -152,9 +156,15 @@ func (g *Gateway) start(ctx context.Context) error {
 	if err := g.engine.Start(); err != nil {
 		return err
 	}
+	exports, err := g.openExports(g.cfg)
+	if err != nil {
+		return err
+	}
+	g.useExports(exports)
 	g.tasks.Go(g.followAlarms)
 	g.tasks.Go(g.followRefusals)
 	g.tasks.Go(g.followBlocks)
+	g.tasks.Go(g.followNotices)
 	g.tasks.Go(g.watchPorts)
 	g.tasks.Go(g.watchLoad)
 	g.tasks.Go(g.followAnnouncements)
@@ -168,6 +178,7 @@ func (g *Gateway) build() (err error) {
 	workers := workersOf(g.cfg)
 	table := g.cfg.Conntrack.Table()
 	table.Workers = workers
+	table.Timestamp = table.Timestamp || len(g.cfg.FlowLogs) > 0 // for durations
 	helpers := registry.New()
 	table.HelperName = helpers.Name
 	if g.helped = hasHelpers(g.cfg); !g.helped {
@@ -176,7 +187,7 @@ func (g *Gateway) build() (err error) {
 	if g.table, err = conntrack.New(table); err != nil {
 		return err
 	}
-	if g.host, err = host.New(host.Config{Log: g.log}); err != nil {
+	if g.host, err = host.New(host.Config{Log: logging.For(g.log, logging.Stack)}); err != nil {
 		return fmt.Errorf("own stack: %w", err)
 	}
 	g.engine, err = dataplane.New(g.engineConfig(workers, helpers))
@@ -199,6 +210,7 @@ func (g *Gateway) Close(ctx context.Context) error {
 		g.log.Info("gateway ends")
 	}
 	err := g.services.close(ctx) // without the lock: requests that wait for it must end
+	err = errors.Join(err, g.exports.close(ctx))
 	g.mu.Lock()
 	err = errors.Join(err, g.releaseLocked())
 	g.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 
 	"example.com/culvert/control/api"
+	"example.com/culvert/control/logging"
 	"example.com/culvert/control/notify"
 	"example.com/culvert/dataplane/port"
 )
@@ -19,6 +20,10 @@ type Options struct {
 	Log    *slog.Logger    // slog.Default() if nil
 	Socket string          // path of the control socket; empty: the configuration's, else the default for the gateway's name
 	Notify notify.Notifier // service manager to tell
+
+	// Logs is what Log writes to, if its levels are to follow the configuration and
+	// the API; nil: whoever made Log sets them.
+	Logs *logging.Log
 
 	// Ports are used in place of drivers for the interfaces with these names.
 	// The gateway closes them. It neither owns nor follows anything in the kernel

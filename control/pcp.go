@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"example.com/culvert/control/api"
+	"example.com/culvert/control/logging"
 	"example.com/culvert/control/metrics"
 	"example.com/culvert/control/pcp"
 	"example.com/culvert/dataplane"
@@ -48,7 +49,7 @@ func (g *Gateway) servePorts(p *plan) {
 		if !c.Enabled {
 			return
 		}
-		server = pcp.NewServer(g.engine, g.log, pcpTerms(c), time.Now())
+		server = pcp.NewServer(g.engine, logging.For(g.log, logging.PCP), pcpTerms(c), time.Now())
 		s.server.Store(server)
 		s.sockets = make(map[netip.Addr]net.PacketConn)
 		g.tasks.Go(func() { g.expirePorts(server) })
@@ -75,7 +76,7 @@ func (g *Gateway) servePorts(p *plan) {
 		}
 		socket, err := g.host.ListenPacket("udp", netip.AddrPortFrom(a, pcp.Port).String())
 		if err != nil {
-			g.log.Error("hosts can not ask for ports", "address", a.String(), "error", err)
+			logging.For(g.log, logging.PCP).Error("hosts can not ask for ports", "address", a.String(), "error", err)
 			continue
 		}
 		s.sockets[a] = socket
@@ -90,7 +91,7 @@ func (g *Gateway) answerPorts(server *pcp.Server, a netip.Addr, socket net.Packe
 	closed := g.portService.sockets[a] != socket
 	g.mu.Unlock()
 	if !closed && !errors.Is(err, net.ErrClosed) {
-		g.log.Error("hosts can not ask for ports any more", "address", a.String(), "error", err)
+		logging.For(g.log, logging.PCP).Error("hosts can not ask for ports any more", "address", a.String(), "error", err)
 	}
 }
 

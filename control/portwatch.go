@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"example.com/culvert/control/api"
+	"example.com/culvert/control/logging"
 	"example.com/culvert/dataplane"
 	"example.com/culvert/rules"
 )
@@ -61,7 +62,11 @@ func (g *Gateway) samplePorts(now time.Time) {
 	g.pressure.mu.RLock()
 	defer g.pressure.mu.RUnlock()
 	if !g.pressure.ended {
-		g.portWatch.sample(now, g.engine.PortUse())
+		use := g.engine.PortUse()
+		g.portWatch.sample(now, use)
+		g.exportTable(g.table.Len(), g.current.Load().cfg.Conntrack.Limit())
+		g.exportPortUse(now, use)
+		g.exportFragments(g.engine.Stats().Dropped[dataplane.FragmentLimit])
 	}
 }
 
@@ -120,8 +125,9 @@ func (p *portWatch) report() ([]api.PortUse, []api.Refusal) {
 func (g *Gateway) followRefusals() {
 	for r := range g.engine.Refusals() {
 		a := describeRefusal(&r)
+		g.exportRefusal(&r)
 		g.portWatch.refused(a)
-		g.log.Warn("a flow got no port: "+a.Advice, "reason", a.Reason, "client", a.Client, "address", a.Address,
+		logging.For(g.log, logging.Port).Warn("a flow got no port: "+a.Advice, "reason", a.Reason, "client", a.Client, "address", a.Address,
 			"protocol", a.Protocol, "destination", a.Destination, "packets", a.Packets)
 	}
 }
@@ -144,11 +150,12 @@ func (p *portWatch) refused(r api.Refusal) {
 
 // followBlocks logs whose the blocks of ports are, until the engine is closed.
 func (g *Gateway) followBlocks() {
-	lost := uint64(0)
+	lost, log := uint64(0), logging.For(g.log, logging.Port)
 	for e := range g.engine.Blocks() {
-		g.log.Info("port block "+e.Kind.String(), "client", e.Client.String(), "zone", e.Zone, "address", e.Addr.String(), "ports", e.Ports.String())
+		g.exportBlock(&e)
+		log.Info("port block "+e.Kind.String(), "client", e.Client.String(), "zone", e.Zone, "address", e.Addr.String(), "ports", e.Ports.String())
 		if n := g.engine.BlocksLost(); n != lost {
-			g.log.Error("port blocks were not logged: the log is too slow", "blocks", n-lost)
+			log.Error("port blocks were not logged: the log is too slow", "blocks", n-lost)
 			lost = n
 		}
 	}

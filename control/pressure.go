@@ -31,6 +31,7 @@ func (g *Gateway) followAlarms() {
 				g.pressure.alarms[i].Add(1)
 			}
 		}
+		g.exportTable(a.Flows, a.Max)
 		g.log.Warn("connection table fills up: raise conntrack.max, or find out what the largest holders do",
 			"percent", a.Percent, "flows", a.Flows, "limit", a.Max, "holders", texts(describeHolders(a.Holders)))
 	}

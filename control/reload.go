@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"example.com/culvert/control/api"
@@ -33,6 +34,9 @@ func (g *Gateway) ReloadFile(_ context.Context, r api.ReloadRequest) (api.Reload
 	if path == "" {
 		return api.ReloadResult{}, fmt.Errorf("reload %w, generation %d stays active: the gateway was started without a file; name one with -c",
 			ErrRefused, a.generation)
+	}
+	if !r.DryRun {
+		g.exports.reopenLogs() // even if the file is refused: somebody may have moved them
 	}
 	cfg, err := config.Load(path)
 	if err != nil {
@@ -84,10 +88,18 @@ func (g *Gateway) replace(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	if err := g.reconcile(p, refuse); err != nil {
+	exports, err := g.openExports(cfg)
+	if err != nil {
 		return err
 	}
+	if err := g.reconcile(p, refuse); err != nil {
+		return errors.Join(err, closeExports(exports.opened))
+	}
 	g.useCredentials(shown)
+	g.useExports(exports)
+	if g.opts.Logs != nil {
+		g.opts.Logs.Apply(LogSettings(&cfg.Log))
+	}
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"example.com/culvert/control/api"
+	"example.com/culvert/control/logging"
 	"example.com/culvert/control/metrics"
 	"example.com/culvert/control/notify"
 	"example.com/culvert/rules/config"
@@ -100,7 +101,7 @@ func (g *Gateway) serve() {
 	registry.MustRegister(metrics.NewCollector(g))
 	scrape := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 	if s.control != nil || s.remote != nil {
-		s.api = api.NewServer(g, g.log, map[string]http.Handler{"GET /metrics": scrape})
+		s.api = api.NewServer(g, logging.For(g.log, logging.API), map[string]http.Handler{"GET /metrics": scrape})
 	}
 	if s.control != nil {
 		g.run("control socket", func() error { return s.api.Serve(s.control) })

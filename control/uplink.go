@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"example.com/culvert/control/api"
+	"example.com/culvert/control/logging"
 	"example.com/culvert/rules/config"
 )
 
@@ -132,9 +133,9 @@ func (u *uplink) judge(err error) {
 	case !changed:
 		return
 	case r.down:
-		u.g.log.Warn("uplink is down: its routes are not used", "interface", u.key.String(), "error", err)
+		logging.For(u.g.log, logging.Uplink).Warn("uplink is down: its routes are not used", "interface", u.key.String(), "error", err)
 	default:
-		u.g.log.Info("uplink is up again", "interface", u.key.String())
+		logging.For(u.g.log, logging.Uplink).Info("uplink is up again", "interface", u.key.String())
 	}
 	u.g.resync()
 }

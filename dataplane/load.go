@@ -139,6 +139,7 @@ const (
 	QueueRefusal      QueueName = "refusal"      // flows without a port, to be logged
 	QueueAnnouncement QueueName = "announcement" // flows that helpers announced, to be logged
 	QueuePortBlock    QueueName = "port-block"   // blocks of ports, to be logged
+	QueueNotice       QueueName = "port-notice"  // mappings and clients near their quota, to be exported
 )
 
 // QueueLoads returns how full the queues are, those of all workers together.
@@ -154,5 +155,6 @@ func (e *Engine) QueueLoads() []QueueLoad {
 		{QueueRefusal, len(e.refusals), cap(e.refusals)},
 		{QueueAnnouncement, len(e.helpers.log), cap(e.helpers.log)},
 		{QueuePortBlock, len(e.leases.Events()), cap(e.leases.Events())},
+		{QueueNotice, len(e.leases.Notices()), cap(e.leases.Notices())},
 	}
 }

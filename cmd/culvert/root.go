@@ -117,6 +117,7 @@ func newRoot() *cobra.Command {
 		debugCommand(),
 		interfaceCommand(),
 		releaseCommand(),
+		logCommand(),
 		completionCommand(),
 		manCommand(),
 		versionCommand(),

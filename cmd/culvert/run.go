@@ -18,6 +18,7 @@ import (
 
 	"example.com/culvert/control"
 	"example.com/culvert/control/api"
+	"example.com/culvert/control/logging"
 	"example.com/culvert/control/notify"
 	"example.com/culvert/control/privilege"
 	"example.com/culvert/rules/config"
@@ -32,7 +33,8 @@ type runOptions struct {
 	lan, wan  []string
 	socket    string
 	logFormat choice
-	logLevel  string
+	logLevel  choice
+	fixed     logging.Fixed // what of these two the command line says
 }
 
 func runCommand() *cobra.Command {
@@ -50,8 +52,12 @@ func runCommand() *cobra.Command {
 	f.StringVar(&o.socket, "socket", "", "control `PATH` (default CULVERT_SOCKET, the file's, or /run/culvert/NAME.sock for root)")
 	o.logFormat = choice{"text", []string{"text", "json"}}
 	f.Var(&o.logFormat, "log-format", "`FORM` of the log on standard error: text or json")
-	f.StringVar(&o.logLevel, "log-level", "info", "least `LEVEL` that is logged: debug, info, warn or error")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), o, cmd.ErrOrStderr()) }
+	o.logLevel = choice{"info", []string{"debug", "info", "warn", "error"}}
+	f.Var(&o.logLevel, "log-level", "least `LEVEL` that is logged: debug, info, warn or error")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		o.fixed = o.fix(cmd.Flags().Changed)
+		return run(cmd.Context(), o, cmd.ErrOrStderr())
+	}
 	return cmd
 }
 
@@ -74,27 +80,31 @@ func (o *runOptions) load() (*config.Config, error) {
 	return nil, usageError{err: errors.New("want -c FILE, or both --lan and --wan")}
 }
 
-func (o *runOptions) logger(w io.Writer) (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
-		return nil, usageError{err: fmt.Errorf("unknown log level %q; use debug, info, warn or error", o.logLevel)}
+// fix returns the settings of the log that the command line has given.
+func (o *runOptions) fix(given func(flag string) bool) (f logging.Fixed) {
+	if given("log-level") {
+		if level, err := logging.ParseLevel(o.logLevel.word); err == nil { // choice knows no others
+			f.Level = &level
+		}
 	}
-	options := &slog.HandlerOptions{Level: level}
-	if o.logFormat.word == "json" {
-		return slog.New(slog.NewJSONHandler(w, options)), nil
+	if given("log-format") {
+		form := logging.Text
+		if o.logFormat.word == "json" {
+			form = logging.JSON
+		}
+		f.Form = &form
 	}
-	return slog.New(slog.NewTextHandler(w, options)), nil
+	return f
 }
 
 func run(ctx context.Context, o runOptions, stderr io.Writer) error {
-	log, err := o.logger(stderr)
-	if err != nil {
-		return err
-	}
 	cfg, err := o.load()
 	if err != nil {
 		return err
 	}
+	logs := logging.New(stderr, control.LogSettings(&cfg.Log), o.fixed)
+	defer logs.Flush()
+	log := logs.Logger()
 	hangup := make(chan os.Signal, 1) // from here on SIGHUP does not end the process
 	signal.Notify(hangup, unix.SIGHUP)
 	defer signal.Stop(hangup)
@@ -102,7 +112,7 @@ func run(ctx context.Context, o runOptions, stderr io.Writer) error {
 	if strings.HasPrefix(socket, "https://") {
 		return usageError{err: fmt.Errorf("%s: run makes a socket and wants a path; the listener is api.listen of the configuration", socket)}
 	}
-	g, err := control.New(cfg, control.Options{Log: log, Socket: socket, Notify: notify.FromEnvironment()})
+	g, err := control.New(cfg, control.Options{Log: log, Logs: logs, Socket: socket, Notify: notify.FromEnvironment()})
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ type gateway struct {
 	table  *conntrack.Table
 	ready  atomic.Bool
 	added  []InterfaceSpec
+	level  string
 	reload func(path string) (ReloadResult, error)
 	stuck  []string
 }
@@ -39,6 +41,22 @@ func (g *gateway) Status() Status {
 	return st
 }
 func (g *gateway) Stuck(context.Context) []string { return append([]string{}, g.stuck...) }
+func (g *gateway) Log() (Log, error) {
+	return Log{Format: "text", Levels: []LogLevel{{Component: "api", Level: cmp.Or(g.level, "info")}}}, nil
+}
+
+func (g *gateway) SetLog(c LogChange) error {
+	if c.Level == "loud" {
+		return fmt.Errorf("level: %w", ErrRefused)
+	}
+	g.level = c.Level
+	return nil
+}
+
+func (g *gateway) Exports() []Export {
+	return []Export{{Kind: ExportIPFIX, To: "udp:192.0.2.10:4739", Working: true, Written: 3, Lost: 2, Queued: 1}}
+}
+
 func (g *gateway) PortMappings() []PortMapping {
 	return []PortMapping{{Protocol: "udp", Inside: "10.0.0.5:4000"}}
 }

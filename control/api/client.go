@@ -145,6 +145,21 @@ func (c *Client) Helpers(ctx context.Context) (all []Helper, err error) {
 	return all, c.get(ctx, "/v1/helpers", nil, &all)
 }
 
+// Log returns the levels of the gateway's own log.
+func (c *Client) Log(ctx context.Context) (l Log, err error) {
+	return l, c.get(ctx, "/v1/log", nil, &l)
+}
+
+// SetLog changes levels until the next reload and returns what they are then.
+func (c *Client) SetLog(ctx context.Context, change LogChange) (l Log, err error) {
+	return l, c.call(ctx, http.MethodPost, "/v1/log", change, &l)
+}
+
+// Exports returns flow logs and IPFIX collectors, and how they fare.
+func (c *Client) Exports(ctx context.Context) (all []Export, err error) {
+	return all, c.get(ctx, "/v1/exports", nil, &all)
+}
+
 // Explain says what would become of a packet; see ParseProbe.
 func (c *Client) Explain(ctx context.Context, packet string) (x Explanation, err error) {
 	return x, c.get(ctx, "/v1/explain", url.Values{"packet": {packet}}, &x)

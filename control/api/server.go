@@ -25,6 +25,9 @@ type Backend interface {
 	Config() Config
 	Counters() []Counter
 	Helpers() []Helper
+	Log() (Log, error)
+	SetLog(change LogChange) error
+	Exports() []Export
 	PortMappings() []PortMapping
 	Table() *conntrack.Table
 	Accounting() bool // packet and byte counters are printed
@@ -212,4 +215,24 @@ func (s *Server) reload(w http.ResponseWriter, r *http.Request) error {
 	}
 	writeJSON(w, http.StatusOK, result)
 	return nil
+}
+
+func (s *Server) levels(w http.ResponseWriter, _ *http.Request) error {
+	l, err := s.backend.Log()
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, l)
+	return nil
+}
+
+func (s *Server) setLog(w http.ResponseWriter, r *http.Request) error {
+	var change LogChange
+	if err := readJSON(r, &change); err != nil {
+		return err
+	}
+	if err := s.backend.SetLog(change); err != nil {
+		return err
+	}
+	return s.levels(w, r)
 }

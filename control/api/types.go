@@ -238,6 +238,41 @@ type ReloadResult struct {
 	Changes    Changes `json:"changes"`
 }
 
+// Log is what the process logs.
+type Log struct {
+	Format     string     `json:"format"` // text or json
+	Levels     []LogLevel `json:"levels"`
+	Suppressed uint64     `json:"suppressed"` // lines held back because their message came too often
+}
+
+// LogLevel is the least level that is logged of a component.
+type LogLevel struct {
+	Component string `json:"component"`
+	Level     string `json:"level"` // debug, info, warn or error
+}
+
+// LogChange sets levels until the next reload.
+type LogChange struct {
+	Level      string   `json:"level"`                // debug, info, warn or error
+	Components []string `json:"components,omitempty"` // all if there are none
+}
+
+// Kinds of an Export.
+const (
+	ExportFlowLog = "flowlog"
+	ExportIPFIX   = "ipfix"
+)
+
+// Export is a place that is told what becomes of flows.
+type Export struct {
+	Kind    string `json:"kind"` // flowlog or ipfix
+	To      string `json:"to"`
+	Working bool   `json:"working"` // what was sent last was taken
+	Written uint64 `json:"written"` // lines or events
+	Lost    uint64 `json:"lost"`    // events that never will be
+	Queued  int    `json:"queued"`  // events that wait, of ipfix
+}
+
 // Count is the answer of /v1/flows/count.
 type Count struct {
 	Flows int `json:"flows"`

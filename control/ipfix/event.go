@@ -63,7 +63,7 @@ type Event struct {
 
 	// Before translation and after it. Of mappings and blocks Source is inside and
 	// PostSource outside. Source of a quota or threshold is the client; PostSource of
-	// PortsExhausted the address. All of one Event have the same family; the zero
+	// PortsExhausted and MappingsHigh the address. All of one Event have the same family; the zero
 	// Addr is written as all zeros.
 	Source, PostSource           netip.Addr
 	Destination, PostDestination netip.Addr

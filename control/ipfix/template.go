@@ -104,6 +104,7 @@ const (
 	noPorts
 	userQuota
 	userThreshold
+	portThreshold
 	numWithAddresses
 )
 
@@ -115,7 +116,6 @@ const (
 	fragmentQuota
 	poolHighReached
 	poolLowReached
-	mappingsHighReached
 	globalHighReached
 	numTemplates
 )
@@ -130,6 +130,7 @@ func makeTemplates() (all [numTemplates][]element) {
 		all[block+f] = event(source[f], postSource[f], firstPort, lastPort, portStep, portCount)
 		all[noPorts+f] = event(postSource[f], protocol)
 		all[userQuota+f] = event(quotaEvent, maxOfUser, source[f])
+		all[portThreshold+f] = event(threshold, mappingsHigh, postSource[f], protocol)
 		all[userThreshold+f] = event(threshold, mappingsOfOne, source[f])
 	}
 	all[noAddresses] = event(pool)
@@ -138,7 +139,6 @@ func makeTemplates() (all [numTemplates][]element) {
 	all[fragmentQuota] = event(quotaEvent, maxFragments)
 	all[poolHighReached] = event(threshold, poolHigh, pool)
 	all[poolLowReached] = event(threshold, poolLow, pool)
-	all[mappingsHighReached] = event(threshold, mappingsHigh)
 	all[globalHighReached] = event(threshold, globalHigh)
 	return all
 }
@@ -148,7 +148,7 @@ func event(more ...element) []element { return append([]element{observed, natEve
 
 var quotaTemplates = map[Quota]int{QuotaSessions: sessionQuota, QuotaMappings: mappingQuota, QuotaFragments: fragmentQuota}
 
-var thresholdTemplates = map[Threshold]int{PoolHigh: poolHighReached, PoolLow: poolLowReached, MappingsHigh: mappingsHighReached, GlobalHigh: globalHighReached}
+var thresholdTemplates = map[Threshold]int{PoolHigh: poolHighReached, PoolLow: poolLowReached, GlobalHigh: globalHighReached}
 
 // templateOf returns the position of the template that e is written by, and false if it
 // is no event.
@@ -173,7 +173,12 @@ func templateOf(e *Event) (at int, ok bool) {
 			return at, ok
 		}
 	case ThresholdReached:
-		if at = userThreshold; e.Threshold != UserHigh {
+		switch e.Threshold {
+		case UserHigh:
+			at = userThreshold
+		case MappingsHigh:
+			at = portThreshold
+		default:
 			at, ok = thresholdTemplates[e.Threshold]
 			return at, ok
 		}
@@ -186,7 +191,7 @@ func templateOf(e *Event) (at int, ok bool) {
 // family is that of the address which every event with addresses has.
 func (e *Event) family() int {
 	a := e.Source
-	if e.Kind == PortsExhausted {
+	if e.Kind == PortsExhausted || e.Threshold == MappingsHigh {
 		a = e.PostSource
 	}
 	if a.Is6() {

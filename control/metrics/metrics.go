@@ -43,6 +43,8 @@ type Source interface {
 	Counters() []api.Counter
 	Tracking() Tracking
 	PortRequests() PortRequests
+	Exports() []api.Export
+	LogSuppressed() uint64 // lines of the own log
 	Census() conntrack.Census
 	Workers() []dataplane.WorkerStats
 	Queues() []dataplane.QueueLoad
@@ -210,6 +212,8 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 		count(counted, r.Packets, r.Name)
 		count(countedB, r.Bytes, r.Name)
 	}
+	collectExports(c.from.Exports(), gauge, count)
+	count(heldBack, c.from.LogSuppressed())
 	count(linesLost, c.from.RuleLinesLost())
 	for _, i := range st.Interfaces {
 		if i.State == api.StateAbsent {

@@ -33,6 +33,15 @@ func (source) RuleCounters() []api.RuleCounter {
 	return []api.RuleCounter{{Name: "web", Packets: 6, Bytes: 600}}
 }
 
+func (source) Exports() []api.Export {
+	return []api.Export{
+		{Kind: api.ExportFlowLog, Working: true, Written: 53, Lost: 54}, {Kind: api.ExportFlowLog, Written: 2, Lost: 1},
+		{Kind: api.ExportIPFIX, Working: true, Written: 56, Lost: 57},
+	}
+}
+
+func (source) LogSuppressed() uint64 { return 58 }
+
 func (source) RuleLinesLost() uint64 { return 7 }
 
 func (source) PortRequests() PortRequests {
@@ -120,10 +129,13 @@ func closedSets() map[string][]string {
 		"result":    {"success"},
 		"worker":    {"0", "1"},
 		"queue": {string(dataplane.QueueNeighbour), string(dataplane.QueueEnding), string(dataplane.QueueRefusal),
-			string(dataplane.QueueAnnouncement), string(dataplane.QueuePortBlock), "event"},
+			string(dataplane.QueueAnnouncement), string(dataplane.QueuePortBlock), string(dataplane.QueueNotice), "event"},
 		"protocol":                                 {"tcp", "udp", "icmp", "icmpv6", "sctp", "dccp", "gre", "udplite", conntrack.OtherProto},
 		"culvert_flows_ended_total cause":          {"expired", "deleted", "early-drop", "replaced"},
 		"culvert_flows_refused_total cause":        {"table-full", "client-share", "chain-full"},
+		"culvert_exported_records_total kind":      exportKinds[:],
+		"culvert_export_lost_total kind":           exportKinds[:],
+		"culvert_exports_failing kind":             exportKinds[:],
 		"culvert_flow_clashes_total kind":          {"same-flow", "other-flow"},
 		"culvert_expectation_events_total event":   {"created", "met", "ended"},
 		"culvert_helper_events_total event":        {"edited", "left", "late", "overflow", "panicked", "broken", "starved"},
@@ -218,6 +230,11 @@ func TestValues(t *testing.T) {
 		want        float64
 	}{
 		{"culvert_ready", "", 1},
+		{"culvert_exported_records_total", "flowlog", 55},
+		{"culvert_export_lost_total", "ipfix", 57},
+		{"culvert_exports_failing", "flowlog", 1},
+		{"culvert_exports_failing", "ipfix", 0},
+		{"culvert_log_suppressed_total", "", 58},
 		{"culvert_flows", "", 3},
 		{"culvert_flows_begun_total", "", 10},
 		{"culvert_flows_ended_total", "expired", 11},

@@ -14,9 +14,12 @@ const (
 	timeout6 = 60 * time.Second // RFC 8200 section 4.5
 )
 
+// DefaultDatagrams is how many datagrams may wait for their fragments by default.
+const DefaultDatagrams = 16384
+
 // Config bounds a Table. Zero values mean the default.
 type Config struct {
-	Datagrams          int // most datagrams at a time; default 16384
+	Datagrams          int // most datagrams at a time; default DefaultDatagrams
 	DatagramsPerSource int // of one source address; default 1024
 	Bytes              int // most bytes of held frames; default 4 MB
 	BytesPerSource     int // of one source address; default Bytes/8
@@ -28,7 +31,7 @@ func (c Config) withDefaults() Config {
 			*v = d
 		}
 	}
-	def(&c.Datagrams, 16384)
+	def(&c.Datagrams, DefaultDatagrams)
 	def(&c.DatagramsPerSource, 1024)
 	def(&c.Bytes, 4<<20)
 	def(&c.BytesPerSource, max(c.Bytes/8, 1))

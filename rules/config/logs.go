@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -285,6 +286,9 @@ func (d *decoder) decodeLogs(c *Config) {
 		}
 		if v.Low >= v.High {
 			d.errorf(n.key, "[[ipfix]] has low = %d and high = %d: low must be less", v.Low, v.High)
+		}
+		if at := slices.IndexFunc(c.IPFIX, func(o IPFIX) bool { return o.Events&v.Events&NATThreshold != 0 }); at >= 0 && (c.IPFIX[at].High != v.High || c.IPFIX[at].Low != v.Low) {
+			d.errorf(n.key, "[[ipfix]] has high = %d and low = %d, another one %d and %d: thresholds are the same for all collectors", v.High, v.Low, c.IPFIX[at].High, c.IPFIX[at].Low)
 		}
 		d.onlyOnce(targets, n.table["collector"].at, "collector", fmt.Sprint("ipfix ", v.Collector, v.TCP))
 		c.IPFIX = append(c.IPFIX, v)
