@@ -267,41 +267,48 @@ func (h *house) wantMedia(t *testing.T, f *family, inside, outside netip.AddrPor
 // TestSIPRegisteredPhoneIsCalled registers a phone and then calls it from another port
 // of its registrar: the port that the registration opened is there.
 func TestSIPRegisteredPhoneIsCalled(t *testing.T) {
-	eachGateway(t, sipThrough, func(t *testing.T, h *house) {
-		eachFamily(t, func(t *testing.T, f *family) {
-			registrar := sipPeer{host: h.server, on: at(f.server, 5060), media: calledMedia, scenario: "registrar", user: "x"}
-			phone := sipPeer{host: h.first, on: at(f.first, 5060), media: calledMedia, scenario: "register", user: "bob", to: registrar.on}
-			grants := registrar.start(t, "udp")
-			registers := phone.start(t, "udp")
-			heardByPhone := registers.finish(t)
-			heard := grants.finish(t)
-			wantNothingOf(t, heard, f.first)
-			wantNothingOf(t, heardByPhone, f.outside)
-			wantLines(t, heard, fmt.Sprintf("Contact: <sip:bob@%s:5060;transport=UDP>", inURI(f.outside)))
-			want := fmt.Sprintf("proto=17 src=%v dst=%v sport=0 dport=5060 mask-src=%v mask-dst=%v sport=0 dport=65535 master-src=%v master-dst=%v sport=5060 dport=5060 PERMANENT class=0 helper=sip",
-				f.server, f.outside, allOnes(f.first), allOnes(f.first), f.first, f.server)
-			until(t, "the registration lasts for its time", func() bool {
-				return slices.ContainsFunc(h.expectations(t, f, "PERMANENT"), func(line string) bool {
-					return sameExpectation(strings.Fields(line), "600", want)
-				})
+	for _, transport := range []string{"udp", "tcp"} {
+		t.Run(transport, func(t *testing.T) {
+			eachGateway(t, sipThrough, func(t *testing.T, h *house) {
+				eachFamily(t, func(t *testing.T, f *family) { registeredPhoneIsCalled(t, h, f, transport) })
 			})
+		})
+	}
+}
 
-			watch := watchMedia(t, h.server, h.first)
-			phone.scenario, phone.to = "answer", netip.AddrPort{}
-			answers := phone.start(t, "udp")
-			calls := (&sipPeer{host: h.server, on: at(f.server, 5062), media: callerMedia, scenario: "call", user: "bob", to: at(f.outside, 5060)}).start(t, "udp")
-			heard = calls.finish(t)
-			answers.finish(t)
-			wantNothingOf(t, heard, f.first)
-			wantLines(t, heard,
-				fmt.Sprintf("Contact: <sip:bob@%s:5060;transport=UDP>", inURI(f.outside)),
-				fmt.Sprintf("c=IN %s %v", sipVersion(f.outside), f.outside),
-				fmt.Sprintf("m=audio %d RTP/AVP 0 101", calledMedia))
-			watch.wantBothWays(t)
-			h.wantMedia(t, f, at(f.first, calledMedia), at(f.server, callerMedia))
-			until(t, "the end of the call ends what it announced", func() bool { return len(h.expectations(t, f, "class=1")) == 0 })
+func registeredPhoneIsCalled(t *testing.T, h *house, f *family, transport string) {
+	proto := map[string]int{"udp": unix.IPPROTO_UDP, "tcp": unix.IPPROTO_TCP}[transport]
+	registrar := sipPeer{host: h.server, on: at(f.server, 5060), media: calledMedia, scenario: "registrar", user: "x"}
+	phone := sipPeer{host: h.first, on: at(f.first, 5060), media: calledMedia, scenario: "register", user: "bob", to: registrar.on}
+	grants := registrar.start(t, transport)
+	registers := phone.start(t, transport)
+	heardByPhone := registers.finish(t)
+	heard := grants.finish(t)
+	wantNothingOf(t, heard, f.first)
+	wantNothingOf(t, heardByPhone, f.outside)
+	wantLines(t, heard, fmt.Sprintf("Contact: <sip:bob@%s:5060;transport=%s>", inURI(f.outside), strings.ToUpper(transport)))
+	want := fmt.Sprintf("proto=%d src=%v dst=%v sport=0 dport=5060 mask-src=%v mask-dst=%v sport=0 dport=65535 master-src=%v master-dst=%v sport=5060 dport=5060 PERMANENT class=0 helper=sip",
+		proto, f.server, f.outside, allOnes(f.first), allOnes(f.first), f.first, f.server)
+	until(t, "the registration lasts for its time", func() bool {
+		return slices.ContainsFunc(h.expectations(t, f, "PERMANENT"), func(line string) bool {
+			return sameExpectation(strings.Fields(line), "600", want)
 		})
 	})
+
+	watch := watchMedia(t, h.server, h.first)
+	phone.scenario, phone.to = "answer", netip.AddrPort{}
+	answers := phone.start(t, transport)
+	calls := (&sipPeer{host: h.server, on: at(f.server, 5062), media: callerMedia, scenario: "call", user: "bob", to: at(f.outside, 5060)}).start(t, transport)
+	heard = calls.finish(t)
+	answers.finish(t)
+	wantNothingOf(t, heard, f.first)
+	wantLines(t, heard,
+		fmt.Sprintf("Contact: <sip:bob@%s:5060;transport=%s>", inURI(f.outside), strings.ToUpper(transport)),
+		fmt.Sprintf("c=IN %s %v", sipVersion(f.outside), f.outside),
+		fmt.Sprintf("m=audio %d RTP/AVP 0 101", calledMedia))
+	watch.wantBothWays(t)
+	h.wantMedia(t, f, at(f.first, calledMedia), at(f.server, callerMedia))
+	until(t, "the end of the call ends what it announced", func() bool { return len(h.expectations(t, f, "class=1")) == 0 })
 }
 
 // TestSIPPhonesBehindOneGatewayTalkDirectly has one phone call another one of the same
