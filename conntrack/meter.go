@@ -33,6 +33,7 @@ type Reading struct {
 	Rule    uint32 // that admitted the flow, by its id
 	Packets uint64
 	Bytes   [tuple.NumDirections]uint64 // of IP packets
+	Total   uint64                      // bytes since it began
 
 	meter *Meter
 	slot  uint32
@@ -55,9 +56,11 @@ func (m *Meter) Pass(f func(*Reading)) {
 			*s = sample{gen: gen}
 		}
 		packets := uint32(0)
+		r.Total = 0
 		for d := range r.Bytes {
 			n, bytes := e.counters(tuple.Direction(d))
 			packets += uint32(n)
+			r.Total += bytes
 			// A count that two workers are adding to may seem to go back a little.
 			r.Bytes[d] = max(bytes, s.bytes[d]) - s.bytes[d]
 			s.bytes[d] += r.Bytes[d]

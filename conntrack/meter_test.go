@@ -44,7 +44,7 @@ func TestMeterTellsWhatWasCarriedSinceTheLastPass(t *testing.T) {
 		if r := all[1]; r.Began || r.Packets != 0 || r.Bytes != [2]uint64{} {
 			t.Errorf("%d: the flow without packets: %+v", proto, r)
 		}
-		if r := all[2]; r.Began || r.Packets != 4 || r.Bytes != [2]uint64{3 * uint64(first.Bytes), 70} {
+		if r := all[2]; r.Began || r.Packets != 4 || r.Bytes != [2]uint64{3 * uint64(first.Bytes), 70} || r.Total != 4*uint64(first.Bytes)+70 {
 			t.Errorf("%d: the flow with four packets: %+v", proto, r)
 		}
 		if addr, zone, ok := w.t.Client(all[2].Client); !ok || zone != 0 || addr != all[2].flow.Tuple[tuple.Original].Src.Netip() {

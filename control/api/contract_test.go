@@ -60,6 +60,10 @@ var driven = []struct{ pattern, query, body string }{
 	{"GET /v1/log", "", ""},
 	{"POST /v1/log", "", `{"level":"debug","components":["api"]}`},
 	{"GET /v1/exports", "", ""},
+	{"GET /v1/top", "count=1&interval=0.1&view=flows&sort=packets&rows=3&proto=udp", ""},
+	{"GET /v1/top", "count=1&interval=0.1&view=talkers", ""},
+	{"GET /v1/top", "count=1&interval=0.1&view=rules", ""},
+	{"GET /v1/top", "count=1&interval=0.1&view=drops", ""},
 	{"GET /v1/check", "", ""},
 	{"GET /v1/interfaces", "", ""},
 	{"POST /v1/interfaces", "", `{"name":"veth7","area":"guest","driver":"tun","addresses":["10.7.0.1/24"],"next_hops":["10.7.0.2"]}`},
@@ -135,6 +139,7 @@ func TestEveryRouteAnswersAsItsDescriptionSays(t *testing.T) {
 var refused = map[string]string{
 	"format": "yaml", "output": "everything", "labels": "128=x", "events": "OLD", "family": "ipx", "proto": "tpc",
 	"table": "nat", "filter": `{"stats":[]}`, "limit": "0", "cursor": "here", "packet": "tcp",
+	"view": "people", "sort": "age", "rows": "0", "interval": "0.01", "count": "-1",
 }
 
 func TestEveryParameterIsRead(t *testing.T) {

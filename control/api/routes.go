@@ -55,6 +55,15 @@ var (
 	paramCursor = param{name: "cursor", doc: "Where the page before has ended. A flow that lives all the while is in exactly one page", gist: ""}
 )
 
+// paramsTop are those of GET /v1/top alone.
+var paramsTop = []param{
+	{name: "view", doc: "What to rank", enum: TopViews(), gist: ""},
+	{name: "sort", doc: "By what, the first by default. flows: bytes, packets, total; talkers: bytes, packets, flows, begun; rules: hits, bytes, flows, total; drops: packets, total; ports: used, soon", gist: ""},
+	{name: "rows", doc: "How many at most; 20 by default", gist: 0},
+	{name: "interval", doc: "Seconds between two answers, 2 by default; longer when the table is so large that looking at it would take more than a few percent of a processor", gist: 0.0},
+	{name: "count", doc: "How many answers; without it they go on", gist: 0},
+}
+
 // headerCursor is the header that says where the next page of flows begins.
 const headerCursor = "Next-Cursor"
 
@@ -116,6 +125,8 @@ func (s *Server) routes() []route {
 		{pattern: "POST /v1/log", name: "setLog", doc: "Change levels of the log until the next reload",
 			body: LogChange{}, needs: true, gives: Log{}, fails: []int{http.StatusUnprocessableEntity}, handle: s.setLog},
 		{pattern: "GET /v1/exports", name: "listExports", doc: "Flow logs and IPFIX collectors, and how they fare", gives: []Export{}, handle: answer(b.Exports)},
+		{pattern: "GET /v1/top", name: "watchTop", doc: "The flows, talkers, rules, drops or ports that matter most now, with rates: a stream of answers",
+			params: append([]param{paramFamily, paramProto, paramFilter}, paramsTop...), gives: Top{}, media: mediaStream, fails: []int{http.StatusServiceUnavailable}, handle: s.top},
 		{pattern: "GET /v1/check", name: "checkFlows", doc: "What is wrong with the table of flows: nothing, as a rule", gives: CheckResult{}, handle: s.check},
 		{pattern: "GET /v1/interfaces", name: "listInterfaces", doc: "The interfaces that the gateway serves", gives: []Interface{}, handle: s.interfaces},
 		{pattern: "POST /v1/interfaces", name: "addInterface", doc: "Serve one more interface until the gateway ends",

@@ -53,6 +53,7 @@ type Server struct {
 	http    http.Server        // of the socket
 	remote  http.Server        // of the TCP listener
 	cancel  context.CancelFunc // ends the event streams
+	tops    chan struct{}      // holds one for each reader of Tops
 
 	credentials  atomic.Pointer[Credentials] // of the TCP listener
 	refused      atomic.Uint64               // connections beyond a bound
@@ -67,7 +68,7 @@ type Server struct {
 // patterns in routes, "GET /metrics" for one; it may be nil.
 func NewServer(backend Backend, log *slog.Logger, more map[string]http.Handler) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &Server{backend: backend, log: log, cancel: cancel, silent: make(map[net.Conn]struct{})}
+	s := &Server{backend: backend, log: log, cancel: cancel, tops: make(chan struct{}, topReaders), silent: make(map[net.Conn]struct{})}
 	mux := s.mux(more)
 	s.http = http.Server{
 		Handler:           mux,
