@@ -112,6 +112,7 @@ func newRoot() *cobra.Command {
 		conntrackCommand(),
 		rulesCommand(),
 		countersCommand(),
+		topCommand(),
 		explainCommand(),
 		algCommand(),
 		debugCommand(),
