@@ -77,7 +77,7 @@ func topOptions(ask *api.TopRequest, filter []string) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("filter: %w", err)
-	case l.has("output") || l.socket != "" || l.format.Table != "" && l.format.Table != api.TableFlows:
+	case l.has("output") || l.gateway != (whereabouts{}) || l.format.Table != "" && l.format.Table != api.TableFlows:
 		return errors.New("filter: give options that select flows alone")
 	}
 	ask.Format = api.Format{Family: l.format.Family, Proto: l.format.Proto, Filter: l.format.Filter}

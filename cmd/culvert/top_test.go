@@ -57,7 +57,7 @@ func topOf(view string) *api.Top {
 func topGateway(t *testing.T) (socket string, asked *atomic.Pointer[string]) {
 	t.Helper()
 	socket, asked = filepath.Join(t.TempDir(), "c.sock"), new(atomic.Pointer[string])
-	l, err := api.Listen(socket)
+	l, err := api.Listen(socket, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -105,7 +105,7 @@ func startTop(t *testing.T, ctx context.Context) (*pty, <-chan error) {
 	socket, _ := topGateway(t)
 	p, ended := newPTY(t), make(chan error, 1)
 	go func() {
-		client := connect(socket)
+		client := connect(whereabouts{socket: socket})
 		defer client.Close()
 		ended <- liveTop(ctx, client, api.TopRequest{View: api.ViewFlows}, p.term, p.term)
 	}()
@@ -218,7 +218,7 @@ func TestTheTerminalComesBackHoweverTopEnds(t *testing.T) {
 	}()
 	p.wantRestored(t, before)
 
-	client := connect(t.TempDir() + "/none.sock")
+	client := connect(whereabouts{socket: t.TempDir() + "/none.sock"})
 	if err := liveTop(t.Context(), client, api.TopRequest{View: api.ViewFlows}, p.term, p.term); err == nil {
 		t.Error("without a gateway there is no error")
 	}
