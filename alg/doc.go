@@ -123,6 +123,13 @@
 // said to it. Context.SeenAs answers for sockets that were announced or have a mapping, and
 // for external ones in front of a neighbour of the receiver.
 //
+// # Reloads
+//
+// A flow whose helper the rules no longer give it goes on without one, and with other
+// options if they give the same helper others (on_change says otherwise). What it has
+// announced and has not begun is not expected any more. Flows that helpers have announced
+// keep what they have, and live flows get no helper that they did not begin with.
+//
 // # Harm
 //
 // Inspect gets at most Spec.Limit bytes, and time proportional to it. A parser that

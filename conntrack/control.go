@@ -379,6 +379,25 @@ func (t *Table) helperOf(slot uint32) uint32 {
 	return word.Load32(&t.exts[ext].helper)
 }
 
+// HelperAt returns the number of the helper that watches the flow in a slot, 0 if there
+// is none. It may be called at any time, and then says nothing of a flow that has ended.
+func (t *Table) HelperAt(slot uint32) uint32 { return t.helperOf(slot) }
+
+// SetHelper gives a flow that has a helper another one, or none (0), and ends the flows
+// that it has announced and that have not begun. ErrNotFound if there is no such flow, or
+// none with a helper.
+func (t *Table) SetHelper(k tuple.Tuple, number uint32) error {
+	return t.update(k, ChangedHelper, func(slot uint32, e *Entry, now Tick) error {
+		ext := word.Load32(&e.ext)
+		if ext == 0 || word.Load32(&t.exts[ext].helper) == 0 {
+			return ErrNotFound
+		}
+		word.Store32(&t.exts[ext].helper, number)
+		t.orphan(slot, e.gen, now)
+		return nil
+	})
+}
+
 // MasterHelper returns the name of the helper of the flow that announced e, ""
 // if there is none any more. The caller got e in its current epoch.
 func (t *Table) MasterHelper(e *Entry) string {

@@ -327,7 +327,7 @@ func (t *Table) describe(f *Flow, slot uint32, e *Entry, x *extension, now Tick)
 	}
 	f.Master = x.master.Original
 	f.Seq = x.seq
-	f.Helper = t.HelperName(x.helper)
+	f.Helper, f.Attached = t.HelperName(x.helper), x.helper
 	for d := range e.half {
 		f.Tuple[d], f.Packets[d], f.Bytes[d] = e.half[d].tuple, e.half[d].packets, e.half[d].bytes
 		f.Hint[d] = e.half[d].hint

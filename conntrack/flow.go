@@ -27,6 +27,7 @@ type Flow struct {
 	Seq        [tuple.NumDirections]Correction // with SeqAdjust
 	Tags       [tuple.NumDirections]uint32     // of SCTP: the verification tag of packets in a direction
 	Helper     string                          // name of the helper, "" if none
+	Attached   uint32                          // its number, as in Proposal.Helper
 
 	Master tuple.Tuple // original tuple of the flow that announced it; zero: none
 
@@ -73,6 +74,7 @@ const (
 	ChangedTimeout                    // the timeout was set by a user
 	ChangedLabels                     // labels were set or cleared
 	ChangedStatus                     // status bits were set by a user
+	ChangedHelper                     // the helper is another one, or gone
 )
 
 // Event reports a change of one flow.

@@ -43,7 +43,7 @@ const (
 // helped is one flow with its helper.
 type helped struct {
 	gen    uint32 // of the entry's slot
-	number uint32 // of the helper
+	number uint32 // of the helper; guarded by mu
 	who    netip.Addr
 	purse  *account // of who
 
@@ -123,6 +123,37 @@ func (h *helpers) expire(t *conntrack.Table) {
 	}
 }
 
+// follow has every flow have the helper that the table says.
+func (h *helpers) follow(t *conntrack.Table) {
+	for i := range h.shards {
+		sh := &h.shards[i]
+		sh.mu.Lock()
+		for slot, f := range sh.flows {
+			if t.Entry(slot).Gen() == f.gen {
+				h.change(f, t.HelperAt(slot))
+			}
+		}
+		sh.mu.Unlock()
+	}
+}
+
+// change gives the session of a flow the helper with a number: with other options, if it
+// is the same one. Another one does not begin in the middle.
+func (h *helpers) change(f *helped, number uint32) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.number == number {
+		return
+	}
+	if at := h.set.Get(number); at != nil && at.Spec.Name == h.set.Name(f.number) {
+		f.s.Allow(at.Options)
+	} else {
+		f.s.Dismiss()
+	}
+	h.settleLocked(f, 1<<62)
+	f.number = number
+}
+
 // settleLocked counts what happened in a call of the session, and what it keeps, of
 // limit bytes for all flows.
 func (h *helpers) settleLocked(f *helped, limit int64) {
@@ -169,18 +200,26 @@ func (v *view) addHelpers(set *alg.Set) error {
 // helper that cannot read the flow's protocol stays away from it.
 func (w *Worker) attach(f *first) {
 	h := &w.e.helpers
-	switch {
-	case h.set == nil:
+	if h.set == nil {
 		return
-	case f.prop.Helper != 0:
-	case f.ruling.HelperRule != nil:
-		f.prop.Helper = w.v.helpers[f.ruling.HelperRule.Index]
-	case w.e.cfg.Helper != nil:
-		f.prop.Helper = w.e.cfg.Helper(f.prop.Original)
+	}
+	if f.prop.Helper == 0 {
+		f.prop.Helper = w.e.helperBy(w.v, f)
 	}
 	if at := h.set.Get(f.prop.Helper); at != nil && !slices.Contains(at.Spec.Protos, f.prop.Original.Proto) {
 		f.prop.Helper = 0
 	}
+}
+
+// helperBy returns the number of the helper that the rules of v give a new flow.
+func (e *Engine) helperBy(v *view, f *first) uint32 {
+	switch {
+	case f.ruling.HelperRule != nil:
+		return v.helpers[f.ruling.HelperRule.Index]
+	case e.cfg.Helper != nil:
+		return e.cfg.Helper(f.prop.Original)
+	}
+	return 0
 }
 
 // hasHelper is the set of status bits of flows that step 9 is for.
@@ -227,6 +266,9 @@ func (w *Worker) helpedFlow(p *packet.Packet, e *conntrack.Entry, ref conntrack.
 	old := h.add(ref.Slot, f)
 	if old != f {
 		h.release(f)
+	}
+	if now := w.ct.HelperOf(ref); now != number { // a reload was faster
+		h.change(old, now)
 	}
 	return old
 }

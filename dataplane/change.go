@@ -20,7 +20,8 @@ import (
 // whether it would be refused, and whether its destination and source are among
 // those that the rules may give. That the same comes about by another rule makes no
 // difference. What only the packet had (TTL, DSCP, length) is taken to be usual, a
-// time window to be as now, and no limit to be reached.
+// time window to be as now, and no limit to be reached. A flow without a helper gets none
+// by a reload: it would begin in the middle.
 
 // Difference says what the rules would do otherwise with a flow.
 type Difference uint8
@@ -31,12 +32,13 @@ const (
 	WouldGoElsewhere            // its destination is not one that the rules give: its dnat target is gone, or it gets one
 	WouldLookOther              // its source is not one that the rules give
 	WouldBeTracked              // in another zone, or not at all
+	WouldBeHelped               // it has a helper, and would get none, another one, or other options
 	numDifferences
 )
 
 var differenceNames = [...]string{
 	NoDifference: "none", WouldBeRefused: "refused", WouldGoElsewhere: "other-destination", WouldLookOther: "other-source",
-	WouldBeTracked: "other-zone",
+	WouldBeTracked: "other-zone", WouldBeHelped: "other-helper",
 }
 
 var _ [numDifferences]string = differenceNames
@@ -103,6 +105,9 @@ func (e *Engine) Foresee(st State, sample int) (Survey, error) {
 	if err != nil {
 		return Survey{}, err
 	}
+	if err := v.addHelpers(e.helpers.set); err != nil {
+		return Survey{}, err
+	}
 	v.policies = make([]uint32, len(v.prog.Rules()))
 	v.ledger = rules.NewLedger(v.prog, 0, nil, nil)
 	j := e.newJury(e.view.Load(), v, sample)
@@ -127,9 +132,43 @@ func (e *Engine) Settle(before Ruleset, sample int) Survey {
 	s := j.result()
 	if s.Meet(rules.ReevaluateFlows) > 0 {
 		again := e.newJury(before.v, j.now.v, 0)
-		e.table.DeleteIf(func(f *conntrack.Flow) bool { return again.judge(f) == rules.ReevaluateFlows })
+		e.table.DeleteIf(func(f *conntrack.Flow) bool {
+			return again.judge(f) == rules.ReevaluateFlows && !again.helpers.note(f)
+		})
+		again.helpers.settle(e)
 	}
 	return s
+}
+
+// otherHelpers are flows that go on with other helpers.
+type otherHelpers struct {
+	found uint32 // by the last judgement: number of the helper
+	is    bool   // there was one
+	flows []otherHelper
+}
+
+type otherHelper struct {
+	flow   tuple.Tuple
+	number uint32
+}
+
+// note reports whether a flow, which was just judged, gets another helper and no more.
+func (o *otherHelpers) note(f *conntrack.Flow) bool {
+	if o.is {
+		o.flows = append(o.flows, otherHelper{f.Tuple[tuple.Original], o.found})
+	}
+	return o.is
+}
+
+// settle has the flows have their helpers. What the old ones have announced and has not
+// begun is not expected any more.
+func (o *otherHelpers) settle(e *Engine) {
+	for _, x := range o.flows {
+		_ = e.table.SetHelper(x.flow, x.number) // or it has ended
+	}
+	if len(o.flows) > 0 {
+		e.helpers.follow(e.table)
+	}
 }
 
 // jury compares flows with rules.
@@ -139,6 +178,7 @@ type jury struct {
 	survey   Survey
 	groups   map[Change]int
 	sample   int
+	helpers  otherHelpers
 }
 
 // court is a view with what deciding needs.
@@ -195,6 +235,9 @@ func (j *jury) change(f *conntrack.Flow) (c Change) {
 	var d rules.Decision
 	now, why := j.now.decide(j.e, f, &d)
 	c.What = difference(f, &now, why)
+	if j.helpers.is = false; c.What == NoDifference && j.helped(f, &now) {
+		c.What, j.helpers.is = WouldBeHelped, true
+	}
 	if c.What == NoDifference {
 		return c
 	}
@@ -210,6 +253,8 @@ func (j *jury) change(f *conntrack.Flow) (c Change) {
 		c.Old, c.New = then.SnatRule, d.SnatRule
 	case WouldBeTracked:
 		c.Old, c.New = then.PreRule, d.PreRule
+	case WouldBeHelped:
+		c.Old, c.New = then.HelperRule, d.HelperRule
 	}
 	c.Fate = fateOf(f.Tuple[tuple.Original].Proto, &c)
 	return c
@@ -224,12 +269,30 @@ func fateOf(proto uint8, c *Change) rules.OnChange {
 		}
 	}
 	switch {
+	case c.What == WouldBeHelped:
+		return rules.ReevaluateFlows // it loses no packet: see otherHelpers
 	case proto == tuple.TCP || proto == tuple.SCTP || proto == tuple.DCCP:
 		return rules.KeepFlows // its hosts would not begin anew in the middle of it
 	case c.What == WouldGoElsewhere:
 		return rules.ReevaluateFlows
 	}
 	return rules.KeepFlows
+}
+
+// helped reports whether a flow that has a helper by a rule would have another one now,
+// which goes on in the middle only if it is the same with other options.
+func (j *jury) helped(f *conntrack.Flow, now *first) bool {
+	if f.Attached == 0 || f.Status&conntrack.Expected != 0 {
+		return false
+	}
+	set, number := j.e.helpers.set, j.e.helperBy(j.now.v, now)
+	if number == f.Attached {
+		return false
+	}
+	if j.helpers.found = number; set.Name(number) != f.Helper {
+		j.helpers.found = 0
+	}
+	return true
 }
 
 // difference compares a flow with what was decided about its first packet.

@@ -306,7 +306,7 @@ type RuleSpec struct {
 	Log            *Log                // a line about each packet
 	Timeouts       *conntrack.Timeouts // of the flows it applies to; zero fields: the table's; nil: all are
 
-	OnChange OnChange // with a terminal action in the dnat, filter and snat lists
+	OnChange OnChange // with a terminal action, or helper, in the dnat, filter and snat lists
 }
 
 // OnChange says what becomes of the live flows of a rule that the rules of a reload

@@ -110,6 +110,16 @@ func (s *Session) Shift(d tuple.Direction) (pos, before, after uint32) {
 	return pos, before, after
 }
 
+// Allow gives the helper other options from now on.
+func (s *Session) Allow(o alg.Options) { s.flow.Options = o }
+
+// Dismiss takes the helper away. What it has changed stays as it is.
+func (s *Session) Dismiss() {
+	if s.parser != nil {
+		s.lose(Left)
+	}
+}
+
 // Swap has the session write what it returns into other memory, and returns the one it
 // used until now: what was returned before stays as it is, for as long as its new owner
 // leaves it alone.

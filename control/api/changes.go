@@ -18,7 +18,7 @@ func (c *Changes) Changed() int { return c.Kept + c.Ended + c.Reevaluated }
 
 // Change is how flows differ.
 type Change struct {
-	What   string   `json:"what"`             // refused, other-destination, other-source, other-zone
+	What   string   `json:"what"`             // refused, other-destination, other-source, other-zone, other-helper
 	Reason string   `json:"reason,omitempty"` // of refused; see Counter
 	Old    *RuleRef `json:"old,omitempty"`    // rule that decided; none: the default
 	New    *RuleRef `json:"new,omitempty"`    // rule that decides now

@@ -191,7 +191,7 @@ var (
 
 // takes says whether rules with action a take a key that is no condition.
 func takes(a rules.Action, key string) wanted {
-	if key == "on_change" && a.Terminal() {
+	if key == "on_change" && (a.Terminal() || a == rules.ActHelper) {
 		return optional
 	}
 	keys := attributes

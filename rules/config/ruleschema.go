@@ -214,7 +214,7 @@ var allRuleKeys = append([]ruleKey{
 				v.Hairpin = rules.NoHairpin
 			}
 		}}, []rules.List{rules.Dnat}, noDestination},
-	{key[draft]{"on_change", `"keep", "end" or "reevaluate"`, "", `"end"`, "What becomes of live flows that a reload would treat otherwise: those this rule admitted or translated, and those it would refuse or translate now. They go on as they are, end with notice to inside hosts, or are forgotten so that their next packets meet the new rules. Left out: they go on, but flows of UDP and others without connections are forgotten when their dnat target is gone.",
+	{key[draft]{"on_change", `"keep", "end" or "reevaluate"`, "", `"end"`, "What becomes of live flows that a reload would treat otherwise: those this rule admitted or translated, and those it would refuse or translate now. They go on as they are, end with notice to inside hosts, or are forgotten so that their next packets meet the new rules. Left out: they go on, but flows of UDP and others without connections are forgotten when their dnat target is gone, and a flow whose helper rules no longer give it, or with other options, goes on without it, or with those; what it has announced is not expected any more. That is what reevaluate means for a helper, too: no packet is lost.",
 		func(d *decoder, n *node, v *draft) {
 			var i uint8
 			word(d, n, &i, spellings(rules.OnChanges())...)
