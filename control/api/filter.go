@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
@@ -25,10 +26,17 @@ type Filter struct {
 	Zone      *uint16     `json:"zone,omitempty"`    // of both directions
 	OrigZone  *uint16     `json:"orig_zone,omitempty"`
 	ReplyZone *uint16     `json:"reply_zone,omitempty"`
-	Labels    []int       `json:"labels,omitempty"`  // bits that are set
-	SrcNAT    *NATFilter  `json:"src_nat,omitempty"` // the source is translated
-	DstNAT    *NATFilter  `json:"dst_nat,omitempty"` // the destination is translated
-	AnyNAT    *NATFilter  `json:"any_nat,omitempty"` // one of them is
+	Labels    []int       `json:"labels,omitempty"`         // bits that are set
+	Rule      *uint32     `json:"rule,omitempty"`           // id of the rule that admitted it
+	Since     *uint32     `json:"generation,omitempty"`     // of the rules that admitted it
+	Helper    *string     `json:"helper,omitempty"`         // its name; empty: no helper
+	Packets   uint64      `json:"min_packets,omitempty"`    // of both directions together
+	Bytes     uint64      `json:"min_bytes,omitempty"`      // of both directions together
+	After     *time.Time  `json:"started_after,omitempty"`  // it began then or later; with conntrack.timestamp
+	Before    *time.Time  `json:"started_before,omitempty"` // it began earlier
+	SrcNAT    *NATFilter  `json:"src_nat,omitempty"`        // the source is translated
+	DstNAT    *NATFilter  `json:"dst_nat,omitempty"`        // the destination is translated
+	AnyNAT    *NATFilter  `json:"any_nat,omitempty"`        // one of them is
 }
 
 // Ends are what a Filter wants of the packets in one direction.
@@ -115,6 +123,10 @@ func (m *matcher) wants(f *conntrack.Flow) bool {
 		is(m.Zone, original.Zone) && is(m.Zone, reply.Zone) &&
 		is(m.OrigZone, original.Zone) && is(m.ReplyZone, reply.Zone) &&
 		f.Labels[0]&m.labels[0] == m.labels[0] && f.Labels[1]&m.labels[1] == m.labels[1] &&
+		is(m.Rule, f.Rule) && is(m.Since, f.Generation) && is(m.Helper, f.Helper) &&
+		f.Packets[tuple.Original]+f.Packets[tuple.Reply] >= m.Packets && f.Bytes[tuple.Original]+f.Bytes[tuple.Reply] >= m.Bytes &&
+		(m.After == nil || !f.Start.IsZero() && !f.Start.Before(*m.After)) &&
+		(m.Before == nil || !f.Start.IsZero() && f.Start.Before(*m.Before)) &&
 		m.wantsNAT(f)
 }
 

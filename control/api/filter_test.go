@@ -9,6 +9,8 @@ import (
 	"example.com/culvert/conntrack/tuple"
 )
 
+var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
 // filtered is a TCP flow whose source is translated.
 func filtered() conntrack.Flow {
 	addr := func(s string) tuple.Addr { return tuple.AddrFrom(netip.MustParseAddr(s)) }
@@ -20,6 +22,7 @@ func filtered() conntrack.Flow {
 		Status: conntrack.Confirmed | conntrack.SeenReply | conntrack.SrcNAT,
 		State:  conntrack.Established, Timeout: 9*time.Second + 900*time.Millisecond,
 		Mark: 0x25, ID: 77, Labels: [2]uint64{1 << 3, 1 << 1},
+		Rule: 9, Generation: 4, Helper: "ftp", Packets: [2]uint64{3, 2}, Bytes: [2]uint64{300, 200}, Start: noon,
 	}
 }
 
@@ -51,6 +54,19 @@ func TestFilterNamesFlows(t *testing.T) {
 		{"no zone is zone 0", Filter{Zone: new(uint16(0))}, false},
 		{"one of its labels", Filter{Labels: []int{65}}, true},
 		{"all labels are wanted", Filter{Labels: []int{3, 4}}, false},
+		{"its rule", Filter{Rule: new(uint32(9))}, true},
+		{"no rule", Filter{Rule: new(uint32(0))}, false},
+		{"the generation of its rules", Filter{Since: new(uint32(4))}, true},
+		{"another generation", Filter{Since: new(uint32(5))}, false},
+		{"its helper", Filter{Helper: new("ftp")}, true},
+		{"no helper", Filter{Helper: new("")}, false},
+		{"as many packets in both directions", Filter{Packets: 5}, true},
+		{"more packets", Filter{Packets: 6}, false},
+		{"as many bytes", Filter{Bytes: 500}, true},
+		{"more bytes", Filter{Bytes: 501}, false},
+		{"it began then", Filter{After: new(noon), Before: new(noon.Add(1))}, true},
+		{"it began later", Filter{Before: new(noon)}, false},
+		{"it began earlier", Filter{After: new(noon.Add(1))}, false},
 		{"its source is translated", Filter{SrcNAT: &NATFilter{}}, true},
 		{"to this address", Filter{SrcNAT: &NATFilter{Addr: addr("203.0.113.1")}}, true},
 		{"and this port", Filter{SrcNAT: &NATFilter{Addr: addr("203.0.113.1"), Port: 6000}}, true},
