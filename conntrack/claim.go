@@ -259,7 +259,8 @@ func (a *actor) killFor(slot uint32, how killing, why Cause, now Tick) bool {
 func (a *actor) endEntry(slot uint32, how killing, why Cause, now Tick, ho, hr uint64) bool {
 	t := a.t
 	e := &t.entries[slot]
-	if !a.unlink(slot, how, now, ho, hr) {
+	last, ok := a.unlink(slot, how, now, ho, hr)
+	if !ok {
 		return false
 	}
 	if t.onEnd != nil {
@@ -275,8 +276,7 @@ func (a *actor) endEntry(slot uint32, how killing, why Cause, now Tick, ho, hr u
 		if e.ext != 0 && t.cfg.Timestamp {
 			word.Store64(&t.exts[e.ext].stop, uint64(t.Time(now).UnixNano()))
 		}
-		a.deliverDying(now) // in their order
-		if (a.dying.n > 0 || !a.note(EventDestroy, Change(why), slot, now)) && a.linger(slot, why) {
+		if last&undelivered != 0 && !a.noteEnd(slot, why, now) {
 			return true
 		}
 	}
@@ -284,20 +284,25 @@ func (a *actor) endEntry(slot uint32, how killing, why Cause, now Tick, ho, hr u
 	return true
 }
 
-// unlink is the part of kill under the locks.
-func (a *actor) unlink(slot uint32, how killing, now Tick, ho, hr uint64) bool {
+// unlink is the part of kill under the locks. It returns the status of the entry,
+// with undelivered if somebody is to hear of the end.
+func (a *actor) unlink(slot uint32, how killing, now Tick, ho, hr uint64) (last Status, ok bool) {
 	t := a.t
 	e := &t.entries[slot]
 	t.index.lock(ho, hr)
 	defer t.index.unlock(ho, hr)
 	status := e.Status()
 	if status&Dying != 0 || (status&Confirmed == 0) != (how == ifUnconfirmed) {
-		return false
+		return 0, false
 	}
 	if how == ifExpired && !e.expired(tuple.Original, now) {
-		return false // a packet came just now
+		return 0, false // a packet came just now
 	}
-	last := Status(atomic.OrUint32(&e.status, uint32(Dying)))
+	ending := Dying
+	if how != ifUnconfirmed && t.events.wants(FlowDestroy) {
+		ending |= undelivered
+	}
+	last = Status(atomic.OrUint32(&e.status, uint32(ending))) | ending
 	t.clients.leave(word.Load32(&t.owner[slot]), last)
 	word.Store32(&t.due[slot], 0)
 	t.index.removeLocked(ho, slot<<1|uint32(tuple.Original))
@@ -305,5 +310,5 @@ func (a *actor) unlink(slot uint32, how killing, now Tick, ho, hr uint64) bool {
 	toward := t.towardCellsOf(e)
 	countToward(&toward, ^uint32(0))
 	t.live.Add(-1)
-	return true
+	return last, true
 }

@@ -10,8 +10,8 @@ import (
 	"example.com/culvert/conntrack/tuple"
 )
 
-// note is an event on its way from a worker to the pump: no pointers, so that
-// writing one is a copy.
+// note is an event of a flow on its way from a worker to the pump: no pointers,
+// so that writing one is a copy.
 type note struct {
 	seq    uint64
 	tick   Tick
@@ -22,68 +22,149 @@ type note struct {
 	ext    extension
 }
 
-// ring carries notes from one actor, the only writer of head, to the pump, the
-// only writer of tail.
-type ring struct {
-	notes atomic.Pointer[[]note] // nil until somebody subscribes; length a power of two
-	lost  [numEventTypes]atomic.Uint64
+// expectNote is an event of an expectation on the same way.
+type expectNote struct {
+	seq  uint64
+	tick Tick
+	slot uint32 // number of the record
+	typ  EventType
+	rec  expectRecord
+}
+
+func (n *note) number() uint64       { return n.seq }
+func (n *expectNote) number() uint64 { return n.seq }
+
+// ring carries notes from one writer at a time, the only one to change head, to the
+// pump, the only one to change tail.
+type ring[N any] struct {
+	notes atomic.Pointer[[]N] // nil until somebody listens; length a power of two
+	lost  [NumKinds]atomic.Uint64
 	_     [64]byte
 	head  atomic.Uint64
 	_     [56]byte
 	tail  atomic.Uint64
+	told  Counts // of lost; the pump's
 	_     [56]byte
 }
 
-// pump orders what the actors noted and hands it to the subscribers. Sequence
-// numbers are taken only for notes that find room, so they have no gaps and
-// the pump knows when a smaller one is still being written. Some notes turn out
-// to be void; Event.Seq counts those that are told.
-type pump struct {
-	t     *Table
-	rings []ring
-	mask  atomic.Uint32 // EventMask of all subscribers
-	seq   atomic.Uint64 // of the last note
-	sleep atomic.Bool   // the pump waits for wake
-	wake  chan struct{}
-	quit  chan struct{}
-	done  chan struct{}
+// place returns where the next note goes, nil if there is no room.
+func (r *ring[N]) place() *N {
+	notes := *r.notes.Load()
+	head := r.head.Load()
+	if head-r.tail.Load() == uint64(len(notes)) {
+		return nil
+	}
+	return &notes[head&uint64(len(notes)-1)]
+}
 
-	mu        sync.Mutex // guards subs and delivery
-	subs      []*Subscription
-	delivered uint64 // events that were told, the last one's Event.Seq
+// publish hands the note in place to the pump.
+func (r *ring[N]) publish() { r.head.Store(r.head.Load() + 1) }
+
+// oldest returns the note that waits longest, nil if none does.
+func (r *ring[N]) oldest() *N {
+	tail := r.tail.Load()
+	if r.head.Load() == tail {
+		return nil
+	}
+	notes := *r.notes.Load()
+	return &notes[tail&uint64(len(notes)-1)]
+}
+
+// drop makes room where the oldest note is.
+func (r *ring[N]) drop() { r.tail.Store(r.tail.Load() + 1) }
+
+// grow makes the ring ready for n notes, a power of two, if it has no room at all.
+func (r *ring[N]) grow(n int) {
+	if r.notes.Load() == nil {
+		notes := make([]N, n)
+		r.notes.Store(&notes)
+	}
+}
+
+// owes returns what was lost and not told yet, and takes it for told.
+func (r *ring[N]) owes() (lost Counts) {
+	for k := range lost {
+		n := r.lost[k].Load()
+		lost[k] = n - r.told[k]
+		r.told[k] = n
+	}
+	return lost
+}
+
+// pump orders what the actors noted and tells the listeners. Numbers of notes are
+// taken only for those that find room, so they have no gaps and the pump knows when
+// a smaller one is still being written. Some notes turn out to be void; Record.Seq
+// counts those that are told, and those that found no room.
+type pump struct {
+	t       *Table
+	rings   []ring[note]     // of the actors
+	expects ring[expectNote] // its writer holds expects.mu
+	mask    atomic.Uint32    // EventMask of all listeners
+	seq     atomic.Uint64    // of the last note
+	sleep   atomic.Bool      // the pump waits for wake
+	wake    chan struct{}
+	quit    chan struct{}
+	done    chan struct{}
+
+	mu        sync.Mutex // guards what follows, and delivery
+	listeners []*listener
+	delivered uint64 // events that were told or lost: the last Record.Seq
+	handled   uint64 // number of the last note that was told or void
+	waiting   []waiter
+	rec       Record // that is being told
+}
+
+// waiter waits until a note has been handled.
+type waiter struct {
+	note uint64
+	done chan struct{}
 }
 
 func (p *pump) init(t *Table, actors int) {
 	p.t = t
-	p.rings = make([]ring, actors)
+	p.rings = make([]ring[note], actors)
 	p.wake = make(chan struct{}, 1)
 	p.quit = make(chan struct{})
 	p.done = make(chan struct{})
 }
 
-// emit notes an event if anybody wants it. It never waits: a full ring loses
-// the event and counts it.
-func (a *actor) emit(typ EventType, change Change, slot uint32, now Tick) {
-	if !a.note(typ, change, slot, now) {
-		a.ring.lost[typ].Add(1)
+// wants reports whether anybody wants to know of a kind of event.
+func (p *pump) wants(k Kind) bool { return EventMask(p.mask.Load())&(1<<k) != 0 }
+
+// rouse wakes the pump if it sleeps.
+func (p *pump) rouse() {
+	if p.sleep.Load() {
+		select {
+		case p.wake <- struct{}{}:
+		default:
+		}
 	}
 }
 
-// note is emit, but reports false when the ring is full.
+// emit notes an event if anybody wants it. It never waits: a full ring loses
+// the event and counts it.
+func (a *actor) emit(typ EventType, change Change, slot uint32, now Tick) {
+	if a.t.events.wants(Kind(typ)) && !a.note(typ, change, slot, now) {
+		a.lose(typ)
+	}
+}
+
+// lose counts an event that found no room, and has the pump tell it.
+func (a *actor) lose(typ EventType) {
+	a.ring.lost[typ].Add(1)
+	a.t.events.rouse()
+}
+
+// note notes an event, or reports false when the ring is full.
 func (a *actor) note(typ EventType, change Change, slot uint32, now Tick) bool {
 	p := &a.t.events
-	if EventMask(p.mask.Load())&(1<<typ) == 0 {
-		return true
-	}
-	r := a.ring
-	notes := *r.notes.Load()
-	head := r.head.Load()
-	if head-r.tail.Load() == uint64(len(notes)) {
+	n := a.ring.place()
+	if n == nil {
 		return false
 	}
-	n := &notes[head&uint64(len(notes)-1)]
 	n.tick, n.slot, n.typ, n.change = now, slot, typ, change
 	n.seq = p.seq.Add(1) // before the look at Dying: a DESTROY after it has a later number
+	a.t.stamp(slot, typ, n.seq)
 	a.t.entries[slot].copyTo(&n.entry)
 	a.t.copyExt(&n.ext, n.entry.ext)
 	switch typ {
@@ -94,49 +175,69 @@ func (a *actor) note(typ EventType, change Change, slot uint32, now Tick) bool {
 			n.typ = numEventTypes // its end may have been reported: nobody gets this
 		}
 	}
-	r.head.Store(head + 1)
-	if p.sleep.Load() {
-		select {
-		case p.wake <- struct{}{}:
-		default:
-		}
-	}
+	a.ring.publish()
+	p.rouse()
 	return true
 }
 
 // maxDying is how many entries of one actor may wait for room in its ring.
 const maxDying = 1024
 
-// linger keeps an ended entry until its DESTROY finds room. It reports false,
-// and counts the event as lost, when too many wait already.
-func (a *actor) linger(slot uint32, why Cause) bool {
-	if a.dying.n == maxDying {
-		a.ring.lost[EventDestroy].Add(1)
-		return false
+// noteEnd notes the DESTROY of an entry, and reports whether it was able to. Else the
+// entry stays until its DESTROY finds room, unless too many wait already: then the
+// event is lost.
+func (a *actor) noteEnd(slot uint32, why Cause, now Tick) bool {
+	a.deliverDying(now) // in their order
+	if a.dying.n == 0 && a.note(EventDestroy, Change(why), slot, now) {
+		a.t.entries[slot].noted()
+		return true
 	}
-	a.t.entries[slot].SetStatus(undelivered)
+	if a.dying.n == maxDying {
+		a.t.entries[slot].noted()
+		a.lose(EventDestroy)
+		return true
+	}
 	a.dying.append(a.t.slots.link, slot)
 	a.causes.keep(slot, why)
-	return true
+	return false
 }
 
-// deliverDying tries again what linger kept, in its order.
+// noted says that nothing more will be told of the entry.
+func (e *Entry) noted() { atomic.AndUint32(&e.status, ^uint32(undelivered)) }
+
+// deliverDying tries again what noteEnd kept, in its order.
 func (a *actor) deliverDying(now Tick) {
 	for a.dying.n > 0 && a.note(EventDestroy, Change(a.causes[a.dying.head]), a.dying.head, now) {
 		slot := a.dying.pop(a.t.slots.link)
 		delete(a.causes, slot)
-		atomic.AndUint32(&a.t.entries[slot].status, ^uint32(undelivered))
+		a.t.entries[slot].noted()
 		a.retired.open.push(a.t.slots.link, slot)
 	}
 }
 
-// run delivers until stop.
+// noteExpectLocked notes an event of the expectation with record number n.
+// expects.mu must be held.
+func (t *Table) noteExpectLocked(typ EventType, n uint32, now Tick) {
+	p, k := &t.events, expectKind(typ)
+	if !p.wants(k) {
+		return
+	}
+	if x := p.expects.place(); x != nil {
+		x.tick, x.slot, x.typ, x.rec = now, n, typ, t.expects.recs[n]
+		x.seq = p.seq.Add(1)
+		p.expects.publish()
+	} else {
+		p.expects.lost[k].Add(1)
+	}
+	p.rouse()
+}
+
+// run tells until stop.
 func (p *pump) run() {
 	defer close(p.done)
 	next := uint64(1)
 	for {
-		if r := p.holder(next); r != nil {
-			p.deliver(r)
+		if p.handle(next) {
 			next++
 			continue
 		}
@@ -145,7 +246,7 @@ func (p *pump) run() {
 			continue
 		}
 		p.sleep.Store(true)
-		if p.seq.Load() < next {
+		if p.seq.Load() < next && !p.settle() {
 			select {
 			case <-p.wake:
 			case <-p.quit:
@@ -156,54 +257,122 @@ func (p *pump) run() {
 	}
 }
 
-// holder returns the ring whose oldest note is number seq.
-func (p *pump) holder(seq uint64) *ring {
+// handle tells the note with number seq, and reports false if it is not there yet.
+func (p *pump) handle(seq uint64) bool {
 	for i := range p.rings {
-		r := &p.rings[i]
-		tail := r.tail.Load()
-		if r.head.Load() == tail {
-			continue
-		}
-		notes := *r.notes.Load()
-		if notes[tail&uint64(len(notes)-1)].seq == seq {
-			return r
+		if n := p.rings[i].oldest(); n != nil && n.seq == seq {
+			p.tellNote(&p.rings[i], n)
+			return true
 		}
 	}
-	return nil
+	if n := p.expects.oldest(); n != nil && n.seq == seq {
+		p.tellExpect(n)
+		return true
+	}
+	return false
 }
 
-// deliver hands the oldest note of r to all who want it.
-func (p *pump) deliver(r *ring) {
-	notes := *r.notes.Load()
-	tail := r.tail.Load()
-	n := &notes[tail&uint64(len(notes)-1)]
-	if n.typ == numEventTypes {
-		r.tail.Store(tail + 1)
-		return
-	}
-	e := Event{Type: n.typ, Time: p.t.Time(n.tick)}
-	if n.typ == EventDestroy {
-		e.Cause = Cause(n.change)
-	} else {
-		e.Change = n.change
-	}
-	p.t.describe(&e.Flow, n.slot, &n.entry, &n.ext, n.tick)
-	r.tail.Store(tail + 1)
-
+// tellNote tells the oldest note of a ring, and what the ring lost.
+func (p *pump) tellNote(r *ring[note], n *note) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.tellLossLocked(r.owes())
+	if n.typ == numEventTypes {
+		p.handledLocked(n.seq)
+		r.drop()
+		return
+	}
+	rec := &p.rec
+	rec.Kind, rec.Mark = Kind(n.typ), Mark{Note: n.seq, Slot: n.slot, Gen: n.entry.gen}
+	e := &rec.Event
+	e.Type, e.Time, e.Change, e.Cause = n.typ, p.t.Time(n.tick), n.change, Unspecified
+	if n.typ == EventDestroy {
+		e.Change, e.Cause = 0, Cause(n.change)
+	}
+	p.t.describe(&e.Flow, n.slot, &n.entry, &n.ext, n.tick)
+	r.drop()
 	p.delivered++
-	e.Seq = p.delivered
-	for _, s := range p.subs {
-		if s.mask&(1<<e.Type) == 0 {
-			continue
-		}
-		select {
-		case s.events <- e:
-		default:
-			s.dropped.Add(1)
+	rec.Seq, e.Seq = p.delivered, p.delivered
+	p.tellLocked(1 << rec.Kind)
+	p.handledLocked(rec.Mark.Note)
+}
+
+// tellExpect tells the oldest note of an expectation, and what their ring lost.
+func (p *pump) tellExpect(n *expectNote) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tellLossLocked(p.expects.owes())
+	rec := &p.rec
+	rec.Kind, rec.Mark = expectKind(n.typ), Mark{Note: n.seq, Slot: n.slot}
+	rec.Expect.Type, rec.Expect.Time = n.typ, p.t.Time(n.tick)
+	p.t.describeExpect(&rec.Expect.Expect, &n.rec, n.tick)
+	p.expects.drop()
+	p.delivered++
+	rec.Seq = p.delivered
+	p.tellLocked(1 << rec.Kind)
+	p.handledLocked(rec.Mark.Note)
+}
+
+// settle tells what rings lost, and reports whether they lost anything.
+func (p *pump) settle() bool {
+	lost := p.expects.owes()
+	for i := range p.rings {
+		lost.Add(p.rings[i].owes())
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tellLossLocked(lost)
+	return lost != Counts{}
+}
+
+// tellLossLocked tells that events found no room. p.mu must be held.
+func (p *pump) tellLossLocked(lost Counts) {
+	if lost == (Counts{}) {
+		return
+	}
+	p.delivered += lost.Sum()
+	p.rec.Seq, p.rec.Lost = p.delivered, lost
+	p.tellLocked(lost.mask())
+	p.rec.Lost = Counts{}
+}
+
+// tellLocked tells p.rec who wants one of the kinds. p.mu must be held.
+func (p *pump) tellLocked(kinds EventMask) {
+	for _, l := range p.listeners {
+		if l.mask&kinds != 0 {
+			l.hear(&p.rec)
 		}
 	}
+}
+
+// handledLocked notes how far the pump is. p.mu must be held.
+func (p *pump) handledLocked(note uint64) {
+	p.handled = note
+	if len(p.waiting) == 0 {
+		return
+	}
+	left := p.waiting[:0]
+	for _, w := range p.waiting {
+		if w.note > note {
+			left = append(left, w)
+			continue
+		}
+		close(w.done)
+	}
+	p.waiting = left
+}
+
+// reached returns a channel that is closed once a note has been handled.
+func (p *pump) reached(note uint64) <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w := waiter{note, make(chan struct{})}
+	if p.handled >= note {
+		close(w.done)
+	} else {
+		p.waiting = append(p.waiting, w)
+	}
+	return w.done
 }
 
 // stop ends delivery after what was noted so far and closes all subscriptions.
@@ -212,93 +381,13 @@ func (p *pump) stop() {
 	<-p.done
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, s := range p.subs {
-		close(s.events)
+	for _, l := range p.listeners {
+		if l.end != nil {
+			l.end()
+		}
 	}
-	p.subs = nil
+	p.listeners = nil
 	p.mask.Store(0)
-}
-
-// lost returns how many events of the types in mask did not fit into a ring.
-func (p *pump) lost(mask EventMask) uint64 {
-	n := uint64(0)
-	for i := range p.rings {
-		for typ := range numEventTypes {
-			if mask&(1<<typ) != 0 {
-				n += p.rings[i].lost[typ].Load()
-			}
-		}
-	}
-	return n
-}
-
-// Subscription receives events in order. Its methods may be called from any
-// goroutine.
-type Subscription struct {
-	pump    *pump
-	mask    EventMask
-	events  chan Event
-	dropped atomic.Uint64
-	lost    uint64 // pump.lost when it began
-	left    sync.Once
-}
-
-// Subscribe starts to deliver events of the types in mask. Up to buf of them
-// wait for the reader; what comes then is dropped and counted, so that a slow
-// reader holds up nobody.
-func (t *Table) Subscribe(buf int, mask EventMask) *Subscription {
-	p := &t.events
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	size := 1
-	for size < t.cfg.EventRing {
-		size *= 2
-	}
-	for i := range p.rings {
-		if p.rings[i].notes.Load() == nil {
-			notes := make([]note, size)
-			p.rings[i].notes.Store(&notes)
-		}
-	}
-	s := &Subscription{pump: p, mask: mask, events: make(chan Event, max(buf, 1)), lost: p.lost(mask)}
-	p.subs = append(p.subs, s)
-	p.setMaskLocked()
-	return s
-}
-
-// setMaskLocked recomputes which events are wanted. p.mu must be held.
-func (p *pump) setMaskLocked() {
-	mask := EventMask(0)
-	for _, s := range p.subs {
-		mask |= s.mask
-	}
-	p.mask.Store(uint32(mask))
-}
-
-// Events is where they arrive. It is closed by Close and by Table.Close.
-func (s *Subscription) Events() <-chan Event { return s.events }
-
-// Missed returns exactly how many events the subscriber did not get: because
-// it was slow, or because a worker's ring was full.
-func (s *Subscription) Missed() uint64 {
-	return s.dropped.Load() + s.pump.lost(s.mask) - s.lost
-}
-
-// Close ends delivery and closes the channel; buffered events stay readable.
-func (s *Subscription) Close() {
-	s.left.Do(func() {
-		p := s.pump
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		for i := range p.subs {
-			if p.subs[i] == s {
-				p.subs = append(p.subs[:i:i], p.subs[i+1:]...)
-				p.setMaskLocked()
-				close(s.events)
-				return
-			}
-		}
-	})
 }
 
 // copyExt copies an extension record; to is zero when there is none.

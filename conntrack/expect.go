@@ -122,13 +122,12 @@ type expects struct {
 
 	mu     sync.Mutex // guards what follows
 	max    int
-	recs   []expectRecord        // by number; 0 is not used
-	free   uint32                // first free record, through next
-	heads  [expectCells]uint32   // first record by hash
-	family [masterCells]uint32   // first record by the master's slot
-	held   map[announcer]int     // expectations by who began their master
-	born   uint64                // expectations ever made
-	subs   []*ExpectSubscription //
+	recs   []expectRecord      // by number; 0 is not used
+	free   uint32              // first free record, through next
+	heads  [expectCells]uint32 // first record by hash
+	family [masterCells]uint32 // first record by the master's slot
+	held   map[announcer]int   // expectations by who began their master
+	born   uint64              // expectations ever made
 }
 
 const (
@@ -242,7 +241,7 @@ func (t *Table) expect(slot uint32, x *Expectation, p ExpectPolicy, now Tick) er
 	ex.n.Add(1)
 	ex.filter[cell].Add(1)
 	ex.counts[expectCreate].Add(1)
-	t.tellExpectLocked(EventNew, n, now)
+	t.noteExpectLocked(EventNew, n, now)
 	return nil
 }
 
@@ -320,7 +319,7 @@ func (t *Table) removeExpectLocked(n uint32, now Tick) {
 func (t *Table) unlistExpectLocked(n uint32, now Tick) {
 	ex := &t.expects
 	r := &ex.recs[n]
-	t.tellExpectLocked(EventDestroy, n, now)
+	t.noteExpectLocked(EventDestroy, n, now)
 	cell := t.expectCell(&r.x.Tuple)
 	at := &ex.heads[cell]
 	for *at != n {

@@ -1,7 +1,6 @@
 package conntrack
 
 import (
-	"sync/atomic"
 	"time"
 
 	"example.com/culvert/conntrack/tuple"
@@ -114,70 +113,4 @@ type ExpectEvent struct {
 	Type   EventType
 	Time   time.Time
 	Expect Expect
-}
-
-// ExpectSubscription receives the events of expectations in order. Its methods
-// may be called from any goroutine.
-type ExpectSubscription struct {
-	t      *Table
-	events chan ExpectEvent
-	missed atomic.Uint64
-}
-
-// SubscribeExpect starts to deliver the events of expectations. Up to buf of
-// them wait for the reader; what comes then is dropped and counted.
-func (t *Table) SubscribeExpect(buf int) *ExpectSubscription {
-	s := &ExpectSubscription{t: t, events: make(chan ExpectEvent, max(buf, 1))}
-	t.expects.mu.Lock()
-	defer t.expects.mu.Unlock()
-	t.expects.subs = append(t.expects.subs, s)
-	return s
-}
-
-// Events is where they arrive. It is closed by Close and by Table.Close.
-func (s *ExpectSubscription) Events() <-chan ExpectEvent { return s.events }
-
-// Missed returns exactly how many events the subscriber was too slow for.
-func (s *ExpectSubscription) Missed() uint64 { return s.missed.Load() }
-
-// Close ends delivery and closes the channel; buffered events stay readable.
-func (s *ExpectSubscription) Close() {
-	ex := &s.t.expects
-	ex.mu.Lock()
-	defer ex.mu.Unlock()
-	for i := range ex.subs {
-		if ex.subs[i] == s {
-			ex.subs = append(ex.subs[:i:i], ex.subs[i+1:]...)
-			close(s.events)
-			return
-		}
-	}
-}
-
-// tellExpectLocked hands an event to the subscribers and waits for none.
-func (t *Table) tellExpectLocked(typ EventType, n uint32, now Tick) {
-	ex := &t.expects
-	if len(ex.subs) == 0 {
-		return
-	}
-	e := ExpectEvent{Type: typ, Time: t.Time(now)}
-	t.describeExpect(&e.Expect, &ex.recs[n], now)
-	for _, s := range ex.subs {
-		select {
-		case s.events <- e:
-		default:
-			s.missed.Add(1)
-		}
-	}
-}
-
-// closeExpects ends all subscriptions.
-func (t *Table) closeExpects() {
-	ex := &t.expects
-	ex.mu.Lock()
-	defer ex.mu.Unlock()
-	for _, s := range ex.subs {
-		close(s.events)
-	}
-	ex.subs = nil
 }

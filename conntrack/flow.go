@@ -52,15 +52,17 @@ var _ [numEventTypes]string = eventTypeNames
 
 func (t EventType) String() string { return eventTypeNames[t] }
 
-// EventMask is a set of event types.
+// EventMask is a set of kinds of events.
 type EventMask uint8
 
-// Masks for Subscribe.
+// Masks for Subscribe and Listen.
 const (
-	NewEvents     EventMask = 1 << EventNew
-	UpdateEvents  EventMask = 1 << EventUpdate
-	DestroyEvents EventMask = 1 << EventDestroy
-	AllEvents               = NewEvents | UpdateEvents | DestroyEvents
+	NewEvents     EventMask = 1 << FlowNew
+	UpdateEvents  EventMask = 1 << FlowUpdate
+	DestroyEvents EventMask = 1 << FlowDestroy
+	AllEvents               = NewEvents | UpdateEvents | DestroyEvents // of flows
+	ExpectEvents  EventMask = 1<<ExpectNew | 1<<ExpectDestroy
+	EveryEvent              = AllEvents | ExpectEvents
 )
 
 // Change says what an EventUpdate is about.
@@ -82,7 +84,7 @@ type Event struct {
 	Type   EventType
 	Change Change // of an EventUpdate
 	Cause  Cause  // of an EventDestroy
-	Seq    uint64 // 1, 2, 3, ... over all events of the table
+	Seq    uint64 // 1, 2, 3, ... over all events of the table that were told or lost
 	Time   time.Time
 	Flow   Flow
 }

@@ -36,7 +36,8 @@ const (
 const (
 	// linked: both tuples are in the index, or were until the entry ended.
 	linked Status = 1 << 16
-	// undelivered: the entry ended, and its DESTROY event waits for room.
+	// undelivered: the entry ended, and its DESTROY event is not noted yet: as a rule
+	// because it waits for room.
 	undelivered Status = 1 << 17
 
 	// announces: the flow has or had expectations.

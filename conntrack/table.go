@@ -41,6 +41,7 @@ type Table struct {
 	grower  grower
 	owner   []uint32 // by slot: the client
 	rules   []uint32 // by slot: generation of the rules that admitted the flow
+	stamps  []uint64 // by slot: see stamp
 	shares  shares
 
 	_    [64]byte
@@ -133,6 +134,9 @@ func (t *Table) allocate(n int) error {
 	if t.rules, err = newArray[uint32](t, n+1); err != nil {
 		return err
 	}
+	if t.stamps, err = newArray[uint64](t, n+1); err != nil {
+		return err
+	}
 	if t.cfg.Sockets == SocketsCounted {
 		cells, err := newArray[uint32](t, towardCells(t.cfg.Max))
 		if err != nil {
@@ -183,7 +187,6 @@ func (t *Table) Close() error {
 	t.closed.Do(func() {
 		t.grower.stop()
 		t.events.stop()
-		t.closeExpects()
 		close(t.shares.alarms)
 		err = t.free()
 	})

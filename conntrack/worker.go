@@ -29,10 +29,10 @@ func refOf(id uint32) Ref { return Ref{id >> 1, tuple.Direction(id & 1)} }
 // side. It keeps what must not be shared while doing so.
 type actor struct {
 	t       *Table
-	ring    *ring // events
-	stats   Stats // written by the actor alone
-	slots   chain // free slots at hand
-	exts    chain // free extension records at hand
+	ring    *ring[note] // events
+	stats   Stats       // written by the actor alone
+	slots   chain       // free slots at hand
+	exts    chain       // free extension records at hand
 	retired retirees
 	dying   chain // entries whose DESTROY waits for room in the ring
 	causes  causes
