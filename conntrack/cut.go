@@ -69,6 +69,9 @@ func (t *Table) NewCut() *Cut {
 	return c
 }
 
+// Settle waits until listeners have heard of every event that was noted before.
+func (t *Table) Settle() { <-t.events.reached(t.events.seq.Load()) }
+
 // Flows is DumpFrom. It has flows whose time is over, too, until their DESTROY.
 func (c *Cut) Flows(position uint32, f func(*Flow) bool) (next uint32) {
 	t := c.t

@@ -57,7 +57,7 @@ func expectKind(typ EventType) Kind {
 type Counts [NumKinds]uint64
 
 // Sum returns the number of events of all kinds.
-func (c *Counts) Sum() (n uint64) {
+func (c Counts) Sum() (n uint64) {
 	for _, x := range c {
 		n += x
 	}
@@ -65,7 +65,7 @@ func (c *Counts) Sum() (n uint64) {
 }
 
 // Of returns the number of events of the kinds in mask.
-func (c *Counts) Of(mask EventMask) (n uint64) {
+func (c Counts) Of(mask EventMask) (n uint64) {
 	for k, x := range c {
 		if mask&(1<<k) != 0 {
 			n += x
@@ -90,7 +90,7 @@ func (c Counts) Minus(d Counts) Counts {
 }
 
 // mask returns the kinds of which there are any.
-func (c *Counts) mask() (m EventMask) {
+func (c Counts) mask() (m EventMask) {
 	for k, x := range c {
 		if x > 0 {
 			m |= 1 << k

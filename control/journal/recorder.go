@@ -1,0 +1,123 @@
+package journal
+
+import (
+	"sync"
+	"time"
+
+	"example.com/culvert/conntrack"
+)
+
+// Recording says when the events of a table are recorded.
+type Recording uint8
+
+const (
+	OnDemand Recording = iota // while somebody reads, and for a while after
+	Always
+)
+
+// Recorder has a journal hear of the events of a table. Its methods are safe for
+// concurrent use.
+type Recorder struct {
+	table *conntrack.Table
+	j     *Journal
+	when  Recording
+	keep  time.Duration
+
+	mu    sync.Mutex // guards what follows
+	users int
+	stop  func()      // nil: nothing is recorded
+	idle  *time.Timer // ends the recording; nil: somebody reads
+	ended bool
+}
+
+// Record begins to record what happens in a table, at once or when the first reader
+// comes. On demand it goes on for keep after the last reader has left, so that he can
+// come back with his cursor; while nothing is recorded, events cost the data path a
+// load. Close it before the table.
+func Record(table *conntrack.Table, j *Journal, when Recording, keep time.Duration) *Recorder {
+	r := &Recorder{table: table, j: j, when: when, keep: keep}
+	if when == Always {
+		r.stop = table.Listen(conntrack.EveryEvent, j.Append)
+	}
+	return r
+}
+
+// Tail returns a reader of what comes from now on.
+func (r *Recorder) Tail() *Reader {
+	r.begin()
+	reader := r.j.Tail()
+	reader.ended = sync.OnceFunc(r.end)
+	return reader
+}
+
+// From returns a reader of what follows a cursor; see Journal.From.
+func (r *Recorder) From(at Cursor) (*Reader, error) {
+	r.begin()
+	reader, err := r.j.From(at)
+	if err != nil {
+		r.end()
+		return nil, err
+	}
+	reader.ended = sync.OnceFunc(r.end)
+	return reader, nil
+}
+
+// begin counts a reader, and records if nobody did.
+func (r *Recorder) begin() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.users++
+	if r.idle != nil {
+		r.idle.Stop()
+		r.idle = nil
+	}
+	if r.stop == nil && !r.ended {
+		r.stop = r.table.Listen(conntrack.EveryEvent, r.j.Append)
+	}
+}
+
+func (r *Recorder) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.users--; r.users == 0 && r.when == OnDemand && !r.ended {
+		r.idle = time.AfterFunc(r.keep, r.rest)
+	}
+}
+
+// rest stops recording, unless a reader came just now.
+func (r *Recorder) rest() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.users > 0 || r.stop == nil || r.ended {
+		return
+	}
+	r.stop()
+	r.stop, r.idle = nil, nil
+	r.j.Restart()
+}
+
+// Stats returns the counters of the journal.
+func (r *Recorder) Stats() Stats {
+	s := r.j.Stats()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s.Recording = r.stop != nil
+	return s
+}
+
+// Close ends the recording, and the journal, and its readers with it.
+func (r *Recorder) Close() error {
+	r.mu.Lock()
+	r.ended = true
+	if r.idle != nil {
+		r.idle.Stop()
+	}
+	stop := r.stop
+	r.stop = nil
+	r.mu.Unlock()
+	if stop != nil {
+		r.table.Settle()
+		stop()
+	}
+	return r.j.Close()
+}
