@@ -1,8 +1,5 @@
 package conntrack
 
-// EventsLost returns how many events of a type found no room in the ring of a worker.
-func (t *Table) EventsLost(typ EventType) uint64 { return t.events.lost(1 << typ) }
-
 // EventTypes returns every type of event.
 func EventTypes() []EventType { return []EventType{EventNew, EventUpdate, EventDestroy} }
 
@@ -16,6 +13,11 @@ func (t *Table) EventBacklog() (waiting, room int) {
 			waiting += int(r.head.Load() - tail)
 			room += len(*notes)
 		}
+	}
+	if notes := t.events.expects.notes.Load(); notes != nil {
+		tail := t.events.expects.tail.Load()
+		waiting += int(t.events.expects.head.Load() - tail)
+		room += len(*notes)
 	}
 	return min(waiting, room), room
 }

@@ -136,7 +136,7 @@ func TestListAndEventsAreOneHistory(t *testing.T) {
 				cuts, len(first.flows), len(first.expects), len(last.flows), len(last.expects))
 		}
 	}
-	if lost := table.EventsLost(); lost != (Counts{}) {
+	if lost := table.LostEvents(); lost != (Counts{}) {
 		t.Errorf("rings lost %v", lost)
 	}
 	t.Logf("%d cuts, %d records", cuts, len(kept.records))
@@ -196,7 +196,7 @@ func TestLossesHavePlaces(t *testing.T) {
 	for i := range flows {
 		mustAdmit(t, w, proposal(flowTuple(tuple.UDP, i)), data, start)
 	}
-	lost := table.EventsLost()
+	lost := table.LostEvents()
 	if lost[FlowNew] == 0 {
 		t.Fatal("the ring was never full")
 	}
@@ -214,7 +214,7 @@ func TestLossesHavePlaces(t *testing.T) {
 			}
 		}
 	}
-	if sum != table.EventsLost() || told+sum.Sum() != flows {
-		t.Errorf("%d told and %v lost of %d; the rings lost %v", told, sum, flows, table.EventsLost())
+	if sum != table.LostEvents() || told+sum.Sum() != flows {
+		t.Errorf("%d told and %v lost of %d; the rings lost %v", told, sum, flows, table.LostEvents())
 	}
 }

@@ -172,8 +172,8 @@ func (p *pump) setMaskLocked() {
 	p.mask.Store(uint32(mask))
 }
 
-// EventsLost returns how many events found no room in a worker's ring, ever.
-func (t *Table) EventsLost() (lost Counts) {
+// LostEvents returns how many events found no room in a ring, ever.
+func (t *Table) LostEvents() (lost Counts) {
 	for k := range lost {
 		lost[k] = t.events.expects.lost[k].Load()
 		for i := range t.events.rings {
@@ -198,7 +198,7 @@ type Subscription struct {
 // wait for the reader; what comes then is dropped and counted, so that a slow
 // reader holds up nobody.
 func (t *Table) Subscribe(buf int, mask EventMask) *Subscription {
-	lost := t.EventsLost()
+	lost := t.LostEvents()
 	s := &Subscription{table: t, events: make(chan Event, max(buf, 1)), before: lost.Of(mask)}
 	s.to = listener{mask: mask & AllEvents, hear: s.hear, end: s.end}
 	t.events.add(&s.to)
@@ -224,7 +224,7 @@ func (s *Subscription) Events() <-chan Event { return s.events }
 // Missed returns exactly how many events the subscriber did not get: because
 // it was slow, or because a worker's ring was full.
 func (s *Subscription) Missed() uint64 {
-	lost := s.table.EventsLost()
+	lost := s.table.LostEvents()
 	return s.late.Load() + lost.Of(s.to.mask) - s.before
 }
 

@@ -13,6 +13,7 @@ import (
 	"example.com/culvert/alg/registry"
 	"example.com/culvert/conntrack"
 	"example.com/culvert/control/api"
+	"example.com/culvert/control/journal"
 	"example.com/culvert/control/logging"
 	"example.com/culvert/control/nsthread"
 	"example.com/culvert/dataplane"
@@ -33,6 +34,7 @@ type Gateway struct {
 	helped bool             // the table counts sockets: the gateway started with helpers
 	host   *host.Host
 	engine *dataplane.Engine
+	events *journal.Recorder
 
 	current   atomic.Pointer[active] // what is in force; never nil
 	pressure  pressure
@@ -187,6 +189,9 @@ func (g *Gateway) build() (err error) {
 	if g.table, err = conntrack.New(table); err != nil {
 		return err
 	}
+	if g.events, err = g.record(); err != nil {
+		return err
+	}
 	if g.host, err = host.New(host.Config{Log: logging.For(g.log, logging.Stack)}); err != nil {
 		return fmt.Errorf("own stack: %w", err)
 	}
@@ -241,6 +246,9 @@ func (g *Gateway) releaseLocked() error {
 	clear(g.ports)
 	if g.host != nil {
 		errs = append(errs, g.host.Close())
+	}
+	if g.events != nil {
+		errs = append(errs, g.events.Close())
 	}
 	if g.table != nil {
 		errs = append(errs, g.closeTable())

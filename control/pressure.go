@@ -80,8 +80,9 @@ func (g *Gateway) Tracking() (t metrics.Tracking) {
 	t.Ended = g.engine.Stats().Ended
 	t.Helpers = g.engine.HelperStats()
 	t.EventsLost = make(map[string]uint64)
+	lost := g.table.LostEvents()
 	for _, typ := range conntrack.EventTypes() {
-		t.EventsLost[typ.String()] = g.table.EventsLost(typ)
+		t.EventsLost[typ.String()] = lost[typ]
 	}
 	for i := range t.Alarms {
 		t.Alarms[i] = g.pressure.alarms[i].Load()

@@ -116,6 +116,7 @@ func needsRestart(old, next *config.Config) error {
 	note("api.group", old.API.Group == next.API.Group)
 	note("api.listen", old.API.Listen == next.API.Listen)
 	note("api.max_connections", old.API.MaxConnections == next.API.MaxConnections)
+	note("events", old.Events == next.Events)
 	note("host.enabled", old.Host == next.Host)
 	a, b := &old.Conntrack, &next.Conntrack // but acct, which is only how flows are printed
 	note("conntrack.max", a.Max == b.Max)

@@ -21,11 +21,13 @@ import (
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/control/api/apitest"
+	"example.com/culvert/control/journal"
 )
 
 // gateway is a Backend whose table is real.
 type gateway struct {
 	table  *conntrack.Table
+	events *journal.Recorder
 	ready  atomic.Bool
 	added  []InterfaceSpec
 	level  string
@@ -70,6 +72,8 @@ func (g *gateway) Counters() []Counter     { return []Counter{{Reason: "no-route
 func (g *gateway) Helpers() []Helper       { return []Helper{{Name: "sip", Unread: 2}} }
 func (g *gateway) Table() *conntrack.Table { return g.table }
 func (g *gateway) Accounting() bool        { return false }
+
+func (g *gateway) Events() *journal.Recorder { return g.events }
 
 func (g *gateway) Explain(p Probe) (Explanation, error) {
 	if p.In == "nope" {
@@ -138,7 +142,16 @@ func serveTable(t *testing.T, c conntrack.Config) (*gateway, *Client, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { table.Close() })
-	g := &gateway{table: table}
+	j, err := journal.New(journal.Options{Memory: 1 << 20, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &gateway{table: table, events: journal.Record(table, j, journal.OnDemand, time.Hour)}
+	t.Cleanup(func() {
+		if err := g.events.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	path := filepath.Join(t.TempDir(), "culvert.sock")
 	l, err := Listen(path, "")
 	if err != nil {

@@ -221,6 +221,30 @@ func (c *Client) Events(ctx context.Context, f Format) (io.ReadCloser, error) {
 	return c.stream(ctx, "/v1/events", f.query())
 }
 
+// Follow says where a stream of events begins, and whose events it has. The zero
+// Follow is those of flows from now on.
+type Follow struct {
+	About    About
+	Snapshot bool   // begin with what there is
+	Cursor   string // go on behind an event; see Event.Cursor
+}
+
+// Follow is Events from anywhere. The error is ErrGone when nobody knows what followed
+// the cursor.
+func (c *Client) Follow(ctx context.Context, f Format, where Follow) (io.ReadCloser, error) {
+	q := f.query()
+	if where.About != "" {
+		q.Set("about", string(where.About))
+	}
+	if where.Snapshot {
+		q.Set("snapshot", "true")
+	}
+	if where.Cursor != "" {
+		q.Set("cursor", where.Cursor)
+	}
+	return c.stream(ctx, "/v1/events", q)
+}
+
 // Expectations returns the expectations as lines; the caller closes it.
 func (c *Client) Expectations(ctx context.Context, f Format) (io.ReadCloser, error) {
 	f.Filter = nil // they have none

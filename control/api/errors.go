@@ -14,6 +14,7 @@ var (
 	ErrNotFound     = errors.New("not found")    // it is not there
 	ErrExists       = errors.New("exists")       // it is there already
 	ErrUnauthorized = errors.New("unauthorized") // the token is missing or wrong
+	ErrGone         = errors.New("gone")         // what the cursor leads to; begin anew
 )
 
 // Errors of requests that no handler has seen or that it could not read.
@@ -32,7 +33,7 @@ var (
 // failure is the body of every refused request.
 type failure struct {
 	Error string `json:"error"` // what, and what to do
-	Code  string `json:"code" enum:"bad-request,unknown-parameter,unknown-field,unauthorized,not-found,no-such-path,method-not-allowed,exists,too-large,unsupported-media-type,refused,internal,not-running,busy"`
+	Code  string `json:"code" enum:"bad-request,unknown-parameter,unknown-field,unauthorized,not-found,gone,no-such-path,method-not-allowed,exists,too-large,unsupported-media-type,refused,internal,not-running,busy"`
 }
 
 // kind is what an error is to whom it is told.
@@ -55,6 +56,7 @@ var kinds = []kind{
 	{conntrack.ErrNotFound, "not-found", http.StatusNotFound},
 	{conntrack.ErrExpectMaster, "not-found", http.StatusNotFound},
 	{conntrack.ErrExpectAbsent, "not-found", http.StatusNotFound},
+	{ErrGone, "gone", http.StatusGone},
 	{ErrExists, "exists", http.StatusConflict},
 	{conntrack.ErrExpectClash, "exists", http.StatusConflict},
 	{ErrRefused, "refused", http.StatusUnprocessableEntity},

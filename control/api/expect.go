@@ -40,13 +40,6 @@ type Expectation struct {
 	Helper  string   `json:"helper,omitempty"`
 }
 
-// ExpectEvent says that an expectation came (NEW) or went (DESTROY).
-type ExpectEvent struct {
-	Type        string       `json:"type"`
-	Time        time.Time    `json:"time"`
-	Expectation *Expectation `json:"expectation"`
-}
-
 // ExpectCount is the answer of /v1/expectations/count.
 type ExpectCount struct {
 	Expectations int `json:"expectations"`
@@ -171,18 +164,6 @@ func (l *lines) expectation(x *conntrack.Expect) {
 	l.buf.WriteByte('\n')
 }
 
-func (l *lines) expectEvent(e *conntrack.ExpectEvent) {
-	if !l.wantsTuple(&e.Expect.Tuple) {
-		return
-	}
-	if l.form == FormJSON {
-		l.encode(ExpectEvent{Type: e.Type.String(), Time: e.Time, Expectation: expectationFrom(&e.Expect)})
-		return
-	}
-	l.buf.Write(ctfmt.AppendExpectEvent(l.buf.AvailableBuffer(), e, l.options))
-	l.buf.WriteByte('\n')
-}
-
 // expectations lists them: they are few, so all lines are collected first.
 func (s *Server) expectations(w http.ResponseWriter, r *http.Request) error {
 	v, err := s.view(r)
@@ -255,17 +236,5 @@ func (s *Server) deleteExpectation(w http.ResponseWriter, r *http.Request) error
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
-	return nil
-}
-
-func (s *Server) expectEvents(w http.ResponseWriter, r *http.Request) error {
-	v, err := s.view(r)
-	if err != nil {
-		return err
-	}
-	sub := s.backend.Table().SubscribeExpect(eventBuffer)
-	defer sub.Close()
-	out := newLines(w, v)
-	follow(r, out, sub.Events(), sub.Missed, out.expectEvent)
 	return nil
 }

@@ -43,18 +43,28 @@ type Side struct {
 	Bytes   uint64     `json:"bytes"`
 }
 
-// Event is one change of a flow.
+// Event is a line of the stream of events: what happened to a flow or an expectation,
+// what there is already, or what became of the stream.
 type Event struct {
-	Seq    uint64    `json:"seq"` // 1, 2, 3, ... over all events of the gateway
-	Type   string    `json:"type"`
-	Time   time.Time `json:"time"`
-	Cause  string    `json:"cause,omitempty"` // why the gateway ended the flow with notice: address-lost, uplink-down, interface-gone, rules-changed
-	Flow   *Flow     `json:"flow,omitempty"`
-	Missed uint64    `json:"missed,omitempty"` // type MISSED: how many events the reader was too slow for
+	Seq    uint64            `json:"seq"`             // 1, 2, 3, ... over all events of flows and expectations since recording began; 0 in what is LISTED
+	Type   string            `json:"type"`            // NEW, UPDATE, DESTROY; LISTED: it is there already; READY: the list is through; MISSED: events are missing here; RESTARTED: the gateway began anew here, and with it the numbers
+	Time   time.Time         `json:"time,omitzero"`   // of NEW, UPDATE and DESTROY
+	Cause  string            `json:"cause,omitempty"` // why the gateway ended the flow with notice: address-lost, uplink-down, interface-gone, rules-changed
+	Flow   *Flow             `json:"flow,omitempty"`
+	Expect *Expectation      `json:"expectation,omitempty"`
+	Missed uint64            `json:"missed,omitempty"`         // type MISSED: how many events of those asked for, without regard to the filter
+	Kinds  map[string]uint64 `json:"missed_by_kind,omitempty"` // the same by kind: new, update, destroy, expect-new, expect-destroy
+	Torn   bool              `json:"torn,omitempty"`           // type RESTARTED: the gateway ended before all events were written; nobody knows how many are missing
+	Cursor string            `json:"cursor,omitempty"`         // where to go on behind this line; absent until READY when there is a list
 }
 
-// EventMissed is the type of an Event that stands for lost ones.
-const EventMissed = "MISSED"
+// Types of an Event that are about the stream itself.
+const (
+	EventMissed    = "MISSED"
+	EventListed    = "LISTED"
+	EventReady     = "READY"
+	EventRestarted = "RESTARTED"
+)
 
 func flowFrom(f *conntrack.Flow) *Flow {
 	t := &f.Tuple[tuple.Original]

@@ -2,22 +2,19 @@ package api
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
-	"time"
 
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/ctfmt"
 )
 
-const (
-	pieceSize   = 64 << 10 // bytes collected before they go to the socket
-	eventBuffer = 8192     // events a reader may be behind before it misses some
-)
+// pieceSize is how many bytes are collected before they go to the socket.
+const pieceSize = 64 << 10
 
 // lines collects flows or events in one form and sends them together.
 type lines struct {
@@ -54,15 +51,6 @@ func (l *lines) flow(f *conntrack.Flow) {
 	l.buf.WriteByte('\n')
 }
 
-func (l *lines) event(e *conntrack.Event) {
-	if l.form == FormJSON {
-		l.encode(Event{Seq: e.Seq, Type: e.Type.String(), Time: e.Time, Cause: e.Cause.String(), Flow: flowFrom(&e.Flow)})
-		return
-	}
-	l.buf.Write(ctfmt.AppendEvent(l.buf.AvailableBuffer(), e, l.options))
-	l.buf.WriteByte('\n')
-}
-
 // encode appends v as a line of JSON.
 func (l *lines) encode(v any) {
 	if err := l.enc.Encode(v); err != nil {
@@ -76,23 +64,14 @@ func (l *lines) send() error {
 	return err
 }
 
-// missed tells the reader how many events it lost: in text as a line that
-// begins with MissedPrefix.
-func (l *lines) missed(n uint64) {
-	if l.form == FormJSON {
-		l.encode(Event{Type: EventMissed, Missed: n})
-		return
-	}
-	fmt.Fprintf(&l.buf, "%s%d\n", MissedPrefix, n)
-}
-
-// MissedPrefix begins the line of a text stream that says how many events were
-// lost. No event begins like it.
-const MissedPrefix = "# missed "
-
 // view returns how the request wants its lines.
 func (s *Server) view(r *http.Request) (view, error) {
-	v, err := parseFormat(r.URL.Query())
+	return s.viewOf(r, r.URL.Query())
+}
+
+// viewOf is view without the parameters that are not in q.
+func (s *Server) viewOf(r *http.Request, q url.Values) (view, error) {
+	v, err := parseFormat(q)
 	v.options.Accounting = s.backend.Accounting()
 	if err == nil && (v.form == FormXML || v.form == FormSave) && (r.URL.Path == "/v1/events" || strings.HasPrefix(r.URL.Path, "/v1/expectations")) {
 		err = fmt.Errorf("%w: format: use json or text here", errBadRequest)
@@ -201,54 +180,4 @@ func (s *Server) flow(w http.ResponseWriter, r *http.Request) error {
 	}
 	_ = out.send() // an error: the reader is gone
 	return nil
-}
-
-func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
-	v, err := s.view(r)
-	if err != nil {
-		return err
-	}
-	sub := s.backend.Table().Subscribe(eventBuffer, v.mask)
-	defer sub.Close()
-	out := newLines(w, v)
-	follow(r, out, sub.Events(), sub.Missed, func(e *conntrack.Event) {
-		if v.wants(&e.Flow) {
-			out.event(e)
-		}
-	})
-	return nil
-}
-
-// follow streams events until they end, the reader goes or the server ends. The
-// answer's header goes out at once: who has seen it sees every later event.
-func follow[E any](r *http.Request, out *lines, events <-chan E, missed func() uint64, write func(*E)) {
-	control := http.NewResponseController(out.w)
-	out.w.WriteHeader(http.StatusOK)
-	if control.Flush() != nil {
-		return // the reader is gone
-	}
-	// A reader that does not read must not hold up the server's end.
-	defer context.AfterFunc(r.Context(), func() { _ = control.SetWriteDeadline(time.Now()) })()
-	var told uint64
-	for {
-		select {
-		case e, ok := <-events:
-			if !ok {
-				return
-			}
-			if n := missed(); n > told {
-				out.missed(n - told)
-				told = n
-			}
-			write(&e)
-		case <-r.Context().Done():
-			return
-		}
-		if len(events) > 0 && out.buf.Len() < pieceSize {
-			continue // more to collect before it goes out
-		}
-		if out.send() != nil || control.Flush() != nil {
-			return // the reader is gone
-		}
-	}
 }

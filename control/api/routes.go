@@ -46,9 +46,13 @@ var (
 	paramLabels = param{name: "labels", doc: "Names of labels for output=labels: BIT=NAME between commas", gist: ""}
 	paramEvents = param{name: "events", doc: "Which events; all by default",
 		enum: []string{"ALL", "NEW", "UPDATES", "DESTROY"}, list: true, gist: ""}
-	paramFamily = param{name: "family", doc: "Only of this family", enum: []string{"ipv4", "ipv6"}, gist: ""}
-	paramProto  = param{name: "proto", doc: "Only of this protocol: a name such as tcp, or a number", gist: ""}
-	paramTable  = param{name: "table", doc: "Which list: the flows, those whose first packet has not left, those whose end is not told yet",
+	paramAbout = param{name: "about", doc: "Whose events: of flows, of expectations, or of both in one order; flows by default",
+		enum: []string{string(AboutFlows), string(AboutExpectations), string(AboutAll)}, gist: ""}
+	paramSnapshot = param{name: "snapshot", doc: "Begin with what there is, as lines LISTED, and go on with every event that this does not show; the line READY is in between", gist: false}
+	paramSince    = param{name: "cursor", doc: "Go on behind the event whose cursor this is, instead of now. If that is gone a line MISSED says how many events were since; 410: nobody knows", gist: ""}
+	paramFamily   = param{name: "family", doc: "Only of this family", enum: []string{"ipv4", "ipv6"}, gist: ""}
+	paramProto    = param{name: "proto", doc: "Only of this protocol: a name such as tcp, or a number", gist: ""}
+	paramTable    = param{name: "table", doc: "Which list: the flows, those whose first packet has not left, those whose end is not told yet",
 		enum: []string{string(TableFlows), string(TableUnconfirmed), string(TableDying)}, gist: ""}
 	paramFilter = param{name: "filter", doc: "Only flows that have all that this JSON names", gist: Filter{}}
 	paramLimit  = param{name: "limit", doc: "At most so many flows; when there may be more, the header " + headerCursor + " of the answer is the parameter cursor of the next request", gist: 0}
@@ -92,8 +96,9 @@ func (s *Server) routes() []route {
 			params: selecting, gives: Flow{}, media: mediaLines, handle: s.deleteFlows},
 		{pattern: "POST /v1/flows/update", name: "updateFlows", doc: "Change the flows that pass the filter, except those that are so already, and list them",
 			params: selecting, body: FlowUpdate{}, needs: true, gives: Flow{}, media: mediaLines, handle: s.updateFlows},
-		{pattern: "GET /v1/events", name: "followFlows", doc: "What happens to flows from now on: a stream of events",
-			params: append([]param{paramEvents}, selecting...), gives: Event{}, media: mediaStream, handle: s.events},
+		{pattern: "GET /v1/events", name: "followFlows", doc: "What happens to flows: a stream of events from now on, behind a list of what there is, or from where a reader was before",
+			params: append([]param{paramEvents, paramAbout, paramSnapshot, paramSince}, selecting...), gives: Event{}, media: mediaStream,
+			fails: []int{http.StatusGone}, handle: s.events},
 
 		{pattern: "GET /v1/expectations", name: "listExpectations", doc: "Flows that were announced",
 			params: []param{paramFormat, paramFamily, paramProto}, gives: Expectation{}, media: mediaLines, handle: s.expectations},
@@ -105,8 +110,9 @@ func (s *Server) routes() []route {
 			params: []param{paramFormat}, body: Tuple{}, needs: true, gives: Expectation{}, media: mediaLines, fails: []int{http.StatusNotFound}, handle: s.expectation},
 		{pattern: "POST /v1/expectations/delete", name: "deleteExpectation", doc: "End the expectation with a tuple",
 			body: Tuple{}, needs: true, fails: []int{http.StatusNotFound}, handle: s.deleteExpectation},
-		{pattern: "GET /v1/expectations/events", name: "followExpectations", doc: "What happens to expectations from now on: a stream of events",
-			params: []param{paramFormat, paramOutput, paramFamily, paramProto}, gives: ExpectEvent{}, media: mediaStream, handle: s.expectEvents},
+		{pattern: "GET /v1/expectations/events", name: "followExpectations", doc: "What happens to expectations: a stream of events, as of followFlows",
+			params: []param{paramEvents, paramSnapshot, paramSince, paramFormat, paramOutput, paramFamily, paramProto}, gives: Event{}, media: mediaStream,
+			fails: []int{http.StatusGone}, handle: s.expectEvents},
 
 		{pattern: "GET /v1/explain", name: "explain", doc: "What would become of a packet, step by step",
 			params: []param{{name: "packet", doc: "The packet: " + ProbeSyntax, gist: ""}},

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"example.com/culvert/conntrack"
+	"example.com/culvert/control/journal"
 )
 
 // Backend is what the server asks of a gateway. Its methods are safe for
@@ -30,7 +31,8 @@ type Backend interface {
 	Exports() []Export
 	PortMappings() []PortMapping
 	Table() *conntrack.Table
-	Accounting() bool // packet and byte counters are printed
+	Events() *journal.Recorder // nil: not running
+	Accounting() bool          // packet and byte counters are printed
 	Explain(p Probe) (Explanation, error)
 	ReloadFile(ctx context.Context, r ReloadRequest) (ReloadResult, error)
 	AddInterface(ctx context.Context, spec InterfaceSpec) error

@@ -80,6 +80,7 @@ func appendFlow(b []byte, f *conntrack.Flow) []byte {
 		b = binary.AppendUvarint(b, uint64(f.Seq[d].Pos))
 		b = binary.AppendUvarint(b, uint64(f.Seq[d].Before))
 		b = binary.AppendUvarint(b, uint64(f.Seq[d].After))
+		b = binary.AppendUvarint(b, uint64(f.Tags[d]))
 	}
 	b = append(b, byte(f.State), f.Choice, f.Holds)
 	for _, n := range [...]uint64{uint64(f.Status), uint64(f.User), uint64(f.Timeout), uint64(f.ID), uint64(f.Mark), uint64(f.Rule),
@@ -207,6 +208,7 @@ func (d *decoder) flow(f *conntrack.Flow) {
 		d.tuple(&f.Tuple[i])
 		f.Packets[i], f.Bytes[i], f.Hint[i] = d.number(), d.number(), d.word()
 		f.Seq[i] = conntrack.Correction{Pos: d.word(), Before: d.word(), After: d.word()}
+		f.Tags[i] = d.word()
 	}
 	f.State, f.Choice, f.Holds = conntrack.State(d.byte()), d.byte(), d.byte()
 	f.Status, f.User = conntrack.Status(d.word()), conntrack.Status(d.word())

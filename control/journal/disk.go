@@ -17,6 +17,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"example.com/culvert/conntrack"
 )
 
@@ -127,6 +129,7 @@ type disk struct {
 	j    *Journal
 	dir  string
 	max  int64
+	lock *os.File
 	wake chan struct{}
 	quit chan struct{}
 	done chan struct{}
@@ -161,7 +164,11 @@ func openDisk(j *Journal, opts Options) (*disk, error) {
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("events on disk: %w", err)
 	}
+	if err := d.own(); err != nil {
+		return nil, fmt.Errorf("events on disk: %w", err)
+	}
 	if err := d.scan(); err != nil {
+		d.lock.Close()
 		return nil, fmt.Errorf("events on disk: %w", err)
 	}
 	go d.run()
@@ -170,6 +177,18 @@ func openDisk(j *Journal, opts Options) (*disk, error) {
 
 func (d *disk) path(number uint64) string {
 	return filepath.Join(d.dir, fmt.Sprintf("%016d%s", number, fileSuffix))
+}
+
+// own makes sure that no other gateway writes to the directory.
+func (d *disk) own() (err error) {
+	if d.lock, err = os.OpenFile(filepath.Join(d.dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
+		return err
+	}
+	if err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		d.lock.Close()
+		return fmt.Errorf("%s: another gateway writes there: give each a directory of its own", d.dir)
+	}
+	return nil
 }
 
 // scan finds out what is in the directory.
@@ -247,7 +266,7 @@ func (d *disk) close() error {
 	if d.out != nil {
 		err = errors.Join(err, d.out.Close())
 	}
-	return err
+	return errors.Join(err, d.lock.Close())
 }
 
 // flush writes what the journal has and the files have not.

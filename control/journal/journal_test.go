@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -352,6 +353,10 @@ func TestKilledGatewayIsTold(t *testing.T) {
 	close(j.disk.quit)
 	<-j.disk.done
 	j.disk.flush() // and then it is killed
+	if _, err := New(opts); err == nil || !strings.Contains(err.Error(), "another gateway writes there") {
+		t.Errorf("a second gateway in the directory: %v", err)
+	}
+	j.disk.lock.Close()
 	next := newJournal(t, opts)
 	r, err := next.From(cursor)
 	if err != nil {

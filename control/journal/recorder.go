@@ -62,6 +62,13 @@ func (r *Recorder) From(at Cursor) (*Reader, error) {
 	return reader, nil
 }
 
+// End returns where the journal ends now.
+func (r *Recorder) End() Cursor {
+	r.j.mu.Lock()
+	defer r.j.mu.Unlock()
+	return Cursor{r.j.instance, r.j.counts}
+}
+
 // begin counts a reader, and records if nobody did.
 func (r *Recorder) begin() {
 	r.mu.Lock()

@@ -25,6 +25,7 @@ type Config struct {
 	Log        Log
 	FlowLogs   []FlowLog
 	IPFIX      []IPFIX
+	Events     Events
 	Rules      rules.Spec // areas and the four lists
 }
 
@@ -180,6 +181,7 @@ func Defaults() *Config {
 		PCP:       defaultPCP,
 		API:       defaultAPI,
 		Log:       defaultLog,
+		Events:    defaultEvents,
 		Rules:     rules.Spec{Areas: rules.DefaultAreas()},
 	}
 }

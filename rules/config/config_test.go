@@ -174,7 +174,7 @@ func TestEverythingIsRead(t *testing.T) {
 		got += fmt.Sprintf("%+v\n", r)
 	}
 	got += fmt.Sprintf("%+v\n%+v\n%+v\n%+v\n%+v\n%+v\n", c.Conntrack, c.Host, c.PCP, c.API, c.Helpers, c.Rules.Areas)
-	got += fmt.Sprintf("%+v\n%+v\n%+v\n", c.Log, c.FlowLogs, c.IPFIX)
+	got += fmt.Sprintf("%+v\n%+v\n%+v\n%+v\n", c.Events, c.Log, c.FlowLogs, c.IPFIX)
 	golden(t, "testdata/everything.values", got)
 }
 

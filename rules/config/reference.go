@@ -28,6 +28,7 @@ func Reference() string {
 	section(&b, "[log.components]", "Levels of parts of the gateway.", componentKeys)
 	section(&b, "[[flowlog]]", "A log of what becomes of flows, in a file or at a syslog server. When it is configured as the gateway starts, flows keep their start time (128 bytes each) so that lines have durations.", flowLogKeys)
 	section(&b, "[[ipfix]]", "A collector that is told of NAT events by IPFIX (RFC 7011, RFC 8158).", ipfixKeys)
+	section(&b, "[events]", "What is kept of the events of flows and expectations, for readers who are slow or come back. Changes need a restart.", eventKeys)
 	section(&b, "[[set]]", "A list of values with a name, which rules use as @name. Its elements are no part of a rule: when they change with a reload the rule stays the same.", setKeys)
 	for list := range rules.NumLists {
 		section(&b, "[["+list.String()+"]]", listDocs[list], ruleKeys(list))

@@ -7,7 +7,7 @@ import (
 
 // sections are the tables that a file may have.
 var sections = []string{
-	"gateway", "area", "interface", "route", "conntrack", "host", "pcp", "api", "helpers", "log", "flowlog", "ipfix", "set",
+	"gateway", "area", "interface", "route", "conntrack", "host", "pcp", "api", "helpers", "events", "log", "flowlog", "ipfix", "set",
 	rules.Pre.String(), rules.Dnat.String(), rules.Filter.String(), rules.Snat.String(),
 }
 
@@ -34,6 +34,7 @@ func (d *decoder) decode(root *node, c *Config) {
 	d.decodeAPI(c)
 	d.decodeHelpers(c)
 	d.decodeLogs(c)
+	d.decodeEvents(c)
 	d.decodeSets(c)
 	for list := range rules.NumLists {
 		d.decodeRules(c, list)
