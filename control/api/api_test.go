@@ -135,7 +135,8 @@ func serve(t *testing.T) (*gateway, *Client, string) {
 	return serveTable(t, conntrack.Config{Max: 1024})
 }
 
-func serveTable(t *testing.T, c conntrack.Config) (*gateway, *Client, string) {
+// newGateway makes a gateway with an empty table.
+func newGateway(t *testing.T, c conntrack.Config) *gateway {
 	t.Helper()
 	table, err := conntrack.New(c)
 	if err != nil {
@@ -152,6 +153,12 @@ func serveTable(t *testing.T, c conntrack.Config) (*gateway, *Client, string) {
 			t.Error(err)
 		}
 	})
+	return g
+}
+
+func serveTable(t *testing.T, c conntrack.Config) (*gateway, *Client, string) {
+	t.Helper()
+	g := newGateway(t, c)
 	path := filepath.Join(t.TempDir(), "culvert.sock")
 	l, err := Listen(path, "")
 	if err != nil {

@@ -78,17 +78,13 @@ func (b *remoteBench) client(t *testing.T) *Client {
 
 func serveRemotely(t *testing.T, limit int) *remoteBench {
 	t.Helper()
-	table, err := conntrack.New(conntrack.Config{Max: 1024})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { table.Close() })
+	g := newGateway(t, conntrack.Config{Max: 1024})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	log := new(syncBuffer)
-	s := NewServer(&gateway{table: table}, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})), nil)
+	s := NewServer(g, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})), nil)
 	b := &remoteBench{Server: s, dir: t.TempDir(), url: "https://" + l.Addr().String(), log: log}
 	b.use(t, time.Now().Add(time.Hour), goodToken)
 	served := make(chan error, 1)
