@@ -36,7 +36,8 @@ type Gateway struct {
 	engine *dataplane.Engine
 	events *journal.Recorder
 
-	current   atomic.Pointer[active] // what is in force; never nil
+	current   atomic.Pointer[active]     // what is in force; never nil
+	server    atomic.Pointer[api.Server] // nil without a control interface
 	pressure  pressure
 	portWatch portWatch
 	loadWatch loadWatch

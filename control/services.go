@@ -75,6 +75,15 @@ func (g *Gateway) listenTCP(address string) (l net.Listener, err error) {
 	return l, err
 }
 
+// ControlRefused returns how many connections to the control interface were beyond a
+// bound, and how many requests to its TCP listener had no token or a wrong one.
+func (g *Gateway) ControlRefused() (connections, unauthorized uint64) {
+	if s := g.server.Load(); s != nil {
+		return s.Refused()
+	}
+	return 0, 0
+}
+
 // credentials reads what the TCP listener of a configuration needs; nil: it has none.
 func credentials(c *config.API) (*api.Credentials, error) {
 	if c.Listen == "" {
@@ -102,6 +111,7 @@ func (g *Gateway) serve() {
 	scrape := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 	if s.control != nil || s.remote != nil {
 		s.api = api.NewServer(g, logging.For(g.log, logging.API), map[string]http.Handler{"GET /metrics": scrape})
+		g.server.Store(s.api)
 	}
 	if s.control != nil {
 		g.run("control socket", func() error { return s.api.Serve(s.control) })

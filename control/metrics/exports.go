@@ -14,6 +14,8 @@ var (
 	exportLost = describe("culvert_export_lost_total", "Events that did not get into a flow log or to a collector, by kind; raise buffer or queue, or find out why the other side is slow.", "kind")
 	exportBad  = describe("culvert_exports_failing", "Flow logs and collectors that take nothing at the moment, by kind; the log says why.", "kind")
 	heldBack   = describe("culvert_log_suppressed_total", "Lines of the gateway's own log that were held back because their message came too often.")
+	apiRefused = describe("culvert_control_refused_connections_total", "Connections to the control interface beyond its bounds: see api.max_connections.")
+	apiUnknown = describe("culvert_control_unauthorized_requests_total", "Requests to the control listener without the token, or with a wrong one.")
 )
 
 // collectExports sums exports by kind: a reload that ends one of them takes its numbers

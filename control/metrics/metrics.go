@@ -45,6 +45,7 @@ type Source interface {
 	PortRequests() PortRequests
 	Exports() []api.Export
 	LogSuppressed() uint64 // lines of the own log
+	ControlRefused() (connections, unauthorized uint64)
 	Census() conntrack.Census
 	Workers() []dataplane.WorkerStats
 	Queues() []dataplane.QueueLoad
@@ -214,6 +215,9 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	}
 	collectExports(c.from.Exports(), gauge, count)
 	count(heldBack, c.from.LogSuppressed())
+	connections, unauthorized := c.from.ControlRefused()
+	count(apiRefused, connections)
+	count(apiUnknown, unauthorized)
 	count(linesLost, c.from.RuleLinesLost())
 	for _, i := range st.Interfaces {
 		if i.State == api.StateAbsent {

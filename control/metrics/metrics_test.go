@@ -40,7 +40,8 @@ func (source) Exports() []api.Export {
 	}
 }
 
-func (source) LogSuppressed() uint64 { return 58 }
+func (source) LogSuppressed() uint64                              { return 58 }
+func (source) ControlRefused() (connections, unauthorized uint64) { return 59, 60 }
 
 func (source) RuleLinesLost() uint64 { return 7 }
 
@@ -235,6 +236,8 @@ func TestValues(t *testing.T) {
 		{"culvert_exports_failing", "flowlog", 1},
 		{"culvert_exports_failing", "ipfix", 0},
 		{"culvert_log_suppressed_total", "", 58},
+		{"culvert_control_refused_connections_total", "", 59},
+		{"culvert_control_unauthorized_requests_total", "", 60},
 		{"culvert_flows", "", 3},
 		{"culvert_flows_begun_total", "", 10},
 		{"culvert_flows_ended_total", "expired", 11},
