@@ -169,6 +169,7 @@ func (g *Gateway) start(ctx context.Context) error {
 	g.tasks.Go(g.followBlocks)
 	g.tasks.Go(g.followNotices)
 	g.tasks.Go(g.watchPorts)
+	g.loadWatch.add(g.loadSample(time.Now()))
 	g.tasks.Go(g.watchLoad)
 	g.tasks.Go(g.followAnnouncements)
 	g.serve()

@@ -34,16 +34,16 @@ const (
 	loadSamples  = 12 + 1 // a minute
 )
 
-// watchLoad samples until the gateway ends.
+// watchLoad samples until the gateway ends. Start has taken the first sample.
 func (g *Gateway) watchLoad() {
 	tick := time.NewTicker(loadInterval)
 	defer tick.Stop()
 	for {
-		g.loadWatch.add(g.loadSample(time.Now()))
 		select {
 		case <-g.ending:
 			return
-		case <-tick.C:
+		case now := <-tick.C:
+			g.loadWatch.add(g.loadSample(now))
 		}
 	}
 }

@@ -3,8 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
+
+	"example.com/culvert/control/api"
 )
 
 // errDefects: the table of flows is damaged. What is wrong is on stdout.
@@ -22,6 +25,17 @@ func debugCommand() *cobra.Command {
 	return cmd
 }
 
+// defectsText prints what is wrong with the table, or that nothing is.
+func defectsText(w io.Writer, result *api.CheckResult) (err error) {
+	for _, defect := range result.Defects {
+		_, err = fmt.Fprintln(w, defect)
+	}
+	if len(result.Defects) == 0 {
+		_, err = fmt.Fprintf(w, "%s checked, no defect\n", count(result.Flows, "flow"))
+	}
+	return err
+}
+
 func debugCheckCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "check [flags]",
@@ -29,7 +43,7 @@ func debugCheckCommand() *cobra.Command {
 		Example: "  culvert debug check",
 		Args:    noArguments,
 	}
-	socket := socketFlag(cmd)
+	socket, output := socketFlag(cmd), outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		client := connect(*socket)
 		defer client.Close()
@@ -37,14 +51,10 @@ func debugCheckCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		out := cmd.OutOrStdout()
-		for _, defect := range result.Defects {
-			fmt.Fprintln(out, defect)
-		}
-		if len(result.Defects) > 0 {
+		err = render(cmd.OutOrStdout(), output, result, func(w io.Writer) error { return defectsText(w, &result) })
+		if err == nil && len(result.Defects) > 0 {
 			return errDefects
 		}
-		_, err = fmt.Fprintf(out, "%s checked, no defect\n", count(result.Flows, "flow"))
 		return err
 	}
 	return cmd

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -10,17 +12,26 @@ import (
 )
 
 func releaseCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "release",
+	cmd := &cobra.Command{
+		Use:     "release [flags]",
 		Short:   "Give interfaces that a gateway with on_exit = \"hold\" left closed back to the kernel",
 		Example: "  culvert release",
 		Args:    noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			n, err := control.ReleaseHeld()
-			fmt.Fprintf(cmd.OutOrStdout(), "%s released\n", count(n, "interface"))
-			return err
-		},
 	}
+	output := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		n, err := control.ReleaseHeld()
+		return errors.Join(err, render(cmd.OutOrStdout(), output, released{n}, func(w io.Writer) error {
+			_, err := fmt.Fprintf(w, "%s released\n", count(n, "interface"))
+			return err
+		}))
+	}
+	return cmd
+}
+
+// released is the answer of culvert release.
+type released struct {
+	Interfaces int `json:"interfaces"` // that were given back
 }
 
 func interfaceCommand() *cobra.Command {
