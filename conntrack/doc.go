@@ -90,11 +90,15 @@
 //
 // # Events
 //
-// Each worker notes events in a ring of its own and never waits. One goroutine
-// puts them in order and hands them to the subscribers, each of whom is told
-// exactly how many it missed. A DESTROY waits for room in its ring, other events
-// are lost when there is none. After the DESTROY of an entry there is no UPDATE
-// of it. Without subscribers events cost one load.
+// Each worker notes events in a ring of its own and never waits; events of
+// expectations have one more. One goroutine puts all in one order and tells the
+// listeners. A DESTROY waits for room in its ring, other events are lost when there
+// is none; lost ones have numbers, too, and listeners are told how many of each kind.
+// After the DESTROY of an entry there is no UPDATE of it. Without listeners events
+// cost one load.
+//
+// Cut joins a list of the table with the events that follow. For that each slot has a
+// stamp: the number of the last event of its flow. See type Cut for the argument.
 //
 // # What it does not do
 //

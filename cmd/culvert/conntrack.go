@@ -252,6 +252,10 @@ func copyLines(w, notes io.Writer, from io.Reader) (n int, err error) {
 			fmt.Fprintf(notes, eventsLost, bytes.TrimSpace(lost))
 			continue
 		}
+		if bytes.HasPrefix(line, []byte(api.RestartedPrefix)) {
+			fmt.Fprintln(notes, "The gateway began anew: flows that were listed are gone.")
+			continue
+		}
 		n++
 		if _, err := out.Write(line); err != nil {
 			return n, err

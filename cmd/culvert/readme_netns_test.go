@@ -50,6 +50,7 @@ var readmeWays = []readmeWay{
 	{regexp.MustCompile(`^make `), rewritten("make ", "make -n "), "cmd/culvert/readme_test.go:TestMakeTargetsOfTheREADMEExist"},
 	{regexp.MustCompile(`^culvert run `), runsUntilTold, ""},
 	{regexp.MustCompile(`^culvert conntrack -E`), streams, ""},
+	{regexp.MustCompile(`^culvert events`), streams, ""},
 	{regexp.MustCompile(`^curl .*/events`), streams, ""},
 	{regexp.MustCompile(`^(culvert|curl) `), succeeds, ""},
 	{regexp.MustCompile(`^(go mod edit|grep -rl) `), inACopy, ""},

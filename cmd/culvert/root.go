@@ -110,6 +110,7 @@ func newRoot() *cobra.Command {
 		statusCommand(),
 		reloadCommand(),
 		conntrackCommand(),
+		eventsCommand(),
 		rulesCommand(),
 		countersCommand(),
 		topCommand(),

@@ -12,7 +12,7 @@
 // # What is asked for
 //
 //	flows            list in pages, get, update, delete those that pass a filter; flush, count
-//	events           stream of NEW, UPDATE, DESTROY
+//	events           stream of NEW, UPDATE, DESTROY of flows, expectations or both
 //	expectations     list, get, create, delete, flush, count; their events
 //	rules, counters  rules in force and dropped packets, with hits; counters that rules name
 //	explain          what would become of a packet
@@ -31,6 +31,22 @@
 // the header Next-Cursor says where to go on. Flows are in the order of their places in
 // the table, which a flow keeps for its life: one that lives from the first page to the
 // last is on exactly one of them, whatever else comes and goes.
+//
+// # Streams of events
+//
+// GET /v1/events sends JSON lines (type Event) as things happen. Each has a number and a
+// cursor; a reader who comes back with the cursor of the last line he got, in the
+// parameter cursor, goes on behind it. The header Events-Cursor is the cursor of where
+// the stream begins. With snapshot=true the stream begins with what there is, lines
+// LISTED, and after the line READY come events; none is lost in between, and none comes
+// that the list shows already (conntrack.Cut). A flow is known by its id.
+//
+// Nobody waits for a reader. One that falls too far behind (package journal) gets a line
+// MISSED instead of events: how many, by kind, of those asked for; which flows they were
+// about nobody knows, so the filter does not count. When nobody even knows how many, the
+// answer to a cursor is 410 with code gone, and its text names the first cursor there
+// is. RESTARTED says that the gateway began anew: forget what you know. In format=text
+// lines that begin with "# missed" and "# restarted" say the same.
 //
 // # Refusals
 //

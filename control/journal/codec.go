@@ -84,7 +84,7 @@ func appendFlow(b []byte, f *conntrack.Flow) []byte {
 	}
 	b = append(b, byte(f.State), f.Choice, f.Holds)
 	for _, n := range [...]uint64{uint64(f.Status), uint64(f.User), uint64(f.Timeout), uint64(f.ID), uint64(f.Mark), uint64(f.Rule),
-		uint64(f.Generation), f.Labels[0], f.Labels[1]} {
+		uint64(f.Generation), uint64(f.Attached), f.Labels[0], f.Labels[1]} {
 		b = binary.AppendUvarint(b, n)
 	}
 	b = appendTuple(b, &f.Master)
@@ -214,6 +214,7 @@ func (d *decoder) flow(f *conntrack.Flow) {
 	f.Status, f.User = conntrack.Status(d.word()), conntrack.Status(d.word())
 	f.Timeout = time.Duration(d.number())
 	f.ID, f.Mark, f.Rule, f.Generation = d.word(), d.word(), d.word(), d.word()
+	f.Attached = d.word()
 	f.Labels = [2]uint64{d.number(), d.number()}
 	d.tuple(&f.Master)
 	f.Helper = d.text()
