@@ -51,6 +51,7 @@ var readmeWays = []readmeWay{
 	{regexp.MustCompile(`^culvert run `), runsUntilTold, ""},
 	{regexp.MustCompile(`^culvert conntrack -E`), streams, ""},
 	{regexp.MustCompile(`^culvert events`), streams, ""},
+	{regexp.MustCompile(`^culvert top *(#.*)?$`), streams, ""},
 	{regexp.MustCompile(`^curl .*/events`), streams, ""},
 	{regexp.MustCompile(`^(culvert|curl) `), succeeds, ""},
 	{regexp.MustCompile(`^(go mod edit|grep -rl) `), inACopy, ""},
