@@ -75,3 +75,53 @@ func BenchmarkMeter(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/1e6, "ns/flow")
 }
+
+// TestMeterAndCensusBesideWorkers has flows begin, carry packets and end while they are
+// counted: no reading is absurd, and at the end all agree.
+func TestMeterAndCensusBesideWorkers(t *testing.T) {
+	w := newWorker(t, Config{Max: 4096})
+	stop, done := make(chan struct{}), make(chan struct{})
+	m := w.t.NewMeter()
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			m.Pass(func(r *Reading) {
+				if r.Packets > 1<<20 || r.Bytes[0]+r.Bytes[1] > 1<<30 || r.Total > 1<<30 {
+					t.Errorf("%+v", r)
+				}
+			})
+			c, n := w.t.Census(), 0
+			c.Each(func(_, _ string, flows int) { n += flows })
+			if n > 4096 {
+				t.Errorf("%d flows of 4096", n)
+			}
+		}
+	}()
+	const flows = 200
+	for round := range Tick(300) {
+		now := start + round
+		w.Begin(now)
+		for i := range flows {
+			k := flowTuple(tuple.UDP, i)
+			if r := w.Find(&k); !r.Found() {
+				mustAdmit(t, w, proposal(k), data, now)
+			} else if w.Track(r, data, now); (int(round)+i)%50 == 0 {
+				w.End(r, Unspecified)
+			}
+		}
+	}
+	close(stop)
+	<-done
+	left, n := 0, 0
+	m.Pass(func(*Reading) { left++ })
+	c := w.t.Census()
+	c.Each(func(_, _ string, flows int) { n += flows })
+	if left != w.t.Len() || n != left {
+		t.Errorf("%d flows: the meter sees %d, the census %d", w.t.Len(), left, n)
+	}
+}
