@@ -31,6 +31,7 @@ import (
 
 	"example.com/culvert/conntrack"
 	"example.com/culvert/control/api"
+	"example.com/culvert/control/journal"
 	"example.com/culvert/dataplane"
 )
 
@@ -49,6 +50,7 @@ type Source interface {
 	Census() conntrack.Census
 	Workers() []dataplane.WorkerStats
 	Queues() []dataplane.QueueLoad
+	Journal() journal.Stats
 }
 
 // PortRequests are the requests of hosts for ports.
@@ -186,6 +188,8 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	collectNode(&st, &t.Stats, gauge)
 	census := c.latestCensus()
 	census.Each(func(proto, state string, n int) { gauge(flowStates, float64(n), proto, state) })
+	events := c.from.Journal()
+	collectJournal(&events, gauge, count)
 	collectWorkers(c.from.Workers(), c.from.Queues(), gauge, count, to)
 	for _, p := range foldPorts(st.Ports) {
 		zone := strconv.Itoa(int(p.Zone))

@@ -14,6 +14,7 @@ import (
 	"example.com/culvert/alg/registry"
 	"example.com/culvert/conntrack"
 	"example.com/culvert/control/api"
+	"example.com/culvert/control/journal"
 	"example.com/culvert/dataplane"
 	"example.com/culvert/dataplane/port"
 )
@@ -59,6 +60,9 @@ func (source) Workers() []dataplane.WorkerStats {
 	}
 }
 
+func (source) Journal() journal.Stats {
+	return journal.Stats{Recording: true, Readers: 61, Events: conntrack.Counts{62}, Memory: 63, Disk: 64, Missed: 65, Unwritten: 66, Corrupt: 67}
+}
 func (source) Queues() []dataplane.QueueLoad {
 	return []dataplane.QueueLoad{{Name: dataplane.QueueNeighbour, Length: 37, Room: 38}}
 }
@@ -141,6 +145,10 @@ func closedSets() map[string][]string {
 		"culvert_expectation_events_total event":   {"created", "met", "ended"},
 		"culvert_helper_events_total event":        {"edited", "left", "late", "overflow", "panicked", "broken", "starved"},
 		"culvert_helper_announcements_total event": {"granted", "refused"},
+	}
+	sets["place"] = places[:]
+	for k := range conntrack.NumKinds {
+		sets["culvert_journal_events_total kind"] = append(sets["culvert_journal_events_total kind"], k.String())
 	}
 	for _, r := range dataplane.Reasons() {
 		sets["reason"] = append(sets["reason"], r.String())
@@ -258,6 +266,13 @@ func TestValues(t *testing.T) {
 		{"culvert_worker_forwarded_bytes_total", "0", 35},
 		{"culvert_worker_received_packets_total", "1", 36},
 		{"culvert_worker_busy_seconds_total", "0", 1.5},
+		{"culvert_journal_readers", "", 61},
+		{"culvert_journal_events_total", "new", 62},
+		{"culvert_journal_bytes", "memory", 63},
+		{"culvert_journal_bytes", "disk", 64},
+		{"culvert_journal_missed_total", "", 65},
+		{"culvert_journal_unwritten_total", "", 66},
+		{"culvert_journal_unreadable_bytes_total", "", 67},
 		{"culvert_queue_length", "neighbour", 37},
 		{"culvert_queue_limit", "neighbour", 38},
 		{"culvert_nat_ports_used", "203.0.113.1", 62},
