@@ -127,6 +127,7 @@ func (t *tracer) reset(kind traceKind, r role) {
 // look keeps p as it came.
 func (t *tracer) look(p *packet.Packet) {
 	t.walk.in, t.walk.packet = p.In, *p
+	t.walk.offload = p.Offload
 	t.walk.length, t.walk.before = p.End-p.Off, t.keep(p)
 	q := &t.walk.packet
 	t.walk.fault = packet.Parse(q)

@@ -44,9 +44,10 @@ type traceWalk struct {
 	role   role
 	n      uint64 // packets, for traceRefused
 
-	packet  packet.Packet // as it came, without its memory; its positions are in data
-	length  int           // of its frame
-	before  int           // bytes of that which were kept
+	packet  packet.Packet  // as it came, without its memory; its positions are in data
+	length  int            // of its frame
+	offload packet.Offload // as it came
+	before  int            // bytes of that which were kept
 	fault   packet.Fault
 	reached bool // far enough for fault and what Parse found to hold
 

@@ -38,7 +38,8 @@ type TracedFrame struct {
 	Stage   TraceStage
 	Link    packet.Link
 	Data    []byte // what was kept of it, with its VLAN tag
-	Length  int    // of it all
+	Tag     int    // bytes of the tag; behind the addresses, Offload does not count them
+	Length  int    // of it all, without the tag
 	Offload packet.Offload
 	Pieces  int // wire packets that it stands for
 }
@@ -71,18 +72,16 @@ func (s *Trace) traced(w *traceWalk, sent []traceSent, data []byte) TracedPacket
 		p.In = w.view.nameOf(w.in)
 		x.walk()
 		if w.kind == traceArrived {
-			p.Frames = append(p.Frames, TracedFrame{
-				Port: p.In, Stage: StageBefore, Link: w.packet.Link, Length: w.length, Offload: w.packet.Offload,
-				Data: tagged(data[:w.before], w.packet.Link, w.packet.HasVLAN, w.packet.VLAN), Pieces: w.packet.Segments(),
-			})
+			f := TracedFrame{Port: p.In, Stage: StageBefore, Link: w.packet.Link, Length: w.length, Offload: w.offload, Pieces: w.packet.Segments()}
+			f.tag(data[:w.before], w.packet.HasVLAN, w.packet.VLAN)
+			p.Frames = append(p.Frames, f)
 		}
 	}
 	for i := range sent {
-		f := &sent[i]
-		p.Frames = append(p.Frames, TracedFrame{
-			Port: w.view.nameOf(f.out), Stage: StageAfter, Link: f.link, Length: f.length, Offload: f.offload, Pieces: f.segments,
-			Data: tagged(data[f.at:f.at+f.kept], f.link, f.tagged, f.vlan),
-		})
+		x := &sent[i]
+		f := TracedFrame{Port: w.view.nameOf(x.out), Stage: StageAfter, Link: x.link, Length: x.length, Offload: x.offload, Pieces: x.segments}
+		f.tag(data[x.at:x.at+x.kept], x.tagged, x.vlan)
+		p.Frames = append(p.Frames, f)
 	}
 	return x.out
 }
@@ -214,12 +213,13 @@ func (x *teller) ruled(list rules.List) {
 			here = append(here, r)
 		}
 	}
-	byDefault := list == rules.Filter && len(here) == 0 && (w.flow.began || slices.Contains([]Reason{PolicyDenied, LocalDenied}, x.out.Reason))
+	refused := x.out.Reason == PolicyDenied || x.out.Reason == LocalDenied
+	accepted := w.flow.began && (len(here) == 0 || here[len(here)-1].Action() != rules.ActAccept)
 	switch {
-	case byDefault && x.out.Reason == None:
-		x.say(list.String(), "accept by the default policy")
-	case byDefault:
-		x.say(list.String(), "refused by the default policy")
+	case list == rules.Filter && refused:
+		x.say(list.String(), "refused by the default policy").Rules = here
+	case list == rules.Filter && accepted:
+		x.say(list.String(), "accept by the default policy").Rules = here
 	case len(here) > 0:
 		x.say(list.String(), "%s", here[len(here)-1].Action()).Rules = here
 	}
@@ -344,15 +344,17 @@ func (x *teller) end() {
 	}
 }
 
-// tagged returns an Ethernet frame with its VLAN tag in it.
-func tagged(frame []byte, link packet.Link, has bool, tci uint16) []byte {
-	if !has || link != packet.LinkEthernet || len(frame) < 12 {
-		return frame
-	}
+// tag makes frame the Data of f, with its VLAN tag if it has one.
+func (f *TracedFrame) tag(frame []byte, has bool, tci uint16) {
 	const tpid = 0x8100 // IEEE 802.1Q
-	all := append(make([]byte, 0, len(frame)+4), frame[:12]...)
-	all = append(all, tpid>>8, tpid&0xff, byte(tci>>8), byte(tci))
-	return append(all, frame[12:]...)
+	f.Data = frame
+	if !has || f.Link != packet.LinkEthernet || len(frame) < 12 {
+		return
+	}
+	f.Tag = 4
+	f.Data = append(make([]byte, 0, len(frame)+f.Tag), frame[:12]...)
+	f.Data = append(f.Data, tpid>>8, tpid&0xff, byte(tci>>8), byte(tci))
+	f.Data = append(f.Data, frame[12:]...)
 }
 
 // ParseReason returns the Reason with a name.

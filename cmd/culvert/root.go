@@ -115,6 +115,8 @@ func newRoot() *cobra.Command {
 		countersCommand(),
 		topCommand(),
 		explainCommand(),
+		traceCommand(),
+		captureCommand(),
 		algCommand(),
 		debugCommand(),
 		interfaceCommand(),

@@ -18,10 +18,12 @@ import (
 	"testing"
 	"time"
 
+	"example.com/culvert/alg/report"
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/control/api/apitest"
 	"example.com/culvert/control/journal"
+	"example.com/culvert/control/pcapng"
 )
 
 // gateway is a Backend whose table is real.
@@ -74,6 +76,47 @@ func (g *gateway) Table() *conntrack.Table { return g.table }
 func (g *gateway) Accounting() bool        { return false }
 
 func (g *gateway) Events() *journal.Recorder { return g.events }
+func (g *gateway) Watch(q WatchRequest) (Watching, error) {
+	w := &fakeWatching{ready: make(chan struct{}, 1), unread: 7}
+	w.ready <- struct{}{}
+	for i := range 3 {
+		w.packets = append(w.packets, TracedPacket{
+			Time: time.Unix(1700000000, int64(i)), Packet: "udp 10.0.0.5:4000 > 198.51.100.7:53", In: "lan0", Out: "wan0",
+			Leaves: "udp 203.0.113.1:4000 > 198.51.100.7:53", Verdict: "forwarded", Flow: 9, Of: "udp 10.0.0.5:4000 > 198.51.100.7:53",
+			Steps:  []Explained{{Step: "arrive", Text: "on lan0"}, {Step: "filter", Text: "accept", Rules: []RuleRef{{ID: 1, Text: "1 filter accept"}}}},
+			Helper: &HelperWork{Changes: []report.Change{{At: 0, Old: "a\n", New: "b\n"}}},
+		})
+	}
+	if q.Match == "dropped" { // one that a port refused later
+		w.packets = []TracedPacket{{Worker: 1, Steps: []Explained{}, Verdict: "dropped", Reason: "egress-full", Advice: "wait", Count: 2}}
+	}
+	return w, nil
+}
+
+// fakeWatching has a few packets.
+type fakeWatching struct {
+	ready   chan struct{}
+	packets []TracedPacket
+	unread  uint64
+	closed  bool
+}
+
+func (w *fakeWatching) Ready() <-chan struct{}        { return w.ready }
+func (w *fakeWatching) Lost() (unread, beyond uint64) { return w.unread, 0 }
+func (w *fakeWatching) Close()                        { w.closed = true }
+
+func (w *fakeWatching) Read(f func(*TracedPacket, []CapturedFrame) bool) {
+	frame := CapturedFrame{Interface: "lan0", Link: pcapng.Ethernet, Data: make([]byte, 60), Length: 60}
+	left := frame
+	left.Interface, left.Out = "wan0", true
+	for len(w.packets) > 0 {
+		p := w.packets[0]
+		w.packets = w.packets[1:]
+		if !f(&p, []CapturedFrame{frame, left}) {
+			return
+		}
+	}
+}
 
 func (g *gateway) Explain(p Probe) (Explanation, error) {
 	if p.In == "nope" {

@@ -165,6 +165,19 @@ func (c *Client) Explain(ctx context.Context, packet string) (x Explanation, err
 	return x, c.get(ctx, "/v1/explain", url.Values{"packet": {packet}}, &x)
 }
 
+// Trace returns what becomes of packets as lines, each a TracedPacket; it ends as q says,
+// or with ctx or the gateway. The caller closes it.
+func (c *Client) Trace(ctx context.Context, q WatchRequest) (io.ReadCloser, error) {
+	q.Snap = 0
+	return c.stream(ctx, "/v1/trace", q.query())
+}
+
+// Capture returns packets before and after translation as a pcapng file; it ends as q
+// says, or with ctx or the gateway. The caller closes it.
+func (c *Client) Capture(ctx context.Context, q WatchRequest) (io.ReadCloser, error) {
+	return c.stream(ctx, "/v1/capture", q.query())
+}
+
 // Check has the gateway verify the invariants of its table of flows.
 func (c *Client) Check(ctx context.Context) (result CheckResult, err error) {
 	return result, c.get(ctx, "/v1/check", nil, &result)

@@ -48,6 +48,9 @@ var driven = []struct{ pattern, query, body string }{
 	{"POST /v1/flows/delete", "", ""},
 	{"DELETE /v1/flows", "", ""},
 	{"GET /v1/explain", "packet=tcp 10.0.0.5:40000 > 198.51.100.7:443", ""},
+	{"GET /v1/trace", "match=udp host 10.0.0.5&count=2&duration=1m&rate=10&buffer=64", ""},
+	{"GET /v1/trace", "match=dropped&count=1", ""},
+	{"GET /v1/capture", "snaplen=128&count=3", ""},
 	{"GET /v1/rules", "", ""},
 	{"GET /v1/rules/counters", "", ""},
 	{"GET /v1/config", "", ""},
@@ -141,6 +144,7 @@ var refused = map[string]string{
 	"table": "nat", "filter": `{"stats":[]}`, "limit": "0", "cursor": "here", "packet": "tcp",
 	"view": "people", "sort": "age", "rows": "0", "interval": "0.01", "count": "-1",
 	"about": "rules", "snapshot": "please",
+	"match": "host everywhere", "duration": "long", "rate": "fast", "buffer": "0", "snaplen": "1",
 }
 
 func TestEveryParameterIsRead(t *testing.T) {

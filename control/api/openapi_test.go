@@ -140,6 +140,8 @@ func (d *description) responses(rt *route) object {
 		out["503"] = answerOf(http.StatusText(http.StatusServiceUnavailable), d.schema(reflect.TypeOf(rt.gives)))
 	}
 	switch {
+	case rt.media == mediaCapture:
+		out["200"] = object{"description": "A capture", "content": object{mediaTypeCapture: object{"schema": object{"type": "string", "format": "binary"}}}}
 	case rt.media == mediaMetrics:
 		out["200"] = object{"description": "Text", "content": object{mediaTypeMetrics: object{"schema": object{"type": "string"}}}}
 	case rt.gives == nil:

@@ -121,7 +121,7 @@ func (rt *route) check(r *http.Request) error {
 			return fmt.Errorf("%w: parameter %s is there %d times", errBadRequest, key, len(values))
 		}
 	}
-	if rt.pattern[:4] == "GET " && r.Method == http.MethodHead && rt.media == mediaStream {
+	if rt.pattern[:4] == "GET " && r.Method == http.MethodHead && (rt.media == mediaStream || rt.media == mediaCapture) {
 		return fmt.Errorf("%w: a stream has no end: use GET", errMethod)
 	}
 	if r.ContentLength == 0 {

@@ -25,6 +25,7 @@ const (
 	mediaLines                // a value a line, or text
 	mediaStream               // the same, until somebody goes
 	mediaMetrics              // the text that Prometheus reads
+	mediaCapture              // a pcapng file, until somebody goes
 	mediaHealth               // one value with status 200, or 503 when something is wrong
 )
 
@@ -117,6 +118,12 @@ func (s *Server) routes() []route {
 		{pattern: "GET /v1/explain", name: "explain", doc: "What would become of a packet, step by step",
 			params: []param{{name: "packet", doc: "The packet: " + ProbeSyntax, gist: ""}},
 			gives:  Explanation{}, fails: []int{http.StatusNotFound, http.StatusUnprocessableEntity}, handle: s.explain},
+		{pattern: "GET /v1/trace", name: "trace", doc: "What becomes of each packet from now on, and why: a stream of their walks",
+			params: []param{paramMatch, paramRate, paramWalks, paramCount, paramDuration},
+			gives:  TracedPacket{}, media: mediaStream, fails: []int{http.StatusUnprocessableEntity}, handle: s.trace},
+		{pattern: "GET /v1/capture", name: "capture", doc: "Packets before and after translation, with their walks as comments: a pcapng file that grows",
+			params: []param{paramMatch, paramSnap, paramRate, paramWalks, paramCount, paramDuration},
+			media:  mediaCapture, fails: []int{http.StatusUnprocessableEntity}, handle: s.capture},
 		{pattern: "GET /v1/rules", name: "listRules", doc: "The rules in force in normal form, with hits", gives: []Rule{}, handle: answer(b.Rules)},
 		{pattern: "GET /v1/rules/counters", name: "listRuleCounters", doc: "The counters that rules name", gives: []RuleCounter{}, handle: answer(b.RuleCounters)},
 		{pattern: "GET /v1/config", name: "getConfig", doc: "The configuration in force, as it was read", gives: Config{}, handle: answer(b.Config)},

@@ -34,6 +34,7 @@ type Backend interface {
 	Events() *journal.Recorder // nil: not running
 	Accounting() bool          // packet and byte counters are printed
 	Explain(p Probe) (Explanation, error)
+	Watch(q WatchRequest) (Watching, error)
 	ReloadFile(ctx context.Context, r ReloadRequest) (ReloadResult, error)
 	AddInterface(ctx context.Context, spec InterfaceSpec) error
 	RemoveInterface(ctx context.Context, name string) error
