@@ -19,6 +19,7 @@ var wordless = map[string]string{
 	"culvert interface add":    "it says nothing",
 	"culvert interface remove": "it says nothing",
 	"culvert man":              "its answer is a manual page",
+	"culvert capture":          "its answer is a capture",
 	"culvert conntrack":        "it has the -o of conntrack(8), with json",
 }
 
