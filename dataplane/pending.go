@@ -146,6 +146,17 @@ func (q *pending) crowded(who route.Waits, asker route.Asker) (slot int32, ok bo
 	return slot, true
 }
 
+// before reports whether a packet of the flow and direction of ref waits: one that
+// came later may not overtake it.
+func (q *pending) before(ref conntrack.Ref) bool {
+	for _, i := range q.queue {
+		if o := q.slots[i].ref; o.Found() && o.Slot == ref.Slot && o.Dir == ref.Dir {
+			return true
+		}
+	}
+	return false
+}
+
 // wait keeps p until its next hop's address is known. Who has most packets
 // waiting loses the oldest one when there is no room (RFC 4861 section 7.2.2: the
 // newest is worth more).

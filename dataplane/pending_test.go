@@ -150,6 +150,23 @@ func TestOrderIsKeptForEachNeighbour(t *testing.T) {
 	l.want("wan", "udp 203.0.113.1:1 > 203.0.113.98:53 ttl 63 len 0", "udp 203.0.113.1:3 > 203.0.113.98:53 ttl 63 len 0")
 }
 
+// The neighbour answers between two packets of a flow, before the worker looks.
+func TestPacketThatWaitedIsNotOvertaken(t *testing.T) {
+	l := coldLab(t)
+	l.send("lan", udp("10.0.0.5:40000", "198.51.100.7:53"))
+	l.resolve(wanID, "203.0.113.254")
+	l.inject("lan", mem.Frame{Data: l.frame("lan", udp("10.0.0.5:40000", "198.51.100.7:53", length(6)))})
+	l.inject("lan", mem.Frame{Data: l.frame("lan", udp("10.0.0.5:40000", "198.51.100.7:53", length(9)))})
+	l.step()
+	l.want("wan",
+		"udp 203.0.113.1:40000 > 198.51.100.7:53 ttl 63 len 0",
+		"udp 203.0.113.1:40000 > 198.51.100.7:53 ttl 63 len 6",
+		"udp 203.0.113.1:40000 > 198.51.100.7:53 ttl 63 len 9")
+	l.wantWaiting(0)
+	l.send("lan", udp("10.0.0.5:40000", "198.51.100.7:53"))
+	l.want("wan", "udp 203.0.113.1:40000 > 198.51.100.7:53 ttl 63 len 0")
+}
+
 func TestFlowDeletedWhileItsPacketWaits(t *testing.T) {
 	l := newLab(t, labConfig{})
 	l.send("lan", udp("10.0.0.5:1", "198.51.100.7:53"))

@@ -216,7 +216,7 @@ func (w *Worker) forward(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref
 			w.refuse(p, ref, why, r)
 			return
 		}
-		if out, mac, ok = w.e.neigh.Get(hint); !ok {
+		if out, mac, ok = w.e.neigh.Get(hint); !ok || w.pending.before(ref) {
 			w.wait(p, ref, hint, r)
 			return
 		}
