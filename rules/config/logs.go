@@ -228,7 +228,7 @@ var defaultIPFIX = IPFIX{Domain: 1, Max: 1400, Refresh: 10 * time.Minute, High: 
 var ipfixKeys = []key[IPFIX]{
 	{"collector", "address:port", required, `"192.0.2.10:4739"`,
 		"Where the messages go.",
-		func(d *decoder, n *node, v *IPFIX) { one(d, n, &v.Collector, parseAddrPort) }},
+		func(d *decoder, n *node, v *IPFIX) { one(d, n, &v.Collector, parseServer) }},
 	{"transport", `"udp" or "tcp"`, `"udp"`, `"tcp"`,
 		"By UDP, where templates are repeated and what is lost on the way is seen in the sequence numbers, or by TCP.",
 		func(d *decoder, n *node, v *IPFIX) {
@@ -284,6 +284,9 @@ func (d *decoder) decodeLogs(c *Config) {
 		if table(d, n, "[[ipfix]]", ipfixKeys, &v); len(d.errs) > before {
 			return
 		}
+		if v.Via == ViaGateway && v.Collector.Addr().IsLoopback() {
+			d.errorf(n.table["via"].at, "via: %v is this machine, which the gateway's own stack does not reach so: delete via", v.Collector)
+		}
 		if v.Low >= v.High {
 			d.errorf(n.key, "[[ipfix]] has low = %d and high = %d: low must be less", v.Low, v.High)
 		}
@@ -308,8 +311,13 @@ func (d *decoder) checkFlowLog(n *node, v *FlowLog, targets map[string]Pos) {
 	default:
 		d.onlyOnce(targets, syslog.at, "syslog", "syslog "+v.Network+v.Address)
 		d.notWith(n, "syslog", "mode", "max_size", "keep")
-		if k := n.table["via"]; k != nil && v.Network == "unixgram" {
+		k := n.table["via"]
+		switch at, err := netip.ParseAddrPort(v.Address); {
+		case k == nil:
+		case v.Network == "unixgram":
 			d.errorf(k.key, "via is for servers reached by UDP or TCP: delete it")
+		case err == nil && at.Addr().IsLoopback() && v.Via == ViaGateway:
+			d.errorf(k.at, "via: %v is this machine, which the gateway's own stack does not reach so: delete via", at)
 		}
 	}
 }
@@ -368,7 +376,7 @@ func (d *decoder) server(n *node, v *FlowLog) {
 		return
 	}
 	kind, address, _ := strings.Cut(s, ":")
-	_, err := parseAddrPort(address)
+	_, err := parseServer(address)
 	switch {
 	case kind == "unix" && filepath.IsAbs(address) && len(address) < 108:
 		v.Network, v.Address = "unixgram", address
@@ -377,6 +385,15 @@ func (d *decoder) server(n *node, v *FlowLog) {
 	default:
 		d.errorf(n.at, "%q is no syslog server: write unix:PATH, udp:ADDRESS:PORT or tcp:ADDRESS:PORT, like %s", s, exampleMark)
 	}
+}
+
+// parseServer accepts a port of a host, which may be this one.
+func parseServer(s string) (netip.AddrPort, error) {
+	ap, err := netip.ParseAddrPort(s)
+	if err != nil || ap.Port() == 0 || ap.Addr().IsUnspecified() || ap.Addr().IsMulticast() {
+		return ap, fmt.Errorf("%q is not the address:port of a server", s)
+	}
+	return ap, nil
 }
 
 // set reads one or several of a closed set of words: bits by their position in words.
