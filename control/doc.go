@@ -50,6 +50,15 @@
 // service looks which ports the rules would still give; at the end it is closed
 // before the engine.
 //
+// # Exports
+//
+// Flow logs and IPFIX collectors (packages flowlog and ipfix; exports.go) have
+// subscriptions to the connection table; what else they are told, of blocks, refusals,
+// mappings and thresholds, comes from the goroutines that follow the engine. A reload
+// opens new ones first, which may refuse it, keeps those whose settings stay, and ends
+// the others after what they have. At the end they are closed before the engine, over
+// whose interfaces they may send.
+//
 // # Namespaces
 //
 // A gateway lives in the network namespace of the thread that called New. It
