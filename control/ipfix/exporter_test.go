@@ -44,7 +44,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(30 * time.Second)
 	for !ok() {
 		select {
 		case <-tick.C:
@@ -184,7 +184,7 @@ func readMessage(r io.Reader) ([]byte, error) {
 // readStream decodes a connection until it ends or has n records.
 func readStream(t *testing.T, conn net.Conn, d *decoder, n int) {
 	t.Helper()
-	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	for len(d.records) < n {
