@@ -49,6 +49,12 @@
 // parked, since the entry left the index; dumps and commands take part through
 // seats of their own. See type epochs for the argument.
 //
+// # Commands
+//
+// A command that makes a flow (Insert) does what a worker does for a packet, by an actor
+// of its own, one command at a time. Counters are not set to zero but have a baseline
+// (ZeroFrom), because they belong to the workers.
+//
 // # Who writes what
 //
 // A packet stores the time in its direction's line and adds to its counters.

@@ -421,6 +421,9 @@ func (t *Table) describe(f *Flow, slot uint32, e *Entry, x *extension, now Tick)
 		f.Tuple[d], f.Packets[d], f.Bytes[d] = e.half[d].tuple, e.half[d].packets, e.half[d].bytes
 		f.Hint[d] = e.half[d].hint
 	}
+	if t.zeroed.Load() {
+		t.takeBaseline(slot, e.gen, f)
+	}
 	if e.Proto() == tuple.SCTP {
 		f.Tags = [tuple.NumDirections]uint32{e.proto[0], e.proto[1]}
 	}

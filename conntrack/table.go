@@ -44,6 +44,9 @@ type Table struct {
 	stamps  []uint64 // by slot: see stamp
 	shares  shares
 
+	baselines []baseline  // by slot: what ZeroFrom has told
+	zeroed    atomic.Bool // it was called, ever
+
 	_    [64]byte
 	live atomic.Int64 // entries in the index
 	_    [56]byte
@@ -132,6 +135,9 @@ func (t *Table) allocate(n int) error {
 		return err
 	}
 	if t.rules, err = newArray[uint32](t, n+1); err != nil {
+		return err
+	}
+	if t.baselines, err = newArray[baseline](t, n+1); err != nil {
 		return err
 	}
 	if t.stamps, err = newArray[uint64](t, n+1); err != nil {

@@ -41,7 +41,7 @@ type boundInterface struct {
 // publish makes what reconcile did visible. g.mu must be held.
 func (g *Gateway) publish(p *plan, program *rules.Program, leftOut []string) {
 	a := &active{generation: program.Generation, cfg: p.cfg, rules: len(program.Rules()), waiting: leftOut,
-		changes: g.current.Load().changes}
+		changes: g.current.Load().changes, origins: g.current.Load().origins.next(program)}
 	for i := range p.links {
 		b := bound(&p.links[i], g.ports[p.links[i].key])
 		b.uplink = g.uplinks[p.links[i].key]

@@ -78,6 +78,7 @@ type active struct {
 	interfaces []boundInterface
 	waiting    []string     // what keeps the gateway from being ready
 	changes    *api.Changes // that the last reload made for live flows; nil: none
+	origins    *origins     // of flows
 }
 
 // New makes a gateway for cfg in the network namespace of the calling thread. It
@@ -105,7 +106,7 @@ func New(cfg *config.Config, opts Options) (*Gateway, error) {
 		ending:   make(chan struct{}),
 		uplinks:  make(map[key]*uplink),
 	}
-	g.current.Store(&active{cfg: cfg, waiting: []string{"not started"}})
+	g.current.Store(&active{cfg: cfg, waiting: []string{"not started"}, origins: &origins{}})
 	return g, nil
 }
 
@@ -255,7 +256,7 @@ func (g *Gateway) releaseLocked() error {
 	if g.table != nil {
 		errs = append(errs, g.closeTable())
 	}
-	g.current.Store(&active{cfg: g.cfg, waiting: []string{"closed"}})
+	g.current.Store(&active{cfg: g.cfg, waiting: []string{"closed"}, origins: &origins{}})
 	errs = append(errs, g.own.Close())
 	return errors.Join(errs...)
 }

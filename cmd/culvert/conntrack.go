@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/control/api"
 )
 
@@ -29,16 +31,17 @@ const eventsLost = "WARNING: We have hit ENOBUFS! We are losing events.\n" +
 
 func conntrackCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "conntrack (-L | -G | -D | -U | -E | -C | -F | -I) [TABLE] [flags]",
+		Use:     "conntrack (-L | -G | -D | -I | -A | -U | -E | -F | -C | -S) [TABLE] [flags]",
 		Short:   "Show, count, watch or change flows and expectations, in the words of conntrack(8)",
-		Example: "  culvert conntrack -L -p tcp --dport 443 -o id\n  culvert conntrack -L expect",
+		Example: "  culvert conntrack -L -p tcp --dport 443 -o id\n  culvert conntrack -L expect\n  culvert conntrack -L -o json      # what -o xml and -o save leave out: ICMP, marks, labels, counters",
 
 		DisableFlagParsing: true, // its own rules are older than ours
 		ValidArgsFunction:  completeConntrack,
 		RunE:               conntrackMain,
 	}
 	help := cmd.Flags() // for help texts alone
-	for _, o := range slices.Concat(conntrackCommands, conntrackOptionList, portOptions, []longOption{stateOption}, icmpOptions("icmp"), keyOptions, ownOptions) {
+	for _, o := range slices.Concat(conntrackCommands, conntrackOptionList, protocolOf(tuple.SCTP).options,
+		[]longOption{roleOption}, protocolOf(tuple.ICMP).options, keyOptions, ownOptions, []longOption{loadOption}) {
 		if o.short == ctHelp || o.help == "" {
 			continue
 		}
@@ -70,8 +73,25 @@ func failed(cmd *cobra.Command, err error) error {
 	return errReported
 }
 
+// failed is failed in the words of the kernel, to whom an expectation is a file.
+func (l *conntrackLine) failed(cmd *cobra.Command, err error) error {
+	switch {
+	case l.table == tableExpect && errors.Is(err, api.ErrNotFound):
+		return operationFailed(cmd, "No such file or directory")
+	case l.command == ctUpdate && errors.Is(err, api.ErrInvalid):
+		return operationFailed(cmd, "Operation not supported")
+	}
+	return failed(cmd, err)
+}
+
 func conntrackMain(cmd *cobra.Command, args []string) error {
+	if file, rest, is := loadFile(args); is {
+		return load(cmd, file, rest)
+	}
 	l, err := parseConntrack(args)
+	if l.labels.note != "" {
+		l.notes = append(l.notes, l.labels.note)
+	}
 	for _, note := range l.notes {
 		fmt.Fprintln(cmd.ErrOrStderr(), note)
 	}
@@ -95,12 +115,25 @@ func (l *conntrackLine) run(cmd *cobra.Command) error {
 	}
 	client := connect(l.gateway)
 	defer client.Close()
+	if l.command == ctStats {
+		return l.stats(cmd, client)
+	}
 	if l.table == tableExpect {
 		return l.runExpect(cmd, client)
 	}
 	switch l.command {
 	case ctList:
-		_, err := l.dump(cmd, client.Flows, "flow entries", "shown")
+		from := client.Flows
+		if l.has("zero") && l.table == tableFlows {
+			from, l.format.Table = client.ZeroFlows, ""
+		}
+		_, err := l.dump(cmd, from, "flow entries", "shown")
+		return err
+	case ctCreate, ctAdd:
+		n, err := l.insert(cmd, client)
+		if err == nil {
+			footer(cmd, n, "flow entries", map[byte]string{ctCreate: "created", ctAdd: "added"}[l.command])
+		}
 		return err
 	case ctGet:
 		get := func(ctx context.Context, f api.Format) (io.ReadCloser, error) { return client.Flow(ctx, l.tuple(), f) }
@@ -108,16 +141,20 @@ func (l *conntrackLine) run(cmd *cobra.Command) error {
 	case ctDelete:
 		return l.some(cmd, client.DeleteFlows, "deleted")
 	case ctUpdate:
-		update := func(ctx context.Context, f api.Format) (io.ReadCloser, error) {
-			return client.UpdateFlows(ctx, l.update, f)
-		}
-		return l.some(cmd, update, "updated")
+		return l.some(cmd, l.updater(client), "updated")
 	case ctEvents:
 		return l.watch(cmd, client.Events, "flow")
 	case ctCount:
 		return printCount(cmd, client.CountFlows)
 	}
 	return l.empty(cmd, client)
+}
+
+// updater is what -U asks for.
+func (l *conntrackLine) updater(client *api.Client) source {
+	return func(ctx context.Context, f api.Format) (io.ReadCloser, error) {
+		return client.UpdateFlows(ctx, l.update, f)
+	}
 }
 
 func (l *conntrackLine) runExpect(cmd *cobra.Command, client *api.Client) error {
@@ -136,9 +173,15 @@ func (l *conntrackLine) runExpect(cmd *cobra.Command, client *api.Client) error 
 			return misused(err)
 		}
 		return failed(cmd, client.CreateExpectation(ctx, x))
+	case ctGet:
+		get := func(ctx context.Context, f api.Format) (io.ReadCloser, error) {
+			return client.Expectation(ctx, l.tuple(), api.Format{Form: f.Form})
+		}
+		_, err := l.dump(cmd, get, "expectations", "shown")
+		return err
 	case ctDelete:
 		if err := client.DeleteExpectation(ctx, l.tuple()); err != nil {
-			return failed(cmd, err)
+			return l.failed(cmd, err)
 		}
 		footer(cmd, 1, "expectations", "shown")
 		return nil
@@ -156,23 +199,30 @@ type source func(context.Context, api.Format) (io.ReadCloser, error)
 
 // dump prints a list and returns how many entries it has.
 func (l *conntrackLine) dump(cmd *cobra.Command, from source, what, done string) (int, error) {
-	body, err := from(cmd.Context(), l.format)
-	if err != nil {
-		return 0, failed(cmd, err)
-	}
-	defer body.Close()
-	whole := l.format.Form == api.FormXML && (l.command == ctList || l.command == ctGet)
-	if whole {
-		fmt.Fprintln(cmd.OutOrStdout(), "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<conntrack>")
-	}
-	n, err := copyLines(cmd.OutOrStdout(), cmd.ErrOrStderr(), body)
-	if whole && err == nil {
-		fmt.Fprintln(cmd.OutOrStdout(), "</conntrack>")
-	}
+	n, err := l.print(cmd, from)
 	if err == nil {
 		footer(cmd, n, what, done)
 	}
 	return n, err
+}
+
+// print is dump without the last line.
+func (l *conntrackLine) print(cmd *cobra.Command, from source) (int, error) {
+	body, err := from(cmd.Context(), l.format)
+	if err != nil {
+		return 0, l.failed(cmd, err)
+	}
+	defer body.Close()
+	return l.copy(cmd, body)
+}
+
+// copy prints lines. Around them XML has more, but when flows are deleted or changed.
+func (l *conntrackLine) copy(cmd *cobra.Command, body io.Reader) (int, error) {
+	root := ""
+	if l.format.Form == api.FormXML && l.command != ctDelete && l.command != ctUpdate {
+		root = map[bool]string{true: "expect", false: "conntrack"}[l.table == tableExpect]
+	}
+	return copyLines(cmd.OutOrStdout(), cmd.ErrOrStderr(), body, root)
 }
 
 // some is dump for commands that fail when there is no such flow.
@@ -184,14 +234,22 @@ func (l *conntrackLine) some(cmd *cobra.Command, from source, done string) error
 	return err
 }
 
+// leastBuffer is the smallest buffer that the kernel gives a socket, bytes. Ours has
+// none: the option is there for scripts.
+const leastBuffer = 2304
+
 // watch prints events until the command is interrupted or the gateway ends.
 func (l *conntrackLine) watch(cmd *cobra.Command, from source, what string) error {
+	if arg, ok := l.given["buffer-size"]; ok {
+		bytes, _ := strconv.ParseUint(arg, 0, 31)
+		fmt.Fprintf(cmd.ErrOrStderr(), "NOTICE: Netlink socket buffer size has been set to %d bytes.\n", max(2*bytes, leastBuffer))
+	}
 	body, err := from(cmd.Context(), l.format)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
-	n, err := copyLines(cmd.OutOrStdout(), cmd.ErrOrStderr(), body)
+	n, err := l.copy(cmd, body)
 	footer(cmd, n, what+" events", "shown")
 	if err != nil && !errors.Is(err, context.Canceled) {
 		return err
@@ -236,10 +294,16 @@ func (l *conntrackLine) empty(cmd *cobra.Command, client *api.Client) error {
 }
 
 // copyLines copies lines to w, each as soon as it is there, and returns how
-// many. Notes about lost events go to notes.
-func copyLines(w, notes io.Writer, from io.Reader) (n int, err error) {
+// many. Notes about lost events go to notes. If root is not empty, they are in an XML
+// element of that name, unless there are none.
+func copyLines(w, notes io.Writer, from io.Reader, root string) (n int, err error) {
 	in, out := bufio.NewReaderSize(from, 64<<10), bufio.NewWriterSize(w, 64<<10)
-	defer func() { err = errors.Join(err, out.Flush()) }()
+	defer func() {
+		if root != "" && n > 0 {
+			fmt.Fprintf(out, "</%s>\n", root)
+		}
+		err = errors.Join(err, out.Flush())
+	}()
 	for {
 		line, err := in.ReadSlice('\n')
 		if errors.Is(err, io.EOF) && len(line) == 0 {
@@ -255,6 +319,9 @@ func copyLines(w, notes io.Writer, from io.Reader) (n int, err error) {
 		if bytes.HasPrefix(line, []byte(api.RestartedPrefix)) {
 			fmt.Fprintln(notes, "The gateway began anew: flows that were listed are gone.")
 			continue
+		}
+		if n == 0 && root != "" {
+			fmt.Fprintf(out, "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<%s>\n", root)
 		}
 		n++
 		if _, err := out.Write(line); err != nil {

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -50,6 +49,8 @@ type conntrackLine struct {
 	proto   uint8
 	family  uint8
 	address map[string]netip.Prefix // of the options that have one
+	masks   map[string]netip.Addr   // of the addresses of flows, instead of the length of a prefix
+	tags    [tuple.NumDirections]*uint32
 	labels  labelMap
 }
 
@@ -67,7 +68,7 @@ func complain(format string, args ...any) error { return complaint(fmt.Sprintf(f
 // parseConntrack parses a command line in the order that conntrack(8) does, so that
 // of several mistakes it names the same.
 func parseConntrack(args []string) (*conntrackLine, error) {
-	l := &conntrackLine{given: make(map[string]string), address: make(map[string]netip.Prefix)}
+	l := &conntrackLine{given: make(map[string]string), address: make(map[string]netip.Prefix), masks: make(map[string]netip.Addr)}
 	g := getopt{args: args, known: slices.Concat(conntrackCommands, conntrackOptionList, ownOptions)}
 	for {
 		o, arg, err := g.next()
@@ -101,8 +102,8 @@ func (l *conntrackLine) setCommand(letter byte, word string) (err error) {
 		return complain("Invalid commands combination")
 	}
 	l.command = letter
-	if l.table == tableExpect && letter == ctUpdate {
-		return complain("Can't do --update on expectations")
+	if l.table == tableExpect && (letter == ctUpdate || letter == ctAdd) {
+		return complain("Can't do --%s on expectations", map[byte]string{ctUpdate: "update", ctAdd: "add"}[letter])
 	}
 	if letter != ctList && (l.table == tableDying || l.table == tableUnconfirmed) {
 		return complain("Can't do that command with tables `dying' and `unconfirmed'")
@@ -138,7 +139,7 @@ func (l *conntrackLine) option(name, arg string, g *getopt) (err error) {
 			return complain("`%s' unsupported protocol", arg)
 		}
 		l.proto = p
-		g.known = append(g.known, protocolOptions(p)...)
+		g.known = append(g.known, protocolOf(p).options...)
 	case "family":
 		f, unknown := api.ParseFamily(arg)
 		if unknown != nil || f == 0 {
@@ -163,6 +164,10 @@ func (l *conntrackLine) option(name, arg string, g *getopt) (err error) {
 		l.filter.Labels, err = l.labels.bits(arg)
 	case "state":
 		err = l.state(arg)
+	case "role":
+		if arg != "client" && arg != "server" {
+			err = complain("Unknown DCCP role `%s'", arg)
+		}
 	}
 	l.given[name] = arg
 	return err
@@ -196,6 +201,7 @@ func (l *conntrackLine) addr(name, arg string) error {
 			return complain("CIDR notation unavailable for `--%s'", name)
 		}
 		bits = int(n)
+		l.given["mask-"+name] = length
 	}
 	l.address[name] = netip.PrefixFrom(a, bits)
 	return l.setFamily(familyOf(a))
@@ -282,7 +288,7 @@ func (l *conntrackLine) output(list string) error {
 		switch lower {
 		case "json", "xml", "save":
 			l.format.Form = api.Form(lower)
-		case "extended", "id", "timestamp", "ktimestamp", "labels":
+		case "extended", "id", "timestamp", "ktimestamp", "labels", "why":
 			l.format.Output = append(l.format.Output, lower)
 		case "userspace": // says itself
 		default:
@@ -309,137 +315,6 @@ func (l *conntrackLine) state(name string) error {
 		}
 	}
 	l.filter.State = name
-	return nil
-}
-
-// unsupported are options that the grammar takes, and that would select or change
-// nothing: to do as if they were not there could end the wrong flows.
-var unsupported = []string{
-	"orig-vtag", "reply-vtag", "role", "tuple-key-src", "tuple-key-dst", "mask-key-src", "mask-key-dst",
-}
-
-// narrow makes a prefix of an address and the mask that another option gives.
-func (l *conntrackLine) narrow(name, mask string) error {
-	if !l.has(mask) {
-		return nil
-	}
-	ones, bits := net.IPMask(l.address[mask].Addr().AsSlice()).Size()
-	if bits == 0 {
-		return complain("Invalid netmask")
-	}
-	l.address[name] = netip.PrefixFrom(l.address[name].Addr(), ones)
-	return nil
-}
-
-// finish checks the options against each other and fills filter and format.
-func (l *conntrackLine) finish() error {
-	if l.command == 0 || l.command == ctHelp || l.command == ctVersion {
-		return nil
-	}
-	if l.filter.AnyNAT != nil && (l.filter.SrcNAT != nil || l.filter.DstNAT != nil) {
-		return complain("cannot specify `--src-nat' or `--dst-nat' with `--any-nat'")
-	}
-	if err := l.legal(); err != nil {
-		return err
-	}
-	switch {
-	case l.has("zero"):
-		return complain("option `-z' is not supported: counters are never reset")
-	case l.has("secmark"):
-		return complain("option `-c' is not supported: no flow has a secmark")
-	}
-	for _, name := range unsupported {
-		if l.has(name) {
-			return complain("option `--%s' is not supported", name)
-		}
-	}
-	if l.table != tableExpect {
-		if err := errors.Join(l.narrow("src", "mask-src"), l.narrow("dst", "mask-dst")); err != nil {
-			return err
-		}
-	}
-	if form := l.format.Form; (form == api.FormXML || form == api.FormSave) && (l.table == tableExpect || l.command == ctEvents) {
-		return complain("option `-o %s' is not supported here: use json", form)
-	}
-	if err := l.complete(); err != nil {
-		return err
-	}
-	if err := l.numbers(); err != nil {
-		return err
-	}
-	l.fill()
-	return nil
-}
-
-// legal holds the options against conntrackLegal.
-func (l *conntrackLine) legal() error {
-	table := l.table
-	if table == tableDying || table == tableUnconfirmed {
-		table = tableFlows
-	}
-	legal := conntrackLegal[conntrackCall{l.command, table}]
-	for i, o := range conntrackOptionList {
-		_, given := l.given[o.names[0]]
-		switch {
-		case given && legal[i] == '.':
-			return complain("Illegal option `--%s' with this command", o.names[0])
-		case !given && legal[i] == 'M':
-			return complain("You need to supply the `--%s' option for this command", o.names[0])
-		}
-	}
-	if legal[0] == 'P' {
-		if !l.paired("src", "dst", "reply-src", "reply-dst") {
-			if l.has("reply-src") || l.has("reply-dst") {
-				return complain("you have to specify `--reply-src' and `--reply-dst'")
-			}
-			return complain("you have to specify `--src' and `--dst'")
-		}
-	}
-	for _, end := range []string{"src", "dst"} {
-		if l.has("mask-"+end) && !l.has(end) {
-			return complain("Can't use --mask-%s without --%s", end, end)
-		}
-	}
-	return nil
-}
-
-func (l *conntrackLine) has(name string) bool {
-	_, ok := l.given[name]
-	return ok
-}
-
-// paired reports whether there is one pair of options at least, and no half of one.
-func (l *conntrackLine) paired(a, b, c, d string) bool {
-	return l.has(a) == l.has(b) && l.has(c) == l.has(d) && (l.has(a) || l.has(c))
-}
-
-// complete checks that a tuple that names one flow has all that its protocol needs.
-func (l *conntrackLine) complete() error {
-	if l.table != tableFlows || l.command != ctGet {
-		return nil
-	}
-	switch {
-	case tuple.IsICMP(l.proto):
-		for _, o := range protocolOptions(l.proto) {
-			if !l.has(o.names[0]) {
-				return complain("You need to supply the `--%s' option for this command", o.names[0])
-			}
-		}
-	case l.proto == tuple.GRE:
-		if !l.paired("srckey", "dstkey", "reply-key-src", "reply-key-dst") {
-			if l.has("reply-key-src") || l.has("reply-key-dst") {
-				return complain("you have to specify `--reply-src-key' and `--reply-dst-key'")
-			}
-			return complain("you have to specify `--srckey' and `--dstkey'")
-		}
-	case tuple.HasPorts(l.proto):
-		if !l.paired("sport", "dport", "reply-port-src", "reply-port-dst") {
-			if l.has("reply-port-src") || l.has("reply-port-dst") {
-				return complain("you have to specify `--reply-src-port' and `--reply-dst-port'")
-			}
-			return complain("you have to specify `--sport' and `--dport'")
-		}
-	}
 	return nil
 }
 
@@ -470,6 +345,7 @@ func (l *conntrackLine) numbers() error {
 		number(l, icmp+"-type", &o.Type), number(l, icmp+"-code", &o.Code), number(l, icmp+"-id", &o.Ident),
 		number(l, "id", &f.ID), number(l, "timeout", &f.Timeout), number(l, "zone", &f.Zone),
 		number(l, "orig-zone", &f.OrigZone), number(l, "reply-zone", &f.ReplyZone),
+		number(l, "orig-vtag", &l.tags[tuple.Original]), number(l, "reply-vtag", &l.tags[tuple.Reply]),
 	)
 	if err == nil && l.proto == tuple.GRE {
 		err = errors.Join(number(l, "srckey", &o.Sport), number(l, "dstkey", &o.Dport),
@@ -509,6 +385,7 @@ func (l *conntrackLine) setLabels(name, arg string) (err error) {
 	case arg != "":
 		l.update.ClearLabels, err = l.labels.bits(arg)
 	default:
+		l.labels.names() // the real one complains, too, when there are none
 		for bit := range 128 {
 			l.update.ClearLabels = append(l.update.ClearLabels, bit)
 		}
@@ -536,6 +413,7 @@ func (l *conntrackLine) fill() {
 	}
 	l.format.Family, l.format.Proto = l.family, l.proto
 	l.filter.Original.Src, l.filter.Original.Dst = l.address["src"], l.address["dst"]
+	l.filter.Original.SrcMask, l.filter.Original.DstMask = l.masks["src"], l.masks["dst"]
 	l.filter.Reply.Src, l.filter.Reply.Dst = l.address["reply-src"], l.address["reply-dst"]
 	if l.command == ctUpdate {
 		l.split()
@@ -560,6 +438,9 @@ func (l *conntrackLine) tuple() api.Tuple {
 	t.Sport, t.Dport = value(e.Sport), value(e.Dport)
 	return t
 }
+
+// wantsWhy reports whether lines shall say who decided.
+func (l *conntrackLine) wantsWhy() bool { return slices.Contains(l.format.Output, "why") }
 
 // value is that of an option that may not be there.
 func value[T any](p *T) (v T) {

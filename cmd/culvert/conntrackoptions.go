@@ -1,9 +1,5 @@
 package main
 
-import (
-	"example.com/culvert/conntrack/tuple"
-)
-
 // Commands of conntrack(8), by their letters.
 const (
 	ctList    = 'L'
@@ -14,6 +10,8 @@ const (
 	ctEvents  = 'E'
 	ctCount   = 'C'
 	ctCreate  = 'I'
+	ctAdd     = 'A'
+	ctStats   = 'S'
 	ctVersion = 'V'
 	ctHelp    = 'h'
 )
@@ -24,12 +22,14 @@ var conntrackCommands = []longOption{
 	{[]string{"get"}, ctGet, optional, "show the flow with a tuple"},
 	{[]string{"delete"}, ctDelete, optional, "end the flows that pass the filter, or an expectation"},
 	{[]string{"update"}, ctUpdate, optional, "change mark, timeout, status or labels of the flows that pass the filter"},
-	{[]string{"create"}, ctCreate, optional, "make an expectation"},
+	{[]string{"create"}, ctCreate, optional, "make a flow or an expectation"},
+	{[]string{"add"}, ctAdd, optional, "make a flow unless it is there already"},
 	{[]string{"event"}, ctEvents, optional, "print events until interrupted"},
 	{[]string{"flush"}, ctFlush, optional, "end every entry"},
 	{[]string{"counter"}, ctCount, optional, "print how many entries there are"},
-	{[]string{"version"}, ctVersion, nothing, "print the version of conntrack(8) that this follows"},
-	{[]string{"help"}, ctHelp, nothing, "help for conntrack"},
+	{[]string{"stats"}, ctStats, optional, "print what happened to lookups and new flows"},
+	{[]string{"version"}, ctVersion, optional, "print the version of conntrack(8) that this follows"},
+	{[]string{"help"}, ctHelp, optional, "help for conntrack"},
 }
 
 // conntrackOptionList has the options in the order of conntrackLegal, which is
@@ -42,7 +42,7 @@ var conntrackOptionList = []longOption{
 	{[]string{"protonum"}, 'p', required, "`PROTOCOL`, by name or number; options of the protocol come after it"},
 	{[]string{"timeout"}, 't', required, "`SECONDS` until it ends"},
 	{[]string{"status"}, 'u', required, "`LIST` of ASSURED, SEEN_REPLY, UNSET, FIXED_TIMEOUT, EXPECTED, OFFLOAD, HW_OFFLOAD, UNREPLIED"},
-	{[]string{"zero"}, 'z', nothing, "not supported: counters are never reset"},
+	{[]string{"zero"}, 'z', nothing, "print counters and set them to zero"},
 	{[]string{"event-mask"}, 'e', required, "`LIST` of events: ALL, NEW, UPDATES, DESTROY"},
 	{[]string{"tuple-src"}, 0, required, "source `ADDRESS` that is expected"},
 	{[]string{"tuple-dst"}, 0, required, "destination `ADDRESS` that is expected"},
@@ -54,8 +54,8 @@ var conntrackOptionList = []longOption{
 	{[]string{"family"}, 'f', required, "`FAMILY`: ipv4 or ipv6"},
 	{[]string{"src-nat"}, 'n', optional, "translated source, any or `[ADDRESS[:PORT]]`"},
 	{[]string{"dst-nat"}, 'g', optional, "translated destination, any or `[ADDRESS[:PORT]]`"},
-	{[]string{"output"}, 'o', required, "`LIST` of extended, id, timestamp, ktimestamp, labels; or one of xml, save, json"},
-	{[]string{"secmark"}, 'c', required, "not supported: there are no `SECMARKS`"},
+	{[]string{"output"}, 'o', required, "`LIST` of extended, id, timestamp, ktimestamp, labels, why; or one of xml, save, json"},
+	{[]string{"secmark"}, 'c', required, "`VALUE[/MASK]`, of no effect: no flow has a secmark"},
 	{[]string{"buffer-size"}, 'b', required, "`BYTES`, checked and of no effect: no socket buffer holds the events"},
 	{[]string{"any-nat"}, 'j', optional, "translated source or destination, any or `[ADDRESS[:PORT]]`"},
 	{[]string{"zone"}, 'w', required, "`ZONE` of both directions"},
@@ -74,82 +74,37 @@ var ownOptions = []longOption{
 	{[]string{"labelmap"}, 'M', required, "`FILE` with the names of labels (default /etc/xtables/connlabel.conf)"},
 }
 
+// loadOption must come first.
+var loadOption = longOption{[]string{"load-file"}, 'R', required, "do the commands -I, -A, -U, -D and -F in `FILE`, a line each; - is standard input. Must come first"}
+
 // conntrackLegal says which options a command takes with a table, a column for
 // each of conntrackOptionList: M it must be there, o it may, P it is half of a
 // pair of addresses of which one must be there, . it may not.
 var conntrackLegal = map[conntrackCall]string{
 	//                        sdrqptuze[]{}amifngocbjwl<>()
 	{ctList, tableFlows}:    "ooooo.oo...oo.o.ooooo.ooo..oo",
+	{ctCreate, tableFlows}:  "PPPPMMo......oo..oo....o.o.oo",
+	{ctAdd, tableFlows}:     "PPPPMMo......oo..oo....o.o.oo",
 	{ctGet, tableFlows}:     "PPPPM..........o...o....o....",
 	{ctDelete, tableFlows}:  "ooooooo....oo.oooooo...oo..oo",
 	{ctUpdate, tableFlows}:  "ooooooo....oo.oooooo....ooo..",
 	{ctEvents, tableFlows}:  "ooooo...o..oo.o.ooooooooo..oo",
 	{ctFlush, tableFlows}:   "................o............",
 	{ctCount, tableFlows}:   ".............................",
+	{ctStats, tableFlows}:   ".............................",
 	{ctList, tableExpect}:   "................o..o.........",
 	{ctCreate, tableExpect}: "MMooMM...MMMM................",
+	{ctGet, tableExpect}:    "MMooM........................",
 	{ctDelete, tableExpect}: "MMooM........................",
 	{ctEvents, tableExpect}: "...................o.........",
 	{ctFlush, tableExpect}:  ".............................",
 	{ctCount, tableExpect}:  ".............................",
+	{ctStats, tableExpect}:  ".............................",
+	{0, tableFlows}:         ".............................",
 }
 
 // conntrackCall is a command and the table it is for.
 type conntrackCall struct {
 	command byte
 	table   string
-}
-
-// protocolOptions are the options that exist after -p.
-func protocolOptions(proto uint8) []longOption {
-	switch {
-	case proto == tuple.ICMP:
-		return icmpOptions("icmp")
-	case proto == tuple.ICMPv6:
-		return icmpOptions("icmpv6")
-	case proto == tuple.GRE:
-		return keyOptions
-	case proto == tuple.TCP:
-		return append(portOptions, stateOption)
-	case proto == tuple.SCTP:
-		return append(portOptions, stateOption, longOption{[]string{"orig-vtag"}, 0, required, ""}, longOption{[]string{"reply-vtag"}, 0, required, ""})
-	case proto == tuple.DCCP:
-		return append(portOptions, stateOption, longOption{[]string{"role"}, 0, required, ""})
-	case tuple.HasPorts(proto):
-		return portOptions
-	}
-	return nil
-}
-
-func icmpOptions(name string) []longOption {
-	return []longOption{
-		{[]string{name + "-type"}, 0, required, "`TYPE` of icmp; likewise --icmpv6-type"},
-		{[]string{name + "-code"}, 0, required, "`CODE` of icmp; likewise --icmpv6-code"},
-		{[]string{name + "-id"}, 0, required, "`ID` of icmp; likewise --icmpv6-id"},
-	}
-}
-
-var stateOption = longOption{[]string{"state"}, 0, required, "`STATE` of tcp, sctp or dccp"}
-
-// portOptions has no room to spare: what is appended goes into a copy.
-var portOptions = []longOption{
-	{[]string{"sport", "orig-port-src"}, 0, required, "source `PORT` of the original direction"},
-	{[]string{"dport", "orig-port-dst"}, 0, required, "destination `PORT` of the original direction"},
-	{[]string{"reply-port-src"}, 0, required, "source `PORT` of the reply direction"},
-	{[]string{"reply-port-dst"}, 0, required, "destination `PORT` of the reply direction"},
-	{[]string{"tuple-port-src"}, 0, required, "source `PORT` that is expected"},
-	{[]string{"tuple-port-dst"}, 0, required, "destination `PORT` that is expected"},
-	{[]string{"mask-port-src"}, 0, required, "`MASK` of the source port"},
-	{[]string{"mask-port-dst"}, 0, required, "`MASK` of the destination port"},
-}
-
-var keyOptions = []longOption{
-	{[]string{"srckey", "orig-key-src"}, 0, required, "source `KEY` of gre in the original direction"},
-	{[]string{"dstkey", "orig-key-dst"}, 0, required, "destination `KEY` of gre in the original direction"},
-	{[]string{"reply-key-src"}, 0, required, "source `KEY` of gre in the reply direction"},
-	{[]string{"reply-key-dst"}, 0, required, "destination `KEY` of gre in the reply direction"},
-	{[]string{"tuple-key-src"}, 0, required, ""},
-	{[]string{"tuple-key-dst"}, 0, required, ""},
-	{[]string{"mask-key-src"}, 0, required, ""},
-	{[]string{"mask-key-dst"}, 0, required, ""},
 }

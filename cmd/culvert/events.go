@@ -44,7 +44,7 @@ func eventsCommand() *cobra.Command {
 		}
 		defer body.Close()
 		if form == api.FormText {
-			_, err = copyLines(cmd.OutOrStdout(), cmd.ErrOrStderr(), body)
+			_, err = copyLines(cmd.OutOrStdout(), cmd.ErrOrStderr(), body, "")
 		} else {
 			err = copyEvents(cmd.OutOrStdout(), cmd.ErrOrStderr(), body)
 		}

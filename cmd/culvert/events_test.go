@@ -23,7 +23,7 @@ func TestLostEventsAreToldOnStandardError(t *testing.T) {
 	out.Reset()
 	notes.Reset()
 	text := "    [NEW] udp\n" + api.MissedPrefix + "3\n" + api.RestartedPrefix + "\n"
-	n, err := copyLines(&out, &notes, strings.NewReader(text))
+	n, err := copyLines(&out, &notes, strings.NewReader(text), "")
 	if err != nil || n != 1 || !strings.Contains(notes.String(), "We are losing events") || !strings.Contains(notes.String(), "3 events lost") ||
 		!strings.Contains(notes.String(), "began anew") {
 		t.Errorf("%d lines, %v, stderr %q", n, err, notes.String())

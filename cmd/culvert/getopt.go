@@ -11,7 +11,7 @@ type takes uint8
 const (
 	nothing  takes = iota
 	required       // attached, or the next word
-	optional       // the next word, unless that is an option, too
+	optional       // the next word, unless that is an option, too; never attached
 )
 
 // longOption is an option as conntrack(8) takes it: short forms can be joined,
@@ -93,10 +93,18 @@ func (g *getopt) argument(o *longOption, value string, attached bool) (*longOpti
 	switch {
 	case attached && o.takes == nothing:
 		return nil, "", fmt.Errorf("unknown option `%s'", word)
-	case attached || o.takes == nothing:
-	case o.takes == required && g.at >= len(g.args):
+	case o.takes == nothing:
+	case o.takes == optional:
+		// As conntrack(8) does: what is attached is ignored.
+		value = ""
+		if g.at < len(g.args) && !strings.HasPrefix(g.args[g.at], "-") && !strings.HasPrefix(g.args[g.at], "!") {
+			value = g.args[g.at]
+			g.at++
+		}
+	case attached:
+	case g.at >= len(g.args):
 		return nil, "", fmt.Errorf("option `%s' requires an argument", word)
-	case o.takes == required || g.at < len(g.args) && !strings.HasPrefix(g.args[g.at], "-") && !strings.HasPrefix(g.args[g.at], "!"):
+	default:
 		value = g.args[g.at]
 		g.at++
 	}

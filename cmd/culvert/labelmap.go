@@ -3,7 +3,9 @@ package main
 import (
 	"bufio"
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -19,6 +21,7 @@ const labelFile = "/etc/xtables/connlabel.conf"
 type labelMap struct {
 	path string // empty: labelFile
 	read api.LabelNames
+	note string // why it could not be read
 }
 
 func (m *labelMap) names() api.LabelNames {
@@ -28,6 +31,7 @@ func (m *labelMap) names() api.LabelNames {
 	m.read = make(api.LabelNames)
 	f, err := os.Open(cmp.Or(m.path, labelFile))
 	if err != nil {
+		m.note = "nfct_labelmap_new: " + strings.ToUpper(cause(err)[:1]) + cause(err)[1:]
 		return m.read
 	}
 	defer f.Close()
@@ -42,6 +46,15 @@ func (m *labelMap) names() api.LabelNames {
 		}
 	}
 	return m.read
+}
+
+// cause is what the system said, without the path.
+func cause(err error) string {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		err = path.Err
+	}
+	return err.Error()
 }
 
 // bits returns the labels that a comma-separated list names.

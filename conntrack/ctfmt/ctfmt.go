@@ -18,6 +18,8 @@ type Options struct {
 	Timestamp  bool                 // -o timestamp: when the event happened
 	LabelName  func(bit int) string // -o labels: the name of a label, "" if it has none; nil: no labels
 
+	Why func(b []byte, f *conntrack.Flow) []byte // ours: appends who decided, and a blank; nil: nothing
+
 	Accounting bool           // nf_conntrack_acct: packets= and bytes=
 	Now        time.Time      // for delta-time= of flows that have a start and no stop
 	Location   *time.Location // of printed times; nil: local
@@ -40,20 +42,26 @@ func AppendEvent(b []byte, e *conntrack.Event, o Options) []byte {
 	if o.Timestamp {
 		b = fmt.Appendf(b, "[%08d.%06d]\t", e.Time.Unix(), e.Time.Nanosecond()/1000)
 	}
+	b = append(b, eventTags[e.Type]...)
+	return appendFlow(b, &e.Flow, &o, shownIn(e, &o))
+}
+
+// eventTags begin the lines of events.
+var eventTags = [...]string{conntrack.EventNew: "    [NEW] ", conntrack.EventUpdate: " [UPDATE] ", conntrack.EventDestroy: "[DESTROY] "}
+
+// shownIn returns what the kernel would have put into the message of an event.
+func shownIn(e *conntrack.Event, o *Options) fields {
 	show := fields{timeout: true, mark: e.Flow.Mark != 0 || e.Change&conntrack.ChangedMark != 0}
 	switch e.Type {
 	case conntrack.EventNew:
-		b = append(b, "    [NEW] "...)
 		show.state = true
 	case conntrack.EventUpdate:
-		b = append(b, " [UPDATE] "...)
 		show.state = e.Change&conntrack.ChangedState != 0
 	case conntrack.EventDestroy:
-		b = append(b, "[DESTROY] "...)
 		show.state, show.times, show.counters = true, true, o.Accounting
 		show.timeout = e.Flow.Timeout >= time.Second
 	}
-	return appendFlow(b, &e.Flow, &o, show)
+	return show
 }
 
 // appendFlow appends the fields in conntrack's order, each followed by a
@@ -106,6 +114,9 @@ func appendFlow(b []byte, f *conntrack.Flow, o *Options, show fields) []byte {
 		b = appendUint(b, "id=", uint64(f.ID))
 	}
 	b = appendLabels(b, f, o)
+	if o.Why != nil {
+		b = o.Why(b, f)
+	}
 	return b[:len(b)-1]
 }
 
@@ -170,11 +181,7 @@ func appendTimes(b []byte, f *conntrack.Flow, o *Options) []byte {
 	if f.Start.IsZero() {
 		return b
 	}
-	age := f.Stop.Sub(f.Start) / time.Second
-	if f.Stop.IsZero() {
-		age = time.Duration(o.Now.Unix() - f.Start.Unix()) // conntrack(8) rounds both
-	}
-	b = appendUint(b, "delta-time=", uint64(max(age, 0)))
+	b = appendUint(b, "delta-time=", age(f, o))
 	if !o.KTimestamp {
 		return b
 	}
@@ -183,6 +190,14 @@ func appendTimes(b []byte, f *conntrack.Flow, o *Options) []byte {
 		b = appendTime(b, "[stop=", f.Stop, o.Location)
 	}
 	return b
+}
+
+// age returns how many seconds a flow lasted, or lasts now.
+func age(f *conntrack.Flow, o *Options) uint64 {
+	if f.Stop.IsZero() {
+		return uint64(max(o.Now.Unix()-f.Start.Unix(), 0)) // conntrack(8) rounds both
+	}
+	return uint64(max(f.Stop.Sub(f.Start)/time.Second, 0))
 }
 
 // appendTime appends a time in the form of ctime(3).

@@ -7,4 +7,9 @@
 // mark only when it is not 0 or has changed; UPDATE has the protocol state only
 // when that changed; DESTROY has counters and times, and a timeout only when
 // there is some left.
+//
+// Some of conntrack(8)'s forms have holes, which are kept: XML has no type, code and id
+// of ICMP and of no protocol the sequence numbers; what is saved has no mark, labels,
+// counters and helper, no zone of expectations, and of flows whose both ends are
+// translated the ports are read back by us alone. JSON (package control/api) has all.
 package ctfmt

@@ -64,13 +64,17 @@ func appendAddrs(b []byte, prefix string, src, dst netip.Addr) []byte {
 
 // appendMask appends which bits of the tuple matter; of the destination all do.
 func appendMask(b []byte, x *conntrack.Expect) []byte {
-	src, dst := netip.AddrFrom16(x.Mask.Src), netip.AddrFrom16(conntrack.WholeMask(0).Src)
-	if x.Tuple.Family == tuple.IPv4 {
-		src, dst = netip.AddrFrom4(x.Mask.Src.As4()), netip.AddrFrom4([4]byte{0xff, 0xff, 0xff, 0xff})
-	}
+	src, dst := maskAddrs(x)
 	b = appendAddrs(b, "mask-", src, dst)
 	ports := tuple.Tuple{Proto: x.Tuple.Proto, SrcPort: x.Mask.SrcPort, DstPort: math.MaxUint16}
 	return appendPorts(b, &ports)
+}
+
+func maskAddrs(x *conntrack.Expect) (src, dst netip.Addr) {
+	if x.Tuple.Family == tuple.IPv4 {
+		return netip.AddrFrom4(x.Mask.Src.As4()), netip.AddrFrom4([4]byte{0xff, 0xff, 0xff, 0xff})
+	}
+	return netip.AddrFrom16(x.Mask.Src), netip.AddrFrom16(conntrack.WholeMask(0).Src)
 }
 
 // appendFlags appends the flags as one word, nothing when there are none.

@@ -12,13 +12,20 @@ const savedStatus = conntrack.Expected | conntrack.SeenReply | conntrack.Assured
 
 // AppendSave appends f as conntrack -L -o save prints it, without a newline. As there,
 // it has no mark, labels, counters and helper.
-func AppendSave(b []byte, f *conntrack.Flow) []byte {
+func AppendSave(b []byte, f *conntrack.Flow) []byte { return appendSave(b, "-A", f) }
+
+// AppendEventSave appends e as conntrack -E -o save prints it, without a newline.
+func AppendEventSave(b []byte, e *conntrack.Event) []byte {
+	return appendSave(b, [...]string{conntrack.EventNew: "-A", conntrack.EventUpdate: "-U", conntrack.EventDestroy: "-D"}[e.Type], &e.Flow)
+}
+
+func appendSave(b []byte, command string, f *conntrack.Flow) []byte {
 	o, r := &f.Tuple[tuple.Original], &f.Tuple[tuple.Reply]
 	status := (f.Status & savedStatus).String()
 	if status == "" {
 		status = "UNSET"
 	}
-	b = fmt.Appendf(b, "-A -t %d -u %s ", int64(f.Timeout.Seconds()), status)
+	b = fmt.Appendf(b, "%s -t %d -u %s ", command, int64(f.Timeout.Seconds()), status)
 	switch {
 	case o.Zone == r.Zone && o.Zone != 0:
 		b = fmt.Appendf(b, "-w %d ", o.Zone)
@@ -57,6 +64,9 @@ func appendSavedProto(b []byte, f *conntrack.Flow) []byte {
 	}
 	if conntrack.HasStates(o.Proto) {
 		b = fmt.Appendf(b, " --state %s", f.State)
+	}
+	if o.Proto == tuple.SCTP {
+		b = fmt.Appendf(b, " --orig-vtag %d --reply-vtag %d", f.Tags[tuple.Original], f.Tags[tuple.Reply])
 	}
 	return b
 }

@@ -118,6 +118,12 @@ func (w *fakeWatching) Read(f func(*TracedPacket, []CapturedFrame) bool) {
 	}
 }
 
+func (g *gateway) InsertFlow(in *Insertion) error { return g.table.Insert(&in.Insertion) }
+
+func (g *gateway) Why(f *conntrack.Flow) Why {
+	return Why{Rule: "the way out", Text: "masquerade", Position: "c.toml:9", Generation: f.Generation, PortChoice: "preserved"}
+}
+
 func (g *gateway) Explain(p Probe) (Explanation, error) {
 	if p.In == "nope" {
 		return Explanation{}, fmt.Errorf("interface %s: %w", p.In, ErrNotFound)

@@ -202,6 +202,12 @@ func (c *Client) Flows(ctx context.Context, f Format) (io.ReadCloser, error) {
 	return c.stream(ctx, "/v1/flows", f.query())
 }
 
+// InsertFlow makes a flow. The error is ErrExists when one of its tuples or its port is
+// taken, ErrRefused when there is no room, ErrInvalid when there can be no such flow.
+func (c *Client) InsertFlow(ctx context.Context, x NewFlow) (f Flow, err error) {
+	return f, c.call(ctx, http.MethodPost, "/v1/flows", x, &f)
+}
+
 // DeleteFlows ends the flows that f wants and returns them as lines; the caller
 // closes it.
 func (c *Client) DeleteFlows(ctx context.Context, f Format) (io.ReadCloser, error) {
@@ -216,6 +222,16 @@ func (c *Client) UpdateFlows(ctx context.Context, u FlowUpdate, f Format) (io.Re
 		return nil, err
 	}
 	return c.do(ctx, http.MethodPost, "/v1/flows/update"+encode(f.query()), bytes.NewReader(b))
+}
+
+// ZeroFlows is Flows, and sets the counters of what it lists to zero in the same moment.
+func (c *Client) ZeroFlows(ctx context.Context, f Format) (io.ReadCloser, error) {
+	return c.do(ctx, http.MethodPost, "/v1/flows/zero"+encode(f.query()), nil)
+}
+
+// FlowStats returns the counters of conntrack -S.
+func (c *Client) FlowStats(ctx context.Context) (st FlowStats, err error) {
+	return st, c.get(ctx, "/v1/flows/stats", nil, &st)
 }
 
 // Flow returns the flow with tuple k in either direction as a line, or gives
@@ -262,6 +278,16 @@ func (c *Client) Follow(ctx context.Context, f Format, where Follow) (io.ReadClo
 func (c *Client) Expectations(ctx context.Context, f Format) (io.ReadCloser, error) {
 	f.Filter = nil // they have none
 	return c.stream(ctx, "/v1/expectations", f.query())
+}
+
+// Expectation returns the expectation with a tuple as a line, or gives ErrNotFound. The
+// caller closes it.
+func (c *Client) Expectation(ctx context.Context, k Tuple, f Format) (io.ReadCloser, error) {
+	b, err := json.Marshal(k)
+	if err != nil {
+		return nil, err
+	}
+	return c.do(ctx, http.MethodPost, "/v1/expectations/get"+encode(f.query()), bytes.NewReader(b))
 }
 
 // ExpectEvents returns the stream of the events of expectations as lines; it

@@ -34,6 +34,10 @@ var driven = []struct{ pattern, query, body string }{
 	{"GET /v1/flows", "format=xml", ""},
 	{"GET /v1/flows", "table=dying", ""},
 	{"GET /v1/flows/count", "", ""},
+	{"GET /v1/flows/stats", "", ""},
+	{"POST /v1/flows", "", `{"original":{"proto":"sctp","src":"10.0.0.5","dst":"192.0.2.53","sport":1,"dport":2},"reply_zone":0,` +
+		`"src_nat":{"addr":"203.0.113.1","port":7},"state":"ESTABLISHED","status":["ASSURED"],"timeout":60,"mark":1,"labels":[3],"orig_tag":11,"reply_tag":12}`},
+	{"POST /v1/flows/zero", "output=why", ""},
 	{"POST /v1/flows/get", "", flowTuple},
 	{"POST /v1/flows/update", "", `{"mark":{"value":7,"mask":4294967295},"timeout":60,"status":["ASSURED"],"add_labels":[],"clear_labels":[]}`},
 	{"GET /v1/events", "", ""},
@@ -183,7 +187,7 @@ func TestRefusalsSayWhatIsWrong(t *testing.T) {
 	}{
 		{"an unknown path", "GET", "/v1/flws", "", "", 404, "no-such-path", "did you mean /v1/flows?"},
 		{"another version", "GET", "/v2/status", "", "", 404, "no-such-path", "did you mean /v1/status?"},
-		{"a method that the path does not have", "PUT", "/v1/flows", "", "", 405, "method-not-allowed", "takes GET, DELETE, not PUT"},
+		{"a method that the path does not have", "PUT", "/v1/flows", "", "", 405, "method-not-allowed", "takes GET, POST, DELETE, not PUT"},
 		{"a parameter that is misspelt", "GET", "/v1/flows?fromat=json", "", "", 400, "unknown-parameter", `unknown parameter "fromat"; did you mean format?`},
 		{"a parameter of others", "GET", "/v1/explain?colour=red", "", "", 400, "unknown-parameter", "there are packet"},
 		{"a parameter where there is none", "GET", "/v1/status?format=json", "", "", 400, "unknown-parameter", "takes none"},
@@ -223,7 +227,7 @@ func TestRefusalsSayWhatIsWrong(t *testing.T) {
 		if status != tt.status || code != tt.code || !strings.Contains(text, tt.text) {
 			t.Errorf("%s: %d %q %q; want %d %q with %q", tt.claim, status, code, text, tt.status, tt.code, tt.text)
 		}
-		if status == http.StatusMethodNotAllowed && tt.code != "" && answer.Header.Get("Allow") != "GET, DELETE" {
+		if status == http.StatusMethodNotAllowed && tt.code != "" && answer.Header.Get("Allow") != "GET, POST, DELETE" {
 			t.Errorf("%s: Allow %q, want the methods", tt.claim, answer.Header.Get("Allow"))
 		}
 	}

@@ -11,7 +11,7 @@
 //
 // # What is asked for
 //
-//	flows            list in pages, get, update, delete those that pass a filter; flush, count
+//	flows            list in pages, get, insert, update, delete, read and zero counters of those that pass a filter; flush, count, stats
 //	events           stream of NEW, UPDATE, DESTROY of flows, expectations or both
 //	expectations     list, get, create, delete, flush, count; their events
 //	rules, counters  rules in force and dropped packets, with hits; counters that rules name

@@ -15,11 +15,12 @@ var (
 	ErrExists       = errors.New("exists")       // it is there already
 	ErrUnauthorized = errors.New("unauthorized") // the token is missing or wrong
 	ErrGone         = errors.New("gone")         // what the cursor leads to; begin anew
+	ErrInvalid      = errors.New("bad request")  // the request is wrong in itself
 )
 
 // Errors of requests that no handler has seen or that it could not read.
 var (
-	errBadRequest = errors.New("bad request")
+	errBadRequest = ErrInvalid
 	errParameter  = errors.New("unknown parameter")
 	errField      = errors.New("unknown field")
 	errNoPath     = errors.New("no such path")
@@ -59,8 +60,10 @@ var kinds = []kind{
 	{ErrGone, "gone", http.StatusGone},
 	{ErrExists, "exists", http.StatusConflict},
 	{conntrack.ErrExpectClash, "exists", http.StatusConflict},
+	{conntrack.ErrExists, "exists", http.StatusConflict},
 	{ErrRefused, "refused", http.StatusUnprocessableEntity},
 	{conntrack.ErrExpectFull, "refused", http.StatusUnprocessableEntity},
+	{conntrack.ErrNoMemory, "refused", http.StatusUnprocessableEntity},
 	{errBadRequest, "bad-request", http.StatusBadRequest},
 	{ErrNotRunning, "not-running", http.StatusServiceUnavailable},
 	{errBusy, "busy", http.StatusServiceUnavailable},

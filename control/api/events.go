@@ -208,7 +208,7 @@ func (st *stream) tail() {
 // listed appends a flow that is there already.
 func (st *stream) listed(f *conntrack.Flow) {
 	if st.form == FormJSON {
-		st.encode(Event{Type: EventListed, Flow: flowFrom(f)})
+		st.encode(Event{Type: EventListed, Flow: st.flowFrom(f)})
 		return
 	}
 	st.flow(f)
@@ -243,10 +243,17 @@ func (st *stream) entry(e *journal.Entry) {
 func (st *stream) event(e *journal.Entry) {
 	x := &e.Record.Event
 	if st.form == FormJSON {
-		st.encode(Event{Seq: e.Record.Seq, Type: x.Type.String(), Time: x.Time, Cause: x.Cause.String(), Flow: flowFrom(&x.Flow), Cursor: st.cursor(e)})
+		st.encode(Event{Seq: e.Record.Seq, Type: x.Type.String(), Time: x.Time, Cause: x.Cause.String(), Flow: st.flowFrom(&x.Flow), Cursor: st.cursor(e)})
 		return
 	}
-	st.buf.Write(ctfmt.AppendEvent(st.buf.AvailableBuffer(), x, st.options))
+	switch b := st.buf.AvailableBuffer(); st.form {
+	case FormXML:
+		st.buf.Write(ctfmt.AppendEventXML(b, x, st.options))
+	case FormSave:
+		st.buf.Write(ctfmt.AppendEventSave(b, x))
+	default:
+		st.buf.Write(ctfmt.AppendEvent(b, x, st.options))
+	}
 	st.buf.WriteByte('\n')
 }
 
@@ -256,7 +263,11 @@ func (st *stream) expectEvent(e *journal.Entry) {
 		st.encode(Event{Seq: e.Record.Seq, Type: x.Type.String(), Time: x.Time, Expect: expectationFrom(&x.Expect), Cursor: st.cursor(e)})
 		return
 	}
-	st.buf.Write(ctfmt.AppendExpectEvent(st.buf.AvailableBuffer(), x, st.options))
+	if b := st.buf.AvailableBuffer(); st.form == FormXML {
+		st.buf.Write(ctfmt.AppendExpectEventXML(b, x, st.options))
+	} else {
+		st.buf.Write(ctfmt.AppendExpectEvent(b, x, st.options))
+	}
 	st.buf.WriteByte('\n')
 }
 

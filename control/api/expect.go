@@ -160,7 +160,11 @@ func (l *lines) expectation(x *conntrack.Expect) {
 		l.encode(expectationFrom(x))
 		return
 	}
-	l.buf.Write(ctfmt.AppendExpect(l.buf.AvailableBuffer(), x))
+	if b := l.buf.AvailableBuffer(); l.form == FormXML {
+		l.buf.Write(ctfmt.AppendExpectXML(b, x))
+	} else {
+		l.buf.Write(ctfmt.AppendExpect(b, x))
+	}
 	l.buf.WriteByte('\n')
 }
 

@@ -22,9 +22,9 @@ type Filter struct {
 	Status    []string    `json:"status,omitempty"` // bits that are set; UNREPLIED: no reply was seen
 	Mark      *MarkFilter `json:"mark,omitempty"`
 	ID        *uint32     `json:"id,omitempty"`
-	Timeout   *uint32     `json:"timeout,omitempty"` // whole seconds that are left
-	Zone      *uint16     `json:"zone,omitempty"`    // of both directions
-	OrigZone  *uint16     `json:"orig_zone,omitempty"`
+	Timeout   *uint32     `json:"timeout,omitempty"`   // whole seconds that are left
+	Zone      *uint16     `json:"zone,omitempty"`      // of both directions
+	OrigZone  *uint16     `json:"orig_zone,omitempty"` // of the original direction alone: 0 if both have the same
 	ReplyZone *uint16     `json:"reply_zone,omitempty"`
 	Labels    []int       `json:"labels,omitempty"`         // bits that are set
 	Rule      *uint32     `json:"rule,omitempty"`           // id of the rule that admitted it
@@ -41,13 +41,15 @@ type Filter struct {
 
 // Ends are what a Filter wants of the packets in one direction.
 type Ends struct {
-	Src   netip.Prefix `json:"src,omitzero"`
-	Dst   netip.Prefix `json:"dst,omitzero"`
-	Sport *uint16      `json:"sport,omitempty"` // of GRE the key
-	Dport *uint16      `json:"dport,omitempty"`
-	Type  *uint8       `json:"type,omitempty"` // of ICMP
-	Code  *uint8       `json:"code,omitempty"`
-	Ident *uint16      `json:"icmp_id,omitempty"`
+	Src     netip.Prefix `json:"src,omitzero"`
+	Dst     netip.Prefix `json:"dst,omitzero"`
+	SrcMask netip.Addr   `json:"src_mask,omitzero"` // bits of Src that count, instead of its length
+	DstMask netip.Addr   `json:"dst_mask,omitzero"` // likewise
+	Sport   *uint16      `json:"sport,omitempty"`   // of GRE the key
+	Dport   *uint16      `json:"dport,omitempty"`
+	Type    *uint8       `json:"type,omitempty"` // of ICMP
+	Code    *uint8       `json:"code,omitempty"`
+	Ident   *uint16      `json:"icmp_id,omitempty"`
 }
 
 // MarkFilter wants the bits of Mask in the mark to be those of Value.
@@ -115,13 +117,17 @@ func labelSet(bits []int) (set [2]uint64, err error) {
 // wants reports whether f has everything that m names.
 func (m *matcher) wants(f *conntrack.Flow) bool {
 	original, reply := &f.Tuple[tuple.Original], &f.Tuple[tuple.Reply]
+	origZone, replyZone := original.Zone, reply.Zone
+	if origZone == replyZone {
+		origZone, replyZone = 0, 0
+	}
 	return m.Original.match(original) && m.Reply.match(reply) &&
 		f.Status&(m.set|m.unset) == m.set &&
 		(m.State == "" || conntrack.HasStates(original.Proto) && f.State.String() == m.State) &&
 		(m.Mark == nil || f.Mark&m.Mark.Mask == m.Mark.Value) &&
 		is(m.ID, f.ID) && is(m.Timeout, uint32(f.Timeout.Seconds())) &&
 		is(m.Zone, original.Zone) && is(m.Zone, reply.Zone) &&
-		is(m.OrigZone, original.Zone) && is(m.ReplyZone, reply.Zone) &&
+		is(m.OrigZone, origZone) && is(m.ReplyZone, replyZone) &&
 		f.Labels[0]&m.labels[0] == m.labels[0] && f.Labels[1]&m.labels[1] == m.labels[1] &&
 		is(m.Rule, f.Rule) && is(m.Since, f.Generation) && is(m.Helper, f.Helper) &&
 		f.Packets[tuple.Original]+f.Packets[tuple.Reply] >= m.Packets && f.Bytes[tuple.Original]+f.Bytes[tuple.Reply] >= m.Bytes &&
@@ -134,13 +140,32 @@ func (m *matcher) wants(f *conntrack.Flow) bool {
 func is[T comparable](want *T, v T) bool { return want == nil || *want == v }
 
 func (e *Ends) match(t *tuple.Tuple) bool {
-	return within(e.Src, t.Src) && within(e.Dst, t.Dst) &&
+	return within(e.Src, e.SrcMask, t.Src) && within(e.Dst, e.DstMask, t.Dst) &&
 		(e.Sport == nil && e.Dport == nil || !tuple.IsICMP(t.Proto)) && is(e.Sport, t.SrcPort) && is(e.Dport, t.DstPort) &&
 		(e.Type == nil && e.Code == nil && e.Ident == nil || tuple.IsICMP(t.Proto)) &&
 		is(e.Type, uint8(t.DstPort>>8)) && is(e.Code, uint8(t.DstPort)) && is(e.Ident, t.SrcPort)
 }
 
-func within(p netip.Prefix, a tuple.Addr) bool { return !p.IsValid() || p.Contains(a.Netip()) }
+// within reports whether a is an address that p and, if it is valid, mask allow.
+func within(p netip.Prefix, mask netip.Addr, a tuple.Addr) bool {
+	if !p.IsValid() || !mask.IsValid() {
+		return !p.IsValid() || p.Contains(a.Netip())
+	}
+	if mask.Is4() != a.Is4() || p.Addr().Is4() != a.Is4() {
+		return false
+	}
+	want, bits := tuple.AddrFrom(p.Addr()), tuple.AddrFrom(mask)
+	first := 0
+	if a.Is4() {
+		first = len(a) - 4 // what precedes an IPv4 address is the same in all
+	}
+	for i := first; i < len(a); i++ {
+		if (a[i]^want[i])&bits[i] != 0 {
+			return false
+		}
+	}
+	return true
+}
 
 func (m *matcher) wantsNAT(f *conntrack.Flow) bool {
 	o, r := &f.Tuple[tuple.Original], &f.Tuple[tuple.Reply]

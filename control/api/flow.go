@@ -2,6 +2,8 @@ package api
 
 import (
 	"net/netip"
+	"strconv"
+	"strings"
 	"time"
 
 	"example.com/culvert/conntrack"
@@ -24,9 +26,40 @@ type Flow struct {
 	Helper   string   `json:"helper,omitempty"`
 	Original Side     `json:"original"`
 	Reply    Side     `json:"reply"`
+	OrigTag  uint32   `json:"orig_tag,omitempty"`  // of SCTP: the verification tag
+	ReplyTag uint32   `json:"reply_tag,omitempty"` //
+	Why      *Why     `json:"why,omitempty"`       // with the output option why
 
 	Start *time.Time `json:"start,omitempty"` // with conntrack.timestamp
 	Stop  *time.Time `json:"stop,omitempty"`
+}
+
+// Why says who made a flow as it is.
+type Why struct {
+	Rule       string `json:"rule,omitempty"`     // that decided about it: its name, or its list and place there; absent: none
+	Text       string `json:"text,omitempty"`     // of the rule in normal form
+	Position   string `json:"position,omitempty"` // of the rule as file:line
+	Generation uint32 `json:"generation"`         // of the rules in force then
+	PortChoice string `json:"port_choice"`        // why it has its external port
+}
+
+// appendTo appends why as the last words of a line: rule=internet at=culvert.toml:9
+// generation=1 port=preserved.
+func (w *Why) appendTo(b []byte) []byte {
+	b = append(b, "rule="...)
+	switch {
+	case w.Rule == "":
+		b = append(b, '-')
+	case strings.ContainsAny(w.Rule, " \t\"="):
+		b = strconv.AppendQuote(b, w.Rule)
+	default:
+		b = append(b, w.Rule...)
+	}
+	if w.Position != "" {
+		b = append(append(b, " at="...), w.Position...)
+	}
+	b = strconv.AppendUint(append(b, " generation="...), uint64(w.Generation), 10)
+	return append(append(append(b, " port="...), w.PortChoice...), ' ')
 }
 
 // Side is one direction of a Flow.
@@ -81,6 +114,8 @@ func flowFrom(f *conntrack.Flow) *Flow {
 		Helper:   f.Helper,
 		Original: sideFrom(f, tuple.Original),
 		Reply:    sideFrom(f, tuple.Reply),
+		OrigTag:  f.Tags[tuple.Original],
+		ReplyTag: f.Tags[tuple.Reply],
 	}
 	for bit := range maxLabel + 1 {
 		if f.Labels[bit/64]>>(bit%64)&1 != 0 {

@@ -22,6 +22,8 @@ type lines struct {
 	w   http.ResponseWriter
 	buf bytes.Buffer
 	enc *json.Encoder // into buf
+
+	ended bool // the flows that are listed have ended
 }
 
 func newLines(w http.ResponseWriter, v view) *lines {
@@ -39,16 +41,30 @@ func newLines(w http.ResponseWriter, v view) *lines {
 func (l *lines) flow(f *conntrack.Flow) {
 	switch b := l.buf.AvailableBuffer(); l.form {
 	case FormJSON:
-		l.encode(flowFrom(f))
+		l.encode(l.flowFrom(f))
 		return
 	case FormXML:
 		l.buf.Write(ctfmt.AppendXML(b, f, l.options))
 	case FormSave:
-		l.buf.Write(ctfmt.AppendSave(b, f))
+		if l.ended {
+			l.buf.Write(ctfmt.AppendEventSave(b, &conntrack.Event{Type: conntrack.EventDestroy, Flow: *f}))
+		} else {
+			l.buf.Write(ctfmt.AppendSave(b, f))
+		}
 	default:
 		l.buf.Write(ctfmt.AppendList(b, f, l.options))
 	}
 	l.buf.WriteByte('\n')
+}
+
+// flowFrom is flowFrom with what the view wants besides.
+func (l *lines) flowFrom(f *conntrack.Flow) *Flow {
+	out := flowFrom(f)
+	if l.why != nil {
+		why := l.why(f)
+		out.Why = &why
+	}
+	return out
 }
 
 // encode appends v as a line of JSON.
@@ -73,8 +89,15 @@ func (s *Server) view(r *http.Request) (view, error) {
 func (s *Server) viewOf(r *http.Request, q url.Values) (view, error) {
 	v, err := parseFormat(q)
 	v.options.Accounting = s.backend.Accounting()
-	if err == nil && (v.form == FormXML || v.form == FormSave) && (r.URL.Path == "/v1/events" || strings.HasPrefix(r.URL.Path, "/v1/expectations")) {
-		err = fmt.Errorf("%w: format: use json or text here", errBadRequest)
+	if v.options.Why != nil {
+		v.why = s.backend.Why
+		v.options.Why = func(b []byte, f *conntrack.Flow) []byte {
+			why := v.why(f)
+			return why.appendTo(b)
+		}
+	}
+	if err == nil && v.form == FormSave && strings.HasPrefix(r.URL.Path, "/v1/expectations") {
+		err = fmt.Errorf("%w: format: expectations are not saved: use json, text or xml", errBadRequest)
 	}
 	return v, err
 }
@@ -100,20 +123,37 @@ func (s *Server) flows(w http.ResponseWriter, r *http.Request) error {
 		page(out, table)
 		return nil
 	}
+	s.list(out, table.DumpFrom)
+	return nil
+}
+
+// zeroFlows lists the table, and the counters begin anew.
+func (s *Server) zeroFlows(w http.ResponseWriter, r *http.Request) error {
+	v, err := s.view(r)
+	if err != nil {
+		return err
+	}
+	s.list(newLines(w, v), func(at uint32, f func(*conntrack.Flow) bool) uint32 {
+		return s.backend.Table().ZeroFrom(at, v.wants, f)
+	})
+	return nil
+}
+
+// list writes the flows that a walk in pieces calls with.
+func (s *Server) list(out *lines, walk func(uint32, func(*conntrack.Flow) bool) uint32) {
 	for at, more := uint32(0), true; more; more = at != 0 {
 		// Lines are collected while the table is walked, and written between
 		// two walks: a reader that does not read must not hold up the table.
-		at = table.DumpFrom(at, func(f *conntrack.Flow) bool {
-			if v.wants(f) {
+		at = walk(at, func(f *conntrack.Flow) bool {
+			if out.wants(f) {
 				out.flow(f)
 			}
 			return out.buf.Len() < pieceSize
 		})
 		if out.send() != nil {
-			return nil // the reader is gone
+			return // the reader is gone
 		}
 	}
-	return nil
 }
 
 // page lists one page of the flows. It is collected first, so that the header can
@@ -150,6 +190,7 @@ func (s *Server) deleteFlows(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	out, table := newLines(w, v), s.backend.Table()
+	out.ended = true
 	for at, more := uint32(0), true; more; more = at != 0 {
 		at = table.DeleteFrom(at, v.wants, func(f *conntrack.Flow) bool {
 			out.flow(f)

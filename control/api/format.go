@@ -19,8 +19,8 @@ type Form string
 const (
 	FormJSON Form = "json" // an object a line
 	FormText Form = "text" // as conntrack(8) prints them
-	FormXML  Form = "xml"  // as with -o xml, a flow a line; lists of flows only
-	FormSave Form = "save" // as with -o save; lists of flows only
+	FormXML  Form = "xml"  // as with -o xml, a flow a line, without the first and last lines of the document
+	FormSave Form = "save" // as with -o save; not of expectations
 )
 
 // Table is one of the lists of flows that a gateway has.
@@ -48,7 +48,7 @@ func (t Table) dump(of *conntrack.Table) func(func(*conntrack.Flow) bool) {
 // The zero Format is all of them as JSON.
 type Format struct {
 	Form   Form
-	Output []string   // of conntrack(8) -o: extended, id, timestamp, ktimestamp, labels
+	Output []string   // of conntrack(8) -o: extended, id, timestamp, ktimestamp, labels; ours: why
 	Events []string   // of conntrack(8) -e: ALL, NEW, UPDATES, DESTROY; none is all
 	Family uint8      // tuple.IPv4, tuple.IPv6, 0: both
 	Proto  uint8      // 0: all
@@ -116,8 +116,9 @@ type view struct {
 	family  uint8
 	proto   uint8
 	table   Table
-	limit   int    // of a page; 0: all flows
-	from    uint32 // position that the page begins at
+	limit   int                       // of a page; 0: all flows
+	from    uint32                    // position that the page begins at
+	why     func(*conntrack.Flow) Why // nil: not wanted
 	matcher
 }
 
@@ -205,10 +206,12 @@ func ParseOutput(list string, o *ctfmt.Options) error {
 			o.Timestamp = true
 		case "ktimestamp":
 			o.KTimestamp = true
+		case "why":
+			o.Why = func(b []byte, _ *conntrack.Flow) []byte { return b } // until the server knows
 		case "labels":
 			o.LabelName = func(int) string { return "" } // until the request names them
 		default:
-			return fmt.Errorf("unknown output option %q; use extended, id, timestamp, ktimestamp or labels", word)
+			return fmt.Errorf("unknown output option %q; use extended, id, timestamp, ktimestamp, labels or why", word)
 		}
 	}
 	return nil

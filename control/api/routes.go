@@ -40,10 +40,10 @@ type param struct {
 
 // Parameters that several requests have.
 var (
-	paramFormat = param{name: "format", doc: "How lines are written: JSON lines, or as conntrack(8) prints them. xml and save are for lists of flows",
+	paramFormat = param{name: "format", doc: "How lines are written: JSON lines, or as conntrack(8) prints them. save is not for expectations",
 		enum: []string{string(FormJSON), string(FormText), string(FormXML), string(FormSave)}, gist: ""}
-	paramOutput = param{name: "output", doc: "What format=text and format=xml add, as -o of conntrack(8) does",
-		enum: []string{"extended", "id", "timestamp", "ktimestamp", "labels"}, list: true, gist: ""}
+	paramOutput = param{name: "output", doc: "What format=text and format=xml add, as -o of conntrack(8) does; why says who decided about a flow, also with json",
+		enum: []string{"extended", "id", "timestamp", "ktimestamp", "labels", "why"}, list: true, gist: ""}
 	paramLabels = param{name: "labels", doc: "Names of labels for output=labels: BIT=NAME between commas", gist: ""}
 	paramEvents = param{name: "events", doc: "Which events; all by default",
 		enum: []string{"ALL", "NEW", "UPDATES", "DESTROY"}, list: true, gist: ""}
@@ -89,8 +89,13 @@ func (s *Server) routes() []route {
 
 		{pattern: "GET /v1/flows", name: "listFlows", doc: "The flows, in an order that stays",
 			params: append([]param{paramTable, paramLimit, paramCursor}, selecting...), gives: Flow{}, media: mediaLines, handle: s.flows},
+		{pattern: "POST /v1/flows", name: "insertFlow", doc: "Make a flow without a packet",
+			body: NewFlow{}, needs: true, gives: Flow{}, fails: []int{http.StatusConflict, http.StatusUnprocessableEntity}, handle: s.insertFlow},
 		{pattern: "DELETE /v1/flows", name: "flushFlows", doc: "End every flow", gives: Count{}, handle: s.flushFlows},
 		{pattern: "GET /v1/flows/count", name: "countFlows", doc: "How many flows there are", gives: Count{}, handle: s.countFlows},
+		{pattern: "GET /v1/flows/stats", name: "getFlowStats", doc: "What happened to lookups and new flows, by worker", gives: FlowStats{}, handle: s.flowStats},
+		{pattern: "POST /v1/flows/zero", name: "zeroFlows", doc: "The flows that pass the filter, whose counters begin anew with this answer",
+			params: selecting, gives: Flow{}, media: mediaLines, handle: s.zeroFlows},
 		{pattern: "POST /v1/flows/get", name: "getFlow", doc: "The flow with a tuple in either direction",
 			params: selecting, body: Tuple{}, needs: true, gives: Flow{}, media: mediaLines, fails: []int{http.StatusNotFound}, handle: s.flow},
 		{pattern: "POST /v1/flows/delete", name: "deleteFlows", doc: "End the flows that pass the filter, and list them",

@@ -33,6 +33,8 @@ type Backend interface {
 	Table() *conntrack.Table
 	Events() *journal.Recorder // nil: not running
 	Accounting() bool          // packet and byte counters are printed
+	InsertFlow(in *Insertion) error
+	Why(f *conntrack.Flow) Why
 	Explain(p Probe) (Explanation, error)
 	Watch(q WatchRequest) (Watching, error)
 	ReloadFile(ctx context.Context, r ReloadRequest) (ReloadResult, error)

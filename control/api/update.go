@@ -28,13 +28,11 @@ func (u *FlowUpdate) update() (out conntrack.Update, err error) {
 		out.What |= conntrack.ChangedTimeout
 		out.Timeout = conntrack.Ticks(time.Duration(*u.Timeout) * time.Second)
 	}
-	for _, word := range u.Status {
-		bit, _ := conntrack.ParseStatus(word)
-		if bit&conntrack.SettableStatus == 0 || word == "" {
-			return out, fmt.Errorf("%w: status: %q cannot be set", errBadRequest, word)
-		}
+	if len(u.Status) > 0 {
 		out.What |= conntrack.ChangedStatus
-		out.Status |= bit
+		if out.Status, err = settable(u.Status); err != nil {
+			return out, err
+		}
 	}
 	set, err := labelSet(u.AddLabels)
 	if err != nil {
@@ -51,6 +49,18 @@ func (u *FlowUpdate) update() (out conntrack.Update, err error) {
 		out.Labels[i], out.Mask[i] = set[i], set[i]|cleared[i]
 	}
 	return out, nil
+}
+
+// settable returns the status bits that have these names, if a user may set them.
+func settable(words []string) (bits conntrack.Status, err error) {
+	for _, word := range words {
+		bit, _ := conntrack.ParseStatus(word)
+		if bit&conntrack.SettableStatus == 0 || word == "" {
+			return 0, fmt.Errorf("%w: status: %q cannot be set", errBadRequest, word)
+		}
+		bits |= bit
+	}
+	return bits, nil
 }
 
 // changes reports whether u would make f another.
