@@ -420,6 +420,11 @@ func (l *conntrackLine) fill() {
 	}
 	if l.table != tableExpect {
 		l.format.Filter = &l.filter
+		return
+	}
+	l.format.Labels = nil // expectations have none
+	if l.command == ctList {
+		l.format.Output = nil // which only adds to flows and events
 	}
 }
 
