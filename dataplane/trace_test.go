@@ -317,8 +317,8 @@ func TestWatchedBatchesDoNotAllocate(t *testing.T) {
 }
 
 // BenchmarkWatched is what a Trace costs a worker: with none there is nothing to tell
-// from a worker that cannot be watched; with one that nobody reads a batch takes some
-// three times as long, and never waits.
+// from a worker that cannot be watched; with one that nobody reads a batch takes
+// twice as long, and never waits.
 func BenchmarkWatched(b *testing.B) {
 	for _, bb := range []struct {
 		name string
