@@ -15,8 +15,10 @@ FUZZTIME  ?= 20s
 BENCH     ?= .
 BENCHTIME ?= 1s
 
-# Packages with tests that need root, and packages with benchmarks.
+# Packages with tests that need root, and packages with benchmarks. The longest
+# begins first: two run at a time, each in namespaces of its own.
 netns_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:build netns' . )))
+longest = ./test/netns/e2e/
 bench_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^func Benchmark' . )))
 
 .PHONY: help build man test tools lint unit race netns bench bench-quick fuzz corpus vuln clean
@@ -56,7 +58,7 @@ race: ## the same under the race detector, long ones shortened
 
 netns: build ## end-to-end tests in network namespaces, as root
 	@[ "$$(id -u)" = 0 ] || { echo "these tests make network namespaces: run them as root" >&2; exit 1; }
-	@CULVERT_BIN=$(CURDIR)/bin/culvert go test -tags netns -p 1 $(netns_packages)
+	@CULVERT_BIN=$(CURDIR)/bin/culvert go test -tags netns -p 2 $(longest) $(filter-out $(longest),$(netns_packages))
 
 bench: ## benchmarks; BENCH=regexp BENCHTIME=1s
 	@go test -run='^$$' -bench='$(BENCH)' -benchtime=$(BENCHTIME) -benchmem $(bench_packages)
