@@ -56,9 +56,20 @@ func runGateway(t *testing.T) *gateway {
 	return runGatewayOn(t, packet.LinkIP)
 }
 
+// runGatewayWith has more of a configuration.
+func runGatewayWith(t *testing.T, more string) *gateway {
+	t.Helper()
+	return runGatewayOf(t, packet.LinkIP, more)
+}
+
 func runGatewayOn(t *testing.T, outside packet.Link) *gateway {
 	t.Helper()
-	cfg, err := config.Parse("test.toml", []byte(relatedOnly))
+	return runGatewayOf(t, outside, "")
+}
+
+func runGatewayOf(t *testing.T, outside packet.Link, more string) *gateway {
+	t.Helper()
+	cfg, err := config.Parse("test.toml", []byte(more+relatedOnly))
 	if err != nil {
 		t.Fatal(err)
 	}
