@@ -3,8 +3,10 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -53,6 +55,7 @@ var readmeWays = []readmeWay{
 	{regexp.MustCompile(`^culvert events`), streams, ""},
 	{regexp.MustCompile(`^culvert top *(#.*)?$`), streams, ""},
 	{regexp.MustCompile(`^curl .*/events`), streams, ""},
+	{regexp.MustCompile(`^culvert (trace|capture) `), watches, ""},
 	{regexp.MustCompile(`^(culvert|curl) `), succeeds, ""},
 	{regexp.MustCompile(`^(go mod edit|grep -rl) `), inACopy, ""},
 }
@@ -204,6 +207,32 @@ func streams(t *testing.T, s *readmeSite, line string) {
 		case <-tick.C:
 			knock(t, sport)
 		}
+	}
+}
+
+// watches is for commands that look at packets until they are interrupted, of which some
+// may never see one: they say when they have begun.
+func watches(t *testing.T, s *readmeSite, line string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), readmePatience)
+	defer cancel()
+	cmd := s.shell(ctx, "exec "+line)
+	cmd.Dir = s.dir // for the file of a capture
+	said, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	log := bufio.NewReader(said)
+	if text, err := log.ReadString('\n'); text != "culvert: watching\n" {
+		t.Errorf("%s: says %q: %v", line, text, err)
+	}
+	_ = cmd.Process.Signal(unix.SIGINT) // an error: it has ended, which Wait tells
+	rest, _ := io.ReadAll(log)          // an error: likewise
+	if err := cmd.Wait(); err != nil || len(rest) > 0 {
+		t.Errorf("%s: after an interrupt: %v\n%s", line, err, rest)
 	}
 }
 
