@@ -26,6 +26,7 @@ import (
 	"strconv"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -172,10 +173,10 @@ type (
 // Collect sends the present numbers.
 func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, printable(labels)...)
 	}
 	count := func(d *prometheus.Desc, v uint64, labels ...string) {
-		to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+		to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), printable(labels)...)
 	}
 	st := c.from.Status()
 	gauge(info, 1, st.Version)
@@ -322,6 +323,18 @@ func ruleName(r api.Rule) string {
 		return r.Name
 	}
 	return fmt.Sprintf("%08x", r.ID)
+}
+
+// printable writes labels that are no UTF-8 with escapes, in place: the kernel takes
+// names of interfaces of almost any bytes, Prometheus does not.
+func printable(labels []string) []string {
+	for i, l := range labels {
+		if !utf8.ValidString(l) {
+			quoted := strconv.QuoteToASCII(l)
+			labels[i] = quoted[1 : len(quoted)-1]
+		}
+	}
+	return labels
 }
 
 func oneIf(b bool) float64 {

@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -187,6 +188,39 @@ func TestLabelsAreClosedSets(t *testing.T) {
 		if !used[key] {
 			t.Errorf("no metric has a label %s", key)
 		}
+	}
+}
+
+// oddNames is a gateway whose pattern took interfaces with names that the kernel takes
+// and that are no UTF-8.
+type oddNames struct{ source }
+
+func (oddNames) Status() api.Status {
+	return api.Status{Interfaces: []api.Interface{
+		{Name: "veth\xff", State: api.StateUp, Counters: api.Traffic{RxPackets: 1}},
+		{Name: "veth\xfe", State: api.StateUp, Counters: api.Traffic{RxPackets: 2}},
+		{Name: "weiß", State: api.StateUp, Counters: api.Traffic{RxPackets: 3}},
+	}}
+}
+
+// The client library panics when a label is no UTF-8, and then there are no metrics at all.
+func TestNamesOfInterfacesNeedNotBeUTF8(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(NewCollector(oddNames{}))
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		if f.GetName() == "culvert_interface_received_packets_total" {
+			for _, m := range f.GetMetric() {
+				got[m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
+			}
+		}
+	}
+	if want := map[string]float64{`veth\xff`: 1, `veth\xfe`: 2, "weiß": 3}; !maps.Equal(got, want) {
+		t.Errorf("frames by interface: %v, want %v", got, want)
 	}
 }
 
