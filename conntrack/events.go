@@ -31,9 +31,6 @@ type expectNote struct {
 	rec  expectRecord
 }
 
-func (n *note) number() uint64       { return n.seq }
-func (n *expectNote) number() uint64 { return n.seq }
-
 // ring carries notes from one writer at a time, the only one to change head, to the
 // pump, the only one to change tail.
 type ring[N any] struct {
