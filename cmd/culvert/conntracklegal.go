@@ -1,6 +1,10 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"strings"
+
 	"example.com/culvert/control/api"
 )
 
@@ -105,4 +109,25 @@ func (l *conntrackLine) paired(options []longOption, or complaints) error {
 func (l *conntrackLine) has(name string) bool {
 	_, ok := l.given[name]
 	return ok
+}
+
+// flowFilter reads which flows other commands are about: options of conntrack -L that
+// select flows, and nothing else.
+func flowFilter(words []string) (f api.Format, err error) {
+	if len(words) == 0 {
+		return f, nil
+	}
+	if !strings.HasPrefix(words[0], "-") {
+		return f, fmt.Errorf("unexpected argument %q; a filter is of options, after --", words[0])
+	}
+	l, err := parseConntrack(append([]string{"-L"}, words...))
+	switch {
+	case err != nil:
+		return f, fmt.Errorf("filter: %w", err)
+	case len(l.notes) > 0:
+		return f, fmt.Errorf("filter: %s", l.notes[0])
+	case l.has("zero") || l.has("output") || l.gateway != (whereabouts{}) || l.format.Table != "" && l.format.Table != api.TableFlows:
+		return f, errors.New("filter: give options that select flows alone")
+	}
+	return api.Format{Family: l.format.Family, Proto: l.format.Proto, Filter: l.format.Filter}, nil
 }

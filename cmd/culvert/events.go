@@ -16,10 +16,9 @@ import (
 
 func eventsCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "events [flags]",
-		Short:   "Follow what happens to flows and expectations, from now on, behind a list, or from where you were",
-		Example: "  culvert events --snapshot --about all -o json",
-		Args:    noArguments,
+		Use:     "events [flags] [-- FILTER]",
+		Short:   "Follow what happens to flows and expectations, from now on, behind a list, or from where you were; FILTER is as of conntrack -L",
+		Example: "  culvert events --snapshot --about all -o json\n  culvert events --types NEW,DESTROY -- -p tcp --dport 443",
 	}
 	socket, output := socketFlag(cmd), outputFlag(cmd)
 	about := &choice{string(api.AboutFlows), []string{string(api.AboutFlows), string(api.AboutExpectations), string(api.AboutAll)}}
@@ -27,23 +26,26 @@ func eventsCommand() *cobra.Command {
 	snapshot := cmd.Flags().Bool("snapshot", false, "begin with what there is")
 	cursor := cmd.Flags().String("cursor", "", "go on behind the event with this `CURSOR` of -o json")
 	types := cmd.Flags().StringSlice("types", nil, "only these `TYPES`: NEW, UPDATES, DESTROY")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *snapshot && *cursor != "" {
 			return usageError{err: errors.New("--snapshot begins anew; drop it or --cursor")}
 		}
 		if _, err := api.ParseEvents(strings.Join(*types, ",")); err != nil {
 			return usageError{err: err}
 		}
+		f, err := flowFilter(args)
+		if err != nil {
+			return usageError{err: err}
+		}
+		f.Form, f.Events = api.Form(output.word), *types
 		client := connect(*socket)
 		defer client.Close()
-		form := api.Form(output.word)
-		body, err := client.Follow(cmd.Context(), api.Format{Form: form, Events: *types},
-			api.Follow{About: api.About(about.word), Snapshot: *snapshot, Cursor: *cursor})
+		body, err := client.Follow(cmd.Context(), f, api.Follow{About: api.About(about.word), Snapshot: *snapshot, Cursor: *cursor})
 		if err != nil {
 			return err
 		}
 		defer body.Close()
-		if form == api.FormText {
+		if f.Form == api.FormText {
 			_, err = copyLines(cmd.OutOrStdout(), cmd.ErrOrStderr(), body, "")
 		} else {
 			err = copyEvents(cmd.OutOrStdout(), cmd.ErrOrStderr(), body)

@@ -67,21 +67,9 @@ func topOptions(ask *api.TopRequest, filter []string) error {
 	if ask.Interval < 100*time.Millisecond || ask.Interval > time.Hour {
 		return fmt.Errorf("--interval %v: want 100ms to 1h", ask.Interval)
 	}
-	if len(filter) == 0 {
-		return nil
-	}
-	if !strings.HasPrefix(filter[0], "-") {
-		return fmt.Errorf("unexpected argument %q; a filter is of options, after --", filter[0])
-	}
-	l, err := parseConntrack(append([]string{"-L"}, filter...))
-	switch {
-	case err != nil:
-		return fmt.Errorf("filter: %w", err)
-	case l.has("output") || l.gateway != (whereabouts{}) || l.format.Table != "" && l.format.Table != api.TableFlows:
-		return errors.New("filter: give options that select flows alone")
-	}
-	ask.Format = api.Format{Family: l.format.Family, Proto: l.format.Proto, Filter: l.format.Filter}
-	return nil
+	var err error
+	ask.Format, err = flowFilter(filter)
+	return err
 }
 
 func isTerminal(f *os.File) bool {

@@ -274,9 +274,9 @@ func (c *Client) Follow(ctx context.Context, f Format, where Follow) (io.ReadClo
 	return c.stream(ctx, "/v1/events", q)
 }
 
-// Expectations returns the expectations as lines; the caller closes it.
+// Expectations returns the expectations as lines; the caller closes it. A filter may
+// name original, zone and helper.
 func (c *Client) Expectations(ctx context.Context, f Format) (io.ReadCloser, error) {
-	f.Filter = nil // they have none
 	return c.stream(ctx, "/v1/expectations", f.query())
 }
 
@@ -291,9 +291,8 @@ func (c *Client) Expectation(ctx context.Context, k Tuple, f Format) (io.ReadClo
 }
 
 // ExpectEvents returns the stream of the events of expectations as lines; it
-// ends with ctx or the gateway. The caller closes it.
+// ends with ctx or the gateway. The caller closes it. A filter is as of Expectations.
 func (c *Client) ExpectEvents(ctx context.Context, f Format) (io.ReadCloser, error) {
-	f.Filter = nil // they have none
 	return c.stream(ctx, "/v1/expectations/events", f.query())
 }
 

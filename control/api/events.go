@@ -86,6 +86,11 @@ func (s *Server) follow(w http.ResponseWriter, r *http.Request, about About) err
 	if v.mask, err = about.mask(v.mask); err != nil {
 		return fmt.Errorf("%w: about: %w", errBadRequest, err)
 	}
+	if v.mask&conntrack.ExpectEvents != 0 {
+		if err := v.ofExpectations(); err != nil {
+			return fmt.Errorf("%w: %w", errBadRequest, err)
+		}
+	}
 	if list && from != "" {
 		return fmt.Errorf("%w: a snapshot begins anew: leave cursor out", errBadRequest)
 	}
@@ -157,7 +162,7 @@ func (st *stream) list(table *conntrack.Table, events *journal.Recorder) bool {
 	}
 	if st.mask&conntrack.ExpectEvents != 0 {
 		cut.Expects(func(x *conntrack.Expect) { // few: all lines are collected first
-			if st.wantsTuple(&x.Tuple) {
+			if st.wantsExpect(x) {
 				st.listedExpect(x)
 			}
 		})
@@ -232,7 +237,7 @@ func (st *stream) entry(e *journal.Entry) {
 		st.missed(e)
 	case st.mask&(1<<r.Kind) == 0:
 	case r.Kind >= conntrack.ExpectNew:
-		if st.wantsTuple(&r.Expect.Expect.Tuple) {
+		if st.wantsExpect(&r.Expect.Expect) {
 			st.expectEvent(e)
 		}
 	case st.wants(&r.Event.Flow):

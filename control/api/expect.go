@@ -174,9 +174,12 @@ func (s *Server) expectations(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := v.ofExpectations(); err != nil {
+		return fmt.Errorf("%w: %w", errBadRequest, err)
+	}
 	out := newLines(w, v)
 	s.backend.Table().DumpExpect(func(x *conntrack.Expect) bool {
-		if v.wantsTuple(&x.Tuple) {
+		if v.wantsExpect(x) {
 			out.expectation(x)
 		}
 		return true

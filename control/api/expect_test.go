@@ -3,7 +3,9 @@ package api
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -48,6 +50,70 @@ func TestExpectationsInBothForms(t *testing.T) {
 		}
 	}
 }
+
+// TestFiltersOfExpectationsAreNeverIgnored: what expectations have can be asked for, and
+// anything else is refused, of lists and of events.
+func TestFiltersOfExpectationsAreNeverIgnored(t *testing.T) {
+	g, client, _ := serve(t)
+	g.flow(t, 40000)
+	ctx := t.Context()
+	all, err := client.Follow(ctx, Format{Filter: dport(5001)}, Follow{About: AboutAll})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer all.Close()
+	for port := range uint16(3) {
+		if err := client.CreateExpectation(ctx, expectation(40000, 5000+port)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var first Event
+	if err := json.NewDecoder(all).Decode(&first); err != nil || first.Expect == nil || first.Expect.Tuple.Dport != 5001 {
+		t.Errorf("the first event is %+v, %v; want that of port 5001", first.Expect, err)
+	}
+	none, zone := "", uint16(7)
+	for _, tt := range []struct {
+		claim string
+		f     *Filter
+		want  int
+	}{
+		{"no filter", nil, 3},
+		{"the port", dport(5002), 1},
+		{"without a helper", &Filter{Helper: &none}, 3},
+		{"another zone", &Filter{Zone: &zone}, 0},
+	} {
+		body, err := client.Expectations(ctx, Format{Filter: tt.f})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(readLines(t, body), "\n"); strings.Count(got, `"tuple"`) != tt.want {
+			t.Errorf("%s: %q, want %d", tt.claim, got, tt.want)
+		}
+	}
+	of := Format{Filter: &Filter{State: "ESTABLISHED"}}
+	for claim, ask := range map[string]func() (io.ReadCloser, error){
+		"list":            func() (io.ReadCloser, error) { return client.Expectations(ctx, of) },
+		"events":          func() (io.ReadCloser, error) { return client.ExpectEvents(ctx, of) },
+		"events of both":  func() (io.ReadCloser, error) { return client.Follow(ctx, of, Follow{About: AboutAll}) },
+		"list and events": func() (io.ReadCloser, error) { return client.Follow(ctx, of, Follow{About: AboutAll, Snapshot: true}) },
+	} {
+		const want = "bad request: filter: expectations have original, zone and helper alone"
+		if body, err := ask(); err == nil || err.Error() != want {
+			t.Errorf("%s of a state: %v, want %q", claim, err, want)
+			if err == nil {
+				body.Close()
+			}
+		}
+	}
+	body, err := client.Follow(ctx, of, Follow{})
+	if err != nil {
+		t.Fatalf("events of flows of a state: %v", err)
+	}
+	body.Close()
+}
+
+// dport is a filter for a destination port.
+func dport(port uint16) *Filter { return &Filter{Original: Ends{Dport: &port}} }
 
 func TestExpectationsAreCountedDeletedAndFlushed(t *testing.T) {
 	g, client, _ := serve(t)

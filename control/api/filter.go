@@ -3,8 +3,10 @@ package api
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -134,6 +136,23 @@ func (m *matcher) wants(f *conntrack.Flow) bool {
 		(m.After == nil || !f.Start.IsZero() && !f.Start.Before(*m.After)) &&
 		(m.Before == nil || !f.Start.IsZero() && f.Start.Before(*m.Before)) &&
 		m.wantsNAT(f)
+}
+
+// wantsExpect reports whether an expectation has everything that m names; see
+// ofExpectations.
+func (m *matcher) wantsExpect(x *conntrack.Expect) bool {
+	return m.Original.match(&x.Tuple) && is(m.Zone, x.Tuple.Zone) && is(m.Helper, x.HelperName)
+}
+
+// ofExpectations refuses a filter that names what an expectation does not have: it would
+// want none of them, or all.
+func (m *matcher) ofExpectations() error {
+	f := m.Filter
+	f.Original, f.Zone, f.Helper = Ends{}, nil, nil
+	if !reflect.ValueOf(f).IsZero() {
+		return errors.New("filter: expectations have original, zone and helper alone")
+	}
+	return nil
 }
 
 // is reports whether a filter has no value for something, or has v.

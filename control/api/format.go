@@ -252,7 +252,12 @@ func (v *view) wants(f *conntrack.Flow) bool {
 	return v.wantsTuple(&f.Tuple[tuple.Original]) && v.matcher.wants(f)
 }
 
-// wantsTuple reports whether a flow with original tuple t passes the filters of v.
+// wantsExpect reports whether x passes the filters of v.
+func (v *view) wantsExpect(x *conntrack.Expect) bool {
+	return v.wantsTuple(&x.Tuple) && v.matcher.wantsExpect(x)
+}
+
+// wantsTuple reports whether tuple t is of the family and protocol that v wants.
 func (v *view) wantsTuple(t *tuple.Tuple) bool {
 	return (v.family == 0 || t.Family == v.family) && (v.proto == 0 || t.Proto == v.proto)
 }

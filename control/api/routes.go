@@ -55,9 +55,10 @@ var (
 	paramProto    = param{name: "proto", doc: "Only of this protocol: a name such as tcp, or a number", gist: ""}
 	paramTable    = param{name: "table", doc: "Which list: the flows, those whose first packet has not left, those whose end is not told yet",
 		enum: []string{string(TableFlows), string(TableUnconfirmed), string(TableDying)}, gist: ""}
-	paramFilter = param{name: "filter", doc: "Only flows that have all that this JSON names", gist: Filter{}}
-	paramLimit  = param{name: "limit", doc: "At most so many flows; when there may be more, the header " + headerCursor + " of the answer is the parameter cursor of the next request", gist: 0}
-	paramCursor = param{name: "cursor", doc: "Where the page before has ended. A flow that lives all the while is in exactly one page", gist: ""}
+	paramFilter   = param{name: "filter", doc: "Only flows that have all that this JSON names; where expectations are among the answer, original, zone and helper alone", gist: Filter{}}
+	paramExpected = param{name: "filter", doc: "Only expectations that have all that this JSON names: original, zone and helper alone. What an expectation leaves open is 0", gist: Filter{}}
+	paramLimit    = param{name: "limit", doc: "At most so many flows; when there may be more, the header " + headerCursor + " of the answer is the parameter cursor of the next request", gist: 0}
+	paramCursor   = param{name: "cursor", doc: "Where the page before has ended. A flow that lives all the while is in exactly one page", gist: ""}
 )
 
 // paramsTop are those of GET /v1/top alone.
@@ -107,7 +108,7 @@ func (s *Server) routes() []route {
 			fails: []int{http.StatusGone}, handle: s.events},
 
 		{pattern: "GET /v1/expectations", name: "listExpectations", doc: "Flows that were announced",
-			params: []param{paramFormat, paramFamily, paramProto}, gives: Expectation{}, media: mediaLines, handle: s.expectations},
+			params: []param{paramFormat, paramFamily, paramProto, paramExpected}, gives: Expectation{}, media: mediaLines, handle: s.expectations},
 		{pattern: "POST /v1/expectations", name: "createExpectation", doc: "Announce a flow that belongs to another one",
 			body: Expectation{}, needs: true, fails: []int{http.StatusNotFound, http.StatusConflict, http.StatusUnprocessableEntity}, handle: s.createExpectation},
 		{pattern: "DELETE /v1/expectations", name: "flushExpectations", doc: "End every expectation", gives: ExpectCount{}, handle: s.flushExpectations},
@@ -117,7 +118,7 @@ func (s *Server) routes() []route {
 		{pattern: "POST /v1/expectations/delete", name: "deleteExpectation", doc: "End the expectation with a tuple",
 			body: Tuple{}, needs: true, fails: []int{http.StatusNotFound}, handle: s.deleteExpectation},
 		{pattern: "GET /v1/expectations/events", name: "followExpectations", doc: "What happens to expectations: a stream of events, as of followFlows",
-			params: []param{paramEvents, paramSnapshot, paramSince, paramFormat, paramOutput, paramFamily, paramProto}, gives: Event{}, media: mediaStream,
+			params: []param{paramEvents, paramSnapshot, paramSince, paramFormat, paramOutput, paramFamily, paramProto, paramExpected}, gives: Event{}, media: mediaStream,
 			fails: []int{http.StatusGone}, handle: s.expectEvents},
 
 		{pattern: "GET /v1/explain", name: "explain", doc: "What would become of a packet, step by step",
