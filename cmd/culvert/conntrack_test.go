@@ -16,6 +16,7 @@ import (
 	"github.com/google/gopacket/layers"
 
 	"example.com/culvert/control"
+	"example.com/culvert/control/logging"
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
 	"example.com/culvert/dataplane/port/mem"
@@ -75,7 +76,7 @@ func runGatewayOf(t *testing.T, outside packet.Link, more string) *gateway {
 	}
 	g := &gateway{lan: memPort(t, "lan0", packet.LinkIP), wan: memPort(t, "wan0", outside), socket: filepath.Join(t.TempDir(), "culvert.sock")}
 	g.Gateway, err = control.New(cfg, control.Options{
-		Log: slog.New(slog.DiscardHandler), Socket: g.socket,
+		Log: slog.New(slog.DiscardHandler), Logs: logging.New(io.Discard, control.LogSettings(&cfg.Log), logging.Fixed{}), Socket: g.socket,
 		Ports: map[string]port.Port{"lan0": g.lan, "wan0": g.wan},
 	})
 	if err != nil {

@@ -1,13 +1,17 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -111,6 +115,8 @@ func TestJSONKeepsItsShape(t *testing.T) {
 	if !g.pass(t, g.lan, g.wan, "10.0.0.5", 40000, "203.0.113.9", 53) || g.pass(t, g.wan, g.lan, "203.0.113.77", 1, "203.0.113.1", 9) {
 		t.Fatal("the packets do not go where they should")
 	}
+	other := textFile(t, relatedOnly+"src = \"10.0.9.0/24\"\non_change = \"end\"\n") // no more for 10.0.0.5
+	shared := textFile(t, sharedPorts)
 	for name, line := range map[string]string{
 		"status":      "status",
 		"rules":       "rules",
@@ -122,11 +128,15 @@ func TestJSONKeepsItsShape(t *testing.T) {
 		"top-rules":   "top --once --interval 100ms --view rules",
 		"top-drops":   "top --once --interval 100ms --view drops",
 		"conntrack":   "conntrack -L",
+		"log":         "log",
+		"reload":      "reload --dry-run -c " + other,
+		"selftest":    "selftest --quick",
+		"debug-owner": "debug owner -c " + shared + " 100.64.0.0",
 		"check":       "check -c " + filepath.Join("testdata", "good.toml"),
 		"version":     "version",
 	} {
 		args := append(strings.Fields(line), "-o", "json")
-		if f := strings.Fields(line)[0]; f != "check" && f != "version" {
+		if !slices.Contains([]string{"check", "version", "debug-owner"}, name) {
 			args = append(args, "--socket", g.socket)
 		}
 		stdout, stderr, code := culvert(t, args...)
@@ -139,11 +149,114 @@ func TestJSONKeepsItsShape(t *testing.T) {
 		if top, ok := shape.(map[string]any); ok && name == "version" {
 			top["settings"], top["modules"] = "of the build", "of the build"
 		}
-		text, err := json.MarshalIndent(shape, "", "  ")
-		if err != nil {
-			t.Fatal(err)
+		keepsShape(t, name, shape)
+	}
+	keepsShape(t, "release", shapeOf(decoded(t, released{2}))) // the command would release what this machine has
+}
+
+// decoded is a value as those see it who read it as JSON.
+func decoded(t *testing.T, v any) (out any) {
+	t.Helper()
+	text, err := json.Marshal(v)
+	if err == nil {
+		err = json.Unmarshal(text, &out)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// textFile is a file with a text.
+func textFile(t *testing.T, text string) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "test.toml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// keepsShape compares a shape with that in a file.
+func keepsShape(t *testing.T, name string, shape any) {
+	t.Helper()
+	text, err := json.MarshalIndent(shape, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	goldenFile(t, filepath.Join("testdata", "json", name+".json"), string(text)+"\n")
+}
+
+// TestLinesOfStreamsKeepTheirShape is TestJSONKeepsItsShape for answers that go on: the
+// shape is that of all lines together.
+func TestLinesOfStreamsKeepTheirShape(t *testing.T) {
+	g := runGateway(t)
+	begin := func(port uint16) {
+		if !g.pass(t, g.lan, g.wan, "10.0.0.5", port, "203.0.113.9", 53) {
+			t.Fatal("the packet does not go out")
 		}
-		goldenFile(t, filepath.Join("testdata", "json", name+".json"), string(text)+"\n")
+	}
+	begin(40000)
+	keepsShape(t, "trace", g.lines(t, "trace --count 1", func(line string) bool {
+		if line == "culvert: watching\n" {
+			begin(40001)
+		}
+		return false
+	}))
+	keepsShape(t, "events", g.lines(t, "events --snapshot --about all", func(line string) bool {
+		switch {
+		case strings.Contains(line, `"type":"READY"`):
+			begin(40002)
+		case strings.Contains(line, `"type":"NEW"`):
+			if _, stderr, code := culvert(t, "conntrack", "-F", "--socket", g.socket); code != exitDone {
+				t.Errorf("status %d, stderr %q", code, stderr)
+			}
+		}
+		return strings.Contains(line, `"type":"DESTROY"`)
+	}))
+}
+
+// lines runs a command and returns the shape of all lines of JSON that it printed until
+// it ended by itself, or last said that it was enough. last sees those on stderr, too.
+func (g *gateway) lines(t *testing.T, command string, last func(line string) bool) any {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	out, notes := make(chan string), make(chan string)
+	to := func(c chan string) io.Writer {
+		return writerFunc(func(p []byte) (int, error) {
+			for line := range strings.Lines(string(p)) {
+				select {
+				case c <- line:
+				case <-ctx.Done():
+				}
+			}
+			return len(p), nil
+		})
+	}
+	done := make(chan int, 1)
+	go func() {
+		done <- execute(ctx, append(strings.Fields(command), "-o", "json", "--socket", g.socket), to(out), to(notes))
+	}()
+	var all []any
+	for {
+		select {
+		case line := <-notes:
+			last(line)
+		case line := <-out:
+			var v any
+			if err := json.Unmarshal([]byte(line), &v); err != nil {
+				t.Fatalf("%s: %v in %s", command, err, line)
+			}
+			if all = append(all, v); last(line) {
+				cancel()
+			}
+		case code := <-done:
+			if code != exitDone || len(all) == 0 {
+				t.Errorf("%s: status %d after %d lines", command, code, len(all))
+			}
+			return shapeOf(all)
+		}
 	}
 }
 

@@ -1,15 +1,12 @@
 package main
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
 
-func TestDebugOwner(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "cgn.toml")
-	text := `
+// sharedPorts gives each client ports of its own.
+const sharedPorts = `
 interface = [ { name = "eth1", area = "lan" }, { name = "eth0", area = "wan" } ]
 
 [[snat]]
@@ -25,9 +22,9 @@ out_area = "wan"
 family = "ipv4"
 action = "masquerade"
 `
-	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
+
+func TestDebugOwner(t *testing.T) {
+	file := textFile(t, sharedPorts)
 	for _, tt := range []struct {
 		claim, arg string
 		want       string // on stdout
