@@ -21,6 +21,7 @@ import (
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
 	"example.com/culvert/dataplane/port/mem"
+	"example.com/culvert/internal/await"
 	"example.com/culvert/rules/config"
 )
 
@@ -122,19 +123,10 @@ func (b *bench) received(t *testing.T) netip.Addr {
 	return src
 }
 
-// eventually waits until ok.
+// eventually waits for a condition.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(10 * time.Second)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("never happened: %s", what)
-		}
-	}
+	await.Until(t, what, ok)
 }
 
 func TestStartedGatewayTranslates(t *testing.T) {

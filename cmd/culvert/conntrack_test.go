@@ -202,7 +202,7 @@ func TestExpectationsInTheWordsOfConntrack(t *testing.T) {
 func TestFlowIsUnconfirmedWhileItsNeighbourIsAskedFor(t *testing.T) {
 	g := runGatewayOn(t, packet.LinkEthernet)
 	send(t, g.lan, "10.0.0.5", 40000, "203.0.113.9", 53)
-	ask := await(t, g.wan, func(arp *layers.ARP) bool { return net.IP(arp.DstProtAddress).Equal(net.IPv4(203, 0, 113, 9)) })
+	ask := cameOut(t, g.wan, func(arp *layers.ARP) bool { return net.IP(arp.DstProtAddress).Equal(net.IPv4(203, 0, 113, 9)) })
 	const line = "udp      17 NNN src=10.0.0.5 dst=203.0.113.9 sport=40000 dport=53 [UNREPLIED] " +
 		"src=203.0.113.9 dst=203.0.113.1 sport=53 dport=40000 mark=0 use=1\n"
 	want := func(when, unconfirmed, confirmed string) {
@@ -215,13 +215,13 @@ func TestFlowIsUnconfirmedWhileItsNeighbourIsAskedFor(t *testing.T) {
 	}
 	want("before the answer", line, "")
 	answer(t, g.wan, ask)
-	await(t, g.wan, func(udp *layers.UDP) bool { return udp.DstPort == 53 })
+	cameOut(t, g.wan, func(udp *layers.UDP) bool { return udp.DstPort == 53 })
 	want("after it", "", line)
 }
 
-// await takes frames from an Ethernet port until one has the layer that is meant,
+// printed takes frames from an Ethernet port until one has the layer that is meant,
 // and returns that.
-func await[L gopacket.Layer](t *testing.T, p *mem.Port, meant func(L) bool) L {
+func cameOut[L gopacket.Layer](t *testing.T, p *mem.Port, meant func(L) bool) L {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()

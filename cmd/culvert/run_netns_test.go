@@ -13,13 +13,14 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"example.com/culvert/internal/await"
 )
 
 // asCulvert makes the test binary run the program instead of the tests.
@@ -296,16 +297,8 @@ func knock(t *testing.T, sport uint16) {
 	}
 }
 
+// waitFor waits for a condition.
 func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(20 * time.Second)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("never happened: %s", what)
-		}
-	}
+	await.Until(t, what, ok)
 }

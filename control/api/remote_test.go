@@ -19,6 +19,7 @@ import (
 
 	"example.com/culvert/conntrack"
 	"example.com/culvert/control/api/apitest"
+	"example.com/culvert/internal/await"
 )
 
 const goodToken = "correct-horse-battery-staple"
@@ -287,19 +288,10 @@ func TestConnectionsComeAtARate(t *testing.T) {
 	}
 }
 
-// until waits until ok.
+// until waits for a condition.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(10 * time.Second)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("never happened: %s", what)
-		}
-	}
+	await.Until(t, what, ok)
 }
 
 func TestBadCredentialsAreRefused(t *testing.T) {

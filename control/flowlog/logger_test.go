@@ -15,6 +15,7 @@ import (
 
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/await"
 	"example.com/culvert/nat"
 )
 
@@ -123,19 +124,10 @@ func shut(t *testing.T, l *Logger) {
 	}
 }
 
-// eventually waits until ok.
+// eventually waits for a condition.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(10 * time.Second)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("never happened: %s", what)
-		}
-	}
+	await.Until(t, what, ok)
 }
 
 func TestEveryFlowHasItsLines(t *testing.T) {

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"example.com/culvert/internal/await"
 )
 
 func config(t *testing.T, network, collector string) Config {
@@ -39,19 +41,10 @@ func closeIt(t *testing.T, x *Exporter) {
 	}
 }
 
-// eventually waits until ok.
+// eventually waits for a condition.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(30 * time.Second)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("never happened: %s", what)
-		}
-	}
+	await.Until(t, what, ok)
 }
 
 // udpCollector reads datagrams into a decoder.

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
@@ -14,6 +13,7 @@ import (
 
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
+	"example.com/culvert/internal/await"
 )
 
 var (
@@ -177,14 +177,8 @@ func advertise(t testing.TB, mac [6]byte, flags uint8, dst, target netip.Addr) [
 			Options: layers.ICMPv6Options{{Type: layers.ICMPv6OptTargetAddress, Data: mac[:]}}})
 }
 
-// eventually waits for cond, which other goroutines make true.
+// eventually waits for a condition.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for !cond() {
-		if time.Now().After(deadline) {
-			t.Fatalf("never happened: %s", what)
-		}
-		time.Sleep(time.Millisecond) // between looks at the condition
-	}
+	await.Until(t, what, cond)
 }

@@ -138,7 +138,7 @@ var facilities = []string{"", "user", "", "daemon", "", "", "", "", "", "", "", 
 var flowLogKeys = []key[FlowLog]{
 	{"file", "path", "", `"/var/log/culvert/flows.log"`,
 		"File that lines are appended to. SIGHUP opens it anew, for logrotate; max_size bounds it without.",
-		func(d *decoder, n *node, v *FlowLog) { d.path(n, &v.File) }},
+		func(d *decoder, n *node, v *FlowLog) { d.absolute(n, &v.File) }},
 	{"mode", "octal digits", `"0640"`, `"0600"`,
 		"Permissions of files that the gateway makes.",
 		func(d *decoder, n *node, v *FlowLog) { d.mode(n, &v.Mode) }},
@@ -338,18 +338,6 @@ func (d *decoder) onlyOnce(seen map[string]Pos, at Pos, key, target string) {
 		return
 	}
 	seen[target] = at
-}
-
-// path reads an absolute path.
-func (d *decoder) path(n *node, v *string) {
-	s, ok := d.text(n)
-	switch {
-	case !ok:
-	case !filepath.IsAbs(s):
-		d.errorf(n.at, "%q is not an absolute path: begin it with /", s)
-	default:
-		*v = s
-	}
 }
 
 // mode reads permissions.

@@ -10,9 +10,9 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"example.com/culvert/control/api"
+	"example.com/culvert/internal/await"
 	"example.com/culvert/test/netns"
 )
 
@@ -343,18 +343,10 @@ func eachFamily(t *testing.T, part func(t *testing.T, f *family)) {
 	}
 }
 
-// until waits for a condition that costs a process to look at.
+// until waits for a condition.
 func until(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for late := time.After(patience); !cond(); {
-		select {
-		case <-late:
-			t.Fatalf("waited in vain: %s", what)
-		case <-tick.C:
-		}
-	}
+	await.Until(t, what, cond)
 }
 
 type ifStatus = api.Interface

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/culvert/internal/await"
 	"example.com/culvert/test/netns"
 )
 
@@ -55,16 +56,10 @@ const (
 	pollEvery = 10 * time.Millisecond // between two looks at a condition
 )
 
-// eventually waits for a condition; what says what was waited for.
+// eventually waits for a condition.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !cond(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-		wait := time.NewTimer(pollEvery)
-		<-wait.C
-	}
+	await.Until(t, what, cond)
 }
 
 // serveHTTP answers every request on a host with the address that it sees, until
