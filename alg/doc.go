@@ -98,7 +98,8 @@
 //
 // A socket that is announced again while it is expected keeps its external port. One
 // whose flow has come is not expected any more: a parser that wants the port again, as
-// a call that is changed does, names it in Expectation.Seen.
+// a call that is changed does, names it in Expectation.Seen. What the socket itself sends
+// to the same host first leaves from that port, too, and keeps it while its flow lives.
 //
 // A flow that goes the other way, from who sent the payload to who receives it, is
 // announced with Way: Outbound.

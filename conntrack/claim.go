@@ -12,11 +12,11 @@ import (
 // Proposal is a flow that wants to exist.
 type Proposal struct {
 	Original, Reply tuple.Tuple
-	Status          Status // SrcNAT, DstNAT, Helper, ...; Confirmed and Dying are ignored
+	Status          Status // SrcNAT, DstNAT, Helper, ...; Confirmed, Dying and HWOffload are ignored
 	Mark, Rule      uint32
 	Generation      uint32    // of the rules
 	Choice          uint8     // why nat chose the port, at most 15; opaque
-	Holds           uint8     // what the flow holds elsewhere, at most 31; opaque, see Table.OnEnd
+	Holds           uint8     // what the flow holds elsewhere, at most 63; opaque, see Table.OnEnd
 	Timeout         Tick      // instead of the protocol's; 0: the protocol's, by state
 	Labels          [2]uint64 // connection labels
 	Policy          uint32    // timeouts to use, from Table.Policy; 0: the table's
@@ -150,7 +150,7 @@ func (w *Worker) fill(slot uint32, p *Proposal, now Tick) bool {
 		e.proto[areaStream] = uint32(now + udpStreamAfter)
 	}
 	e.mark, e.rule = p.Mark, p.Rule
-	status := p.Status&(kernelBits|userBits)&^(Confirmed|Dying) | Status(p.Choice&choiceMask)<<choiceShift | Status(p.Holds)<<holdsShift
+	status := p.Status&(kernelBits|userBits)&^(Confirmed|Dying|assuredNow) | Status(p.Choice&choiceMask)<<choiceShift | holding(p.Holds)
 	if p.Helper != 0 {
 		status |= Helper
 	}

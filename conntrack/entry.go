@@ -90,7 +90,7 @@ func (e *Entry) SetStatus(bits Status) { atomic.OrUint32(&e.status, uint32(bits)
 func (e *Entry) Choice() uint8 { return uint8(e.Status()>>choiceShift) & choiceMask }
 
 // Holds returns Proposal.Holds.
-func (e *Entry) Holds() uint8 { return uint8(e.Status() >> holdsShift) }
+func (e *Entry) Holds() uint8 { return e.Status().holds() }
 
 // Mark returns the connection mark.
 func (e *Entry) Mark() uint32 { return word.Load32(&e.mark) }

@@ -26,10 +26,10 @@ const (
 	Dying                           // out of the index; DESTROY is under way
 	FixedTimeout                    // packets don't refresh the timeout
 	_                               // IPS_TEMPLATE: no flow of a table has it; see UserStatus2
-	NATClash                        // never set by us
+	_                               // IPS_NAT_CLASH: no flow of a table has it; see holdsMore
 	Helper                          // a helper was assigned
 	Offload                         // forwarded by a flow offload
-	HWOffload                       // forwarded by hardware
+	HWOffload                       // forwarded by hardware; never set by us
 )
 
 // Bits of our own.
@@ -58,13 +58,15 @@ const (
 	choiceShift = 23 // bits 23..26: why nat chose this port (opaque here)
 	choiceMask  = 15
 	holdsShift  = 27 // bits 27..31: what the flow holds elsewhere (opaque here)
-	kernelBits  = Status(1<<16-1) &^ UserStatus2
+	holdsBits   = 5  // of it; the next one is holdsMore
+	holdsMore   = Status(1 << 12)
+	kernelBits  = Status(1<<16-1) &^ (UserStatus2 | holdsMore)
 	userBits    = UserStatus | UserStatus2
 )
 
 var statusNames = [...]string{
 	"EXPECTED", "SEEN_REPLY", "ASSURED", "CONFIRMED", "SRC_NAT", "DST_NAT", "SEQ_ADJUST", "SRC_NAT_DONE",
-	"DST_NAT_DONE", "DYING", "FIXED_TIMEOUT", "", "NAT_CLASH", "HELPER", "OFFLOAD", "HW_OFFLOAD",
+	"DST_NAT_DONE", "DYING", "FIXED_TIMEOUT", "", "", "HELPER", "OFFLOAD", "HW_OFFLOAD",
 }
 
 // Has reports whether every bit of want is set.
@@ -72,6 +74,20 @@ func (s Status) Has(want Status) bool { return s&want == want }
 
 // Kernel returns the bits that exist in Linux.
 func (s Status) Kernel() Status { return s & kernelBits }
+
+// holding returns the bits for what a flow holds.
+func holding(holds uint8) Status {
+	return Status(holds)<<holdsShift | Status(holds>>holdsBits&1)*holdsMore
+}
+
+// holds returns what a flow with status s holds.
+func (s Status) holds() uint8 {
+	h := uint8(s >> holdsShift)
+	if s&holdsMore != 0 {
+		h |= 1 << holdsBits
+	}
+	return h
+}
 
 // String lists the kernel bits by the names conntrack(8) uses.
 func (s Status) String() string {

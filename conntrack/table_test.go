@@ -228,10 +228,10 @@ func TestOnEndIsToldOnceOfEveryEnd(t *testing.T) {
 		}
 		told = nil
 	}
-	r := begin(31)
+	r := begin(63)
 	w.Abort(r)
 	w.Abort(r)
-	want("abort", 31)
+	want("abort", 63)
 	r = begin(2)
 	if _, c := w.Claim(proposal(flowTuple(tuple.UDP, 2)), now); c != OriginalTaken {
 		t.Fatal(c)

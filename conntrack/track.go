@@ -153,7 +153,7 @@ func (a *actor) assure(slot uint32) Status {
 
 // assuredNow marks, in a status that is passed on and never stored, that this
 // packet set Assured. It is a bit that no entry has.
-const assuredNow = NATClash
+const assuredNow = HWOffload
 
 // pass accepts a packet of a protocol that takes no lock.
 func (w *Worker) pass(r Ref, e *Entry, status Status, s *Segment, now, timeout Tick) Verdict {

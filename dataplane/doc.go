@@ -91,7 +91,8 @@
 // of who gets them before it is tracked.
 //
 // What a parser announces becomes expectations (herald.go) that carry where the flow
-// goes. The external port that was told is not given to other flows with that peer.
+// goes. The external port that was told is not given to other flows with that peer, and
+// is that of flows which the inside socket begins with it.
 // Sessions are in maps with a lock each, which is not held while packets are sent; what
 // they return is in memory of the worker. What they keep is bounded, in all and for each
 // client; flows

@@ -41,6 +41,18 @@ func (x *explainer) bind(f *first) Reason {
 	if f.use.Inbound() {
 		return x.bindInbound(f)
 	}
+	if ext, ok := x.e.promisedAt(f); ok {
+		cand, choice := f.search.At(ext.Addr, ext.Port), nat.Reused
+		cand.Zone = f.ruling.ZoneOf(tuple.Reply)
+		switch why := x.try(f, &cand, &choice); why {
+		case None:
+			x.chosen(&cand, choice, &passed{}, ", as a helper has announced")
+			return None
+		case PortsExhausted:
+		default:
+			return why
+		}
+	}
 	if x.e.mayBeMapped(f) {
 		if done, why := x.bindMapped(f); done {
 			return why
@@ -172,13 +184,17 @@ func (x *explainer) try(f *first, cand *tuple.Tuple, choice *nat.Choice) Reason 
 		if !ok {
 			return InvalidNew
 		}
-		flow := ports.Of(&f.prop.Original, &reply, f.use)
-		if x.e.leases.Promised(&flow) {
-			return PortsExhausted
+		use := f.use
+		if !use.Inbound() {
+			var free bool
+			if use, free = x.e.useAt(f, &reply, *choice); !free {
+				return PortsExhausted
+			}
 		}
+		flow := ports.Of(&f.prop.Original, &reply, use)
 		out, at := ports.Granted, ports.Endpoint{}
-		if f.use != ports.NoUse {
-			out, at = x.e.leases.Would(&flow, f.use, &f.terms, f.fits, ports.Tick(tickAt(x.e.Now())))
+		if use != ports.NoUse {
+			out, at = x.e.leases.Would(&flow, use, &f.terms, f.fits, ports.Tick(tickAt(x.e.Now())))
 		}
 		switch out {
 		case ports.Granted:

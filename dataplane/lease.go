@@ -12,6 +12,7 @@ import (
 // Which port a flow gets, and what it takes for it: bind tries candidates until one
 // is granted by the leases (package ports) and free in the table.
 //
+//	promise the port that a helper has told the remote host of, if it did
 //	mapped  the port that the inside endpoint has already, under endpoint-independent
 //	        and address-dependent mapping the only one; under mapping linux the first
 //	blocks  the blocks that the client has, under a rule with blocks
@@ -154,6 +155,9 @@ func (w *Worker) bindAny(b *binding) bool {
 	if f.use.Inbound() {
 		return w.bindInbound(b)
 	}
+	if w.bindPromised(b) || b.over {
+		return !b.over
+	}
 	if w.e.mayBeMapped(f) && (w.bindMapped(b) || b.over) {
 		return !b.over
 	}
@@ -190,6 +194,13 @@ func (w *Worker) bindInbound(b *binding) bool {
 	}
 	b.why = PortsExhausted
 	return false
+}
+
+// bindPromised tries the port from which the remote host has been told that the inside
+// endpoint is to be reached.
+func (w *Worker) bindPromised(b *binding) bool {
+	ext, ok := w.e.promisedAt(b.f)
+	return ok && w.try(b, b.f.search.At(ext.Addr, ext.Port), nat.Reused, nil)
 }
 
 // mayBeMapped reports whether the inside endpoint of f may have a port already
@@ -358,19 +369,19 @@ func (w *Worker) try(b *binding, cand tuple.Tuple, why nat.Choice, crowd *ports.
 		b.why, b.over = InvalidNew, true
 		return false
 	}
-	if crowd.Has(&prop.Reply) || w.promised(prop) {
+	if crowd.Has(&prop.Reply) {
 		return false
 	}
-	use := f.use
-	if f.hint && (why != nat.Preserved || f.fits.Source.Several()) {
-		use = use.WithHint()
-	}
-	if use == ports.NoUse {
-		return w.claimIn(b, &cand, why, use, nil, crowd)
-	}
-	flow := ports.Of(&prop.Original, &prop.Reply, use)
 	mapped := false
 	for range remapTries {
+		use, free := w.e.useAt(f, &prop.Reply, why)
+		switch {
+		case !free:
+			return false
+		case use == ports.NoUse:
+			return w.claimIn(b, &cand, why, use, nil, crowd)
+		}
+		flow := ports.Of(&prop.Original, &prop.Reply, use)
 		out, at := w.e.leases.Take(&flow, use, &f.terms, f.fits, ports.Tick(w.tick))
 		switch out {
 		case ports.Granted:
@@ -383,7 +394,6 @@ func (w *Worker) try(b *binding, cand tuple.Tuple, why nat.Choice, crowd *ports.
 			mapped = true
 			cand.Src, cand.SrcPort, why = at.Addr, at.Port, nat.Reused
 			prop.Reply, _ = cand.Inverse()
-			flow = ports.Of(&prop.Original, &prop.Reply, use)
 		case ports.Busy:
 			return false
 		default:
@@ -392,6 +402,20 @@ func (w *Worker) try(b *binding, cand tuple.Tuple, why nat.Choice, crowd *ports.
 		}
 	}
 	return false
+}
+
+// useAt returns what f holds when it leaves as who gets reply. It reports false if the
+// port is promised to another socket.
+func (e *Engine) useAt(f *first, reply *tuple.Tuple, why nat.Choice) (ports.Use, bool) {
+	use := f.use
+	if f.hint && (why != nat.Preserved || f.fits.Source.Several()) {
+		use = use.WithHint()
+	}
+	if !e.leases.Promises() {
+		return use, true
+	}
+	flow := ports.Of(&f.prop.Original, reply, use)
+	return e.leases.Keeping(&flow, use, &f.terms)
 }
 
 // claimIn is bindTo for a flow in a crowd, which learns what is taken.

@@ -13,7 +13,8 @@ import (
 
 // What a helper tells a host about an external port is a promise: what comes from that
 // host to that port goes to one inside socket, until the flow has come and ended, or the
-// expectation ends. Who promises takes leases (ports.Set.Promise) and then looks whether
+// expectation ends. A flow that the socket itself begins to that host leaves from the port,
+// and keeps the promise as well (bindPromised). Who promises takes leases (ports.Set.Promise) and then looks whether
 // some flow has the port already; a flow that has claimed a port looks whether it was
 // promised (promised). So one of two that want the same gives way, and nobody else has
 // to know. The expectation holds the leases, then the flow that met it.
@@ -156,6 +157,23 @@ func (w *Worker) promised(prop *conntrack.Proposal) bool {
 	}
 	f := ports.Of(&prop.Original, &prop.Reply, ports.NoUse)
 	return w.e.leases.Promised(&f)
+}
+
+// promisedAt returns the external endpoint that a helper has told the remote host of f
+// for its inside one, if f may have it.
+func (e *Engine) promisedAt(f *first) (ports.Endpoint, bool) {
+	if !e.leases.Promises() {
+		return ports.Endpoint{}, false
+	}
+	fits := f.fits
+	switch {
+	case f.heir.Says&nat.SrcEnd != 0 && f.heir.SrcPort == 0:
+		fits = ports.Fits{Source: &masqueraded, Egress: f.heir.Src}
+	case fits.Source == nil:
+		return ports.Endpoint{}, false
+	}
+	flow := f.flow()
+	return e.leases.PromisedAt(&flow, fits)
 }
 
 // keep has f, which met x, take what x held.

@@ -25,7 +25,7 @@
 //
 // To take a lease is to add it, or to join it when its value is the same; it is
 // refused when the value is another one. There are no pointers between flows and
-// leases: a flow keeps the number of its combination (Use, five bits), and when it
+// leases: a flow keeps the number of its combination (Use, six bits), and when it
 // ends the same keys are made from its tuples again.
 //
 // # Mapping and filtering
@@ -73,6 +73,11 @@
 // share, pair and hint). No other inside endpoint's flow to that host gets the port
 // while somebody holds told: the expectation, then the flow that met it, which takes the
 // same. Unlike pin, told lets nobody in.
+//
+// A flow from inside may be faster than the one that is expected. When its inside endpoint
+// was promised a port towards its remote address, it leaves from there (PromisedAt) and
+// joins told beside its own leases (Keeping). So a port stays promised as long as any flow
+// lives that the promise is about, whoever spoke first.
 //
 // Who is about to have a port asks Promised after he has claimed it in the connection
 // table; who promises one asks the table (Table.Toward) after he has taken told. So one

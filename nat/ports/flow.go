@@ -15,7 +15,7 @@ type Flow struct {
 
 // Of returns the ends of a flow with these tuples that holds u.
 func Of(original, reply *tuple.Tuple, u Use) Flow {
-	if u >= useIn {
+	if u.Inbound() {
 		return Flow{original.Proto, source(reply), destination(original), source(original)}
 	}
 	return Flow{original.Proto, source(original), destination(reply), source(reply)}
@@ -84,7 +84,7 @@ func power(n uint16) (p uint8) {
 	return p
 }
 
-// Use says which leases a flow holds. It fits into five bits, so that the flow's
+// Use says which leases a flow holds. It fits into six bits, so that the flow's
 // record can keep it; Release knows from it and the tuples what to give back.
 type Use uint8
 
@@ -94,18 +94,21 @@ const NoUse Use = 0
 // Uses. A flow under mapping linux has any of three leases; the others are one
 // number for each combination of mapping and filtering.
 const (
-	useShare Use                    = 1 << iota // it tells exclusive owners that the port is not free
-	usePair                                     // it is counted for its client
-	useHint                                     // its port is tried first for other flows of the same inside endpoint
-	useOut                                      // + 3*(mapping-1) + filtering-1
-	useIn    = useOut + 9                       // + 2*entry + 1 if it is counted
-	useTold  = useIn + 2*numEntries             // + useShare and usePair; what a helper has announced
-	numUses  = useTold + toldMapped + 1
+	useShare Use                        = 1 << iota // it tells exclusive owners that the port is not free
+	usePair                                         // it is counted for its client
+	useHint                                         // its port is tried first for other flows of the same inside endpoint
+	useOut                                          // + 3*(mapping-1) + filtering-1
+	useIn    = useOut + 9                           // + 2*entry + 1 if it is counted
+	useTold  = useIn + 2*numEntries                 // + useShare and usePair; what a helper has announced
+	useKeep  = useTold + toldMapped + 1             // + that of a flow from inside without useHint; from what was announced for it
+	useAny   = useKeep + keepUses                   // as useKeep: to anybody
+	numUses  = useAny + keepUses
 
-	toldMapped = 4 // + useTold: under endpoint-independent mapping
+	toldMapped = 4                    // + useTold: under endpoint-independent mapping
+	keepUses   = useOut + 9 - useHint // 0 to useHint-1, then useOut to useIn-1
 )
 
-var _ [32 - numUses]struct{} // five bits
+var _ [64 - numUses]struct{} // six bits
 
 // Ways into a mapping from outside.
 const (
@@ -134,8 +137,9 @@ const (
 	hasHint
 	hasCharge // it counts for its client without a port of its own
 	hasTold   // the external endpoint was announced to the remote address
+	hasAny    // the external endpoint was announced to anybody
 
-	lastLease = hasTold
+	lastLease = hasAny
 	hasPair   = hasPairAny | hasPairAddr | hasPairPort
 )
 
@@ -173,7 +177,24 @@ func makeLeases() (all [numUses]leases) {
 		all[useTold+u] = all[u] | hasHint | hasTold
 	}
 	all[useTold+toldMapped] = hasOwner | hasMap | hasTold
+	for u := range useHint {
+		all[u.keeping(useKeep)] = all[u] | hasHint | hasTold
+		all[u.keeping(useAny)] = all[u] | hasHint | hasAny
+	}
+	for u := useOut; u < useIn; u++ {
+		all[u.keeping(useKeep)] = all[u] | hasTold
+		all[u.keeping(useAny)] = all[u] | hasAny
+	}
 	return all
+}
+
+// keeping returns u, that of a flow from inside, with what keeps a promise: useKeep or
+// useAny.
+func (u Use) keeping(how Use) Use {
+	if u < useOut {
+		return how + u&^useHint
+	}
+	return how + u - (useOut - useHint)
 }
 
 // Announced returns the leases of an external endpoint that was announced for an inside
@@ -221,7 +242,7 @@ func (u Use) WithHint() Use {
 }
 
 // Inbound reports whether u is of a flow that a mapping has let in.
-func (u Use) Inbound() bool { return u >= useIn }
+func (u Use) Inbound() bool { return u >= useIn && u < useKeep }
 
 // Exclusive reports whether the external endpoint must be the flow's alone.
 func (u Use) Exclusive() bool { return leasesOf[u]&hasOwner != 0 }
@@ -256,6 +277,9 @@ func (f *Flow) lease(l leases, k *key) Endpoint {
 		return clientKey(f, k)
 	case hasTold:
 		*k, k.kind, k.other = external, kindTold, f.Remote.Addr
+		return f.Inside
+	case hasAny:
+		*k, k.kind = external, kindTold
 		return f.Inside
 	}
 	*k, k.kind, k.other, k.otherPort = inside, kindPair, f.External.Addr, f.External.Port
@@ -304,6 +328,10 @@ func (s *Set) takeSet(f *Flow, set leases, t *Terms, packed terms, fits Fits, no
 			out, at = s.takeMapping(&k, &v, fits, t.Rule, packed)
 		case hasCharge:
 			out = s.charge(&k, t.Quota)
+		case hasTold, hasAny: // a promise is made by Promise only
+			if !s.join(&k, &v) {
+				out = Busy
+			}
 		default:
 			out = s.takePort(f, l, &k, &v, set, t, packed, now)
 		}
