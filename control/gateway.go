@@ -183,6 +183,7 @@ func (g *Gateway) build() (err error) {
 	workers := workersOf(g.cfg)
 	table := g.cfg.Conntrack.Table()
 	table.Workers = workers
+	table.EventRing = g.cfg.Limits.EventRing
 	table.Timestamp = table.Timestamp || len(g.cfg.FlowLogs) > 0 // for durations
 	helpers := registry.New()
 	table.HelperName = helpers.Name
@@ -195,7 +196,7 @@ func (g *Gateway) build() (err error) {
 	if g.events, err = g.record(); err != nil {
 		return err
 	}
-	if g.host, err = host.New(host.Config{Log: logging.For(g.log, logging.Stack)}); err != nil {
+	if g.host, err = host.New(host.Config{QueueLen: g.cfg.Limits.HostQueue, Neighbours: g.cfg.Limits.Neighbours, Log: logging.For(g.log, logging.Stack)}); err != nil {
 		return fmt.Errorf("own stack: %w", err)
 	}
 	g.engine, err = dataplane.New(g.engineConfig(workers, helpers))

@@ -32,8 +32,8 @@ func requests(cfg *config.Config) dataplane.Requests {
 	return dataplane.NoRequests
 }
 
-func pcpTerms(c *config.PCP) pcp.Terms {
-	t := pcp.Terms{LifetimeMax: c.LifetimeMax, MaxPerClient: c.MaxPerClient}
+func pcpTerms(c *config.PCP, l *config.Limits) pcp.Terms {
+	t := pcp.Terms{LifetimeMax: c.LifetimeMax, MaxPerClient: c.MaxPerClient, MaxRecords: l.RequestedPorts}
 	if c.Enabled {
 		t.Areas = c.Areas
 	}
@@ -49,12 +49,12 @@ func (g *Gateway) servePorts(p *plan) {
 		if !c.Enabled {
 			return
 		}
-		server = pcp.NewServer(g.engine, logging.For(g.log, logging.PCP), pcpTerms(c), time.Now())
+		server = pcp.NewServer(g.engine, logging.For(g.log, logging.PCP), pcpTerms(c, &g.cfg.Limits), time.Now())
 		s.server.Store(server)
 		s.sockets = make(map[netip.Addr]net.PacketConn)
 		g.tasks.Go(func() { g.expirePorts(server) })
 	}
-	server.Renew(pcpTerms(c), time.Now())
+	server.Renew(pcpTerms(c, &g.cfg.Limits), time.Now())
 	want := make(map[netip.Addr]struct{})
 	for i := range p.links {
 		l := &p.links[i]

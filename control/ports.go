@@ -93,6 +93,7 @@ func (g *Gateway) openEthernet(p *openPort, l *link) error {
 		Ifname: p.name,
 		Netns:  p.netns,
 		Queues: g.queues(&p.conf),
+		Slots:  p.conf.Slots,
 		Accept: afpacket.AcceptAllMulticast, // neighbour discovery of any address
 	})
 	if err != nil {
@@ -245,7 +246,7 @@ func (g *Gateway) announce(p *openPort, local []netip.Prefix, proxied []netip.Ad
 // must be closed and opened again.
 func (p *openPort) sameDevice(l *link) bool {
 	a, b := &p.conf, &l.conf
-	return (p.owner == nil || p.index == l.kernel.Index) && a.Driver == b.Driver && a.Queues == b.Queues && a.Offload == b.Offload &&
+	return (p.owner == nil || p.index == l.kernel.Index) && a.Driver == b.Driver && a.Queues == b.Queues && a.Slots == b.Slots && a.Offload == b.Offload &&
 		a.VLAN == b.VLAN && a.Parent == b.Parent &&
 		slices.Equal(a.PeerAddresses, b.PeerAddresses) && slices.Equal(a.PeerRoutes, b.PeerRoutes)
 }

@@ -77,7 +77,8 @@ func (g *Gateway) Tracking() (t metrics.Tracking) {
 		return t
 	}
 	t.Stats, t.Expect, t.Expectations = g.table.Stats(), g.table.ExpectStats(), g.table.ExpectLen()
-	t.Ended = g.engine.Stats().Ended
+	engine := g.engine.Stats()
+	t.Ended, t.Unanswered, t.BlocksLost = engine.Ended, engine.Unanswered, g.engine.BlocksLost()
 	t.Helpers = g.engine.HelperStats()
 	t.EventsLost = make(map[string]uint64)
 	lost := g.table.LostEvents()

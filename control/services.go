@@ -111,6 +111,7 @@ func (g *Gateway) serve() {
 	scrape := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 	if s.control != nil || s.remote != nil {
 		s.api = api.NewServer(g, logging.For(g.log, logging.API), map[string]http.Handler{"GET /metrics": scrape})
+		s.api.MaxLocal = g.cfg.Limits.SocketConnections
 		g.server.Store(s.api)
 	}
 	if s.control != nil {

@@ -11,6 +11,7 @@ import (
 	"example.com/culvert/alg/stream"
 	"example.com/culvert/control/privilege"
 	"example.com/culvert/dataplane"
+	"example.com/culvert/dataplane/frag"
 	"example.com/culvert/rules/config"
 )
 
@@ -50,14 +51,28 @@ func (g *Gateway) engineConfig(workers int, helpers *alg.Set) dataplane.Config {
 		rate = -1
 	}
 	return dataplane.Config{
-		Workers:  workers,
-		PinCPUs:  cpusFor(workers),
-		Waiting:  waitings[g.cfg.Gateway.Waiting],
-		Table:    g.table,
-		Host:     g.host,
-		ICMPRate: rate,
-		Helpers:  helpers,
-		RuleLog:  g.logRule,
+		Workers:    workers,
+		PinCPUs:    cpusFor(workers),
+		Waiting:    waitings[g.cfg.Gateway.Waiting],
+		Table:      g.table,
+		Host:       g.host,
+		ICMPRate:   rate,
+		Neighbours: g.cfg.Limits.Neighbours,
+		Pending:    g.cfg.Limits.WaitingPackets,
+		Fragments:  fragmentBounds(&g.cfg.Limits),
+		Helpers:    helpers,
+		RuleLog:    g.logRule,
+	}
+}
+
+// sourceShare is the part of the fragments that one source may have: 1/sourceShare.
+const sourceShare = 16
+
+func fragmentBounds(l *config.Limits) frag.Config {
+	return frag.Config{
+		Datagrams:          l.Fragments,
+		DatagramsPerSource: max(l.Fragments/sourceShare, 1),
+		Bytes:              l.FragmentMemory << 20,
 	}
 }
 
@@ -116,6 +131,7 @@ func needsRestart(old, next *config.Config) error {
 	note("api.group", old.API.Group == next.API.Group)
 	note("api.listen", old.API.Listen == next.API.Listen)
 	note("api.max_connections", old.API.MaxConnections == next.API.MaxConnections)
+	note("limits", old.Limits == next.Limits)
 	note("events", old.Events == next.Events)
 	note("host.enabled", old.Host == next.Host)
 	a, b := &old.Conntrack, &next.Conntrack // but acct, which is only how flows are printed

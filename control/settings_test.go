@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"example.com/culvert/conntrack"
+	"example.com/culvert/dataplane"
+	"example.com/culvert/dataplane/frag"
 	"example.com/culvert/rules/config"
 )
 
@@ -60,5 +62,29 @@ func TestSettingsOfTheTableNeedARestart(t *testing.T) {
 		case tt.want != "" && (err == nil || err.Error() != tt.want+" changed, which needs a restart"):
 			t.Errorf("%s: %v, want it to name %s", tt.claim, err, tt.want)
 		}
+	}
+}
+
+func TestLimitsOfTheFileHold(t *testing.T) {
+	b := newBench(t, masquerading+"\n[limits]\nwaiting_packets = 100\nrequested_ports = 7\nfragments = 160\nfragment_memory = 2\n", Options{}, "lan0", "wan0")
+	if err := b.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	const big = 16 // frames beyond the slot size, of each worker
+	for _, q := range b.Queues() {
+		if want := b.Engine().Workers() * (100 + big); q.Name == dataplane.QueueNeighbour && q.Room != want {
+			t.Errorf("room for %d packets of neighbours, want %d", q.Room, want)
+		}
+	}
+	if got := pcpTerms(&b.cfg.PCP, &b.cfg.Limits).MaxRecords; got != 7 {
+		t.Errorf("%d requested ports, want 7", got)
+	}
+	if got, want := fragmentBounds(&b.cfg.Limits), (frag.Config{Datagrams: 160, DatagramsPerSource: 10, Bytes: 2 << 20}); got != want {
+		t.Errorf("fragments %+v, want %+v", got, want)
+	}
+	next := *b.cfg
+	next.Limits.EventRing++
+	if err := needsRestart(b.cfg, &next); err == nil || err.Error() != "limits changed, which needs a restart" {
+		t.Errorf("other limits: %v, want a refusal", err)
 	}
 }

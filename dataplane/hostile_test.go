@@ -154,6 +154,9 @@ func TestOwnAnswersAreLimited(t *testing.T) {
 	if n := len(l.ports["lan"].Take()); n != 2 {
 		t.Errorf("%d answers a second later, want 2", n)
 	}
+	if n := l.e.Stats().Unanswered; n != 6 {
+		t.Errorf("%d answers counted as not given, want 6", n)
+	}
 	l.wantDrops(TTLExceeded, TTLExceeded, TTLExceeded, TTLExceeded, TTLExceeded, TTLExceeded, TTLExceeded, TTLExceeded, TTLExceeded, TTLExceeded)
 }
 

@@ -218,6 +218,7 @@ func (w *Worker) sendBack(p *packet.Packet, in *portEntry, r role) {
 type rateLimit struct {
 	interval int64        // ns between two answers in the long run; 0: no limit
 	full     atomic.Int64 // ns
+	denied   atomic.Uint64
 }
 
 const rateBurst = int64(time.Second)
@@ -240,6 +241,7 @@ func (l *rateLimit) allow(now int64) bool {
 			next = now + l.interval // the clock was set back
 		}
 		if next-now > rateBurst {
+			l.denied.Add(1)
 			return false
 		}
 		if l.full.CompareAndSwap(full, next) {

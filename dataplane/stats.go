@@ -12,6 +12,7 @@ type Stats struct {
 	Forwarded  uint64 // sent out of a port; what the kernel refuses later is in Dropped, too
 	Delivered  uint64 // given to the own stack or kernel
 	Originated uint64 // made here: ICMP errors, resets
+	Unanswered uint64 // packets that got no ICMP error or reset, for ICMPRate
 	Noticed    uint64 // hosts that were told that their flow was ended
 	Joined     uint64 // fragments that went on within another packet: all of a datagram put together but one
 	Held       uint64 // had to wait for a neighbour's address, or as fragments for others
@@ -53,6 +54,7 @@ func (e *Engine) Stats() (s Stats) {
 			s.Ended[why] += w.ended[why].Load()
 		}
 	}
+	s.Unanswered = e.icmp.denied.Load()
 	s.Waiting = s.Held - min(resumed, s.Held)
 	return s
 }

@@ -11,7 +11,7 @@ import (
 
 // Bounds of connections.
 const (
-	maxLocal    = 256 // to the socket: each stream has one
+	localRoom   = 256 // by default to the socket: each stream has one
 	remoteRate  = 20  // new ones to the TCP listener, a second
 	remoteBurst = 40
 )
@@ -82,9 +82,9 @@ func (b *bucket) take(now time.Time) bool {
 	return true
 }
 
-// busyAnswer is what a connection beyond maxLocal gets.
-func busyAnswer() string {
-	text := fmt.Sprintf(`{"error":"%v: there are %d already; close some","code":"busy"}`+"\n", errBusy, maxLocal)
+// busyAnswer is what a connection to the socket beyond the most there may be gets.
+func busyAnswer(most int) string {
+	text := fmt.Sprintf(`{"error":"%v: there are %d already; close some","code":"busy"}`+"\n", errBusy, most)
 	return fmt.Sprintf("HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
 		http.StatusServiceUnavailable, http.StatusText(http.StatusServiceUnavailable), mediaTypeJSON, len(text), text)
 }

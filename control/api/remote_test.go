@@ -262,7 +262,7 @@ func TestConnectionsBeyondTheLimitAreClosedAtOnce(t *testing.T) {
 func TestConnectionsBeyondTheLimitOfTheSocketAreTold(t *testing.T) {
 	_, client, path := serve(t)
 	var held []net.Conn
-	for range maxLocal {
+	for range localRoom {
 		held = append(held, say(t, path, ""))
 	}
 	until(t, "there is no room", func() bool {

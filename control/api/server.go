@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,6 +54,8 @@ const (
 
 // Server serves the API of one gateway.
 type Server struct {
+	MaxLocal int // connections to the socket, 0: 256; set it before Serve
+
 	backend Backend
 	log     *slog.Logger
 	http    http.Server        // of the socket
@@ -99,7 +102,8 @@ func NewServer(backend Backend, log *slog.Logger, more map[string]http.Handler) 
 
 // Serve answers on l, a unix socket, until Shutdown, which is no error.
 func (s *Server) Serve(l net.Listener) error {
-	bound := &bounded{Listener: l, limit: maxLocal, refusal: busyAnswer(), refused: &s.refused}
+	most := cmp.Or(s.MaxLocal, localRoom)
+	bound := &bounded{Listener: l, limit: int64(most), refusal: busyAnswer(most), refused: &s.refused}
 	if err := s.http.Serve(bound); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("control socket: %w", err)
 	}

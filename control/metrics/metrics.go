@@ -73,6 +73,8 @@ type Tracking struct {
 	Alarms       [len(AlarmPercents)]uint64  // by position in AlarmPercents
 	EventsLost   map[string]uint64           // by type; found no room in a worker's ring
 	Helpers      dataplane.HelperStats
+	Unanswered   uint64 // ICMP errors and resets beyond icmp_rate
+	BlocksLost   uint64 // blocks of ports that were not logged
 }
 
 // Collector implements prometheus.Collector. It is safe for concurrent use.
@@ -122,6 +124,8 @@ var (
 	unread     = describe("culvert_helper_unread_total", "Messages that a helper could not read and passed as they were. If it grows, something else talks on the port that a rule gives the helper to.", "helper")
 	announces  = describe("culvert_helper_announcements_total", "Flows that payloads announced, by event: granted, or refused, because they may not (an attack, or a rule or [helpers] must allow it); culvert counters --helpers says whose was refused last.", "event", "helper")
 	unlogged   = describe("culvert_helper_announcements_unlogged_total", "Announcements that were not logged, because there were too many in a second; raise log_per_second in [helpers] to see more.")
+	unanswered = describe("culvert_answers_suppressed_total", "ICMP errors and resets that the gateway did not send; raise icmp_rate in [gateway], or find out who asks for so many.")
+	blocksLost = describe("culvert_port_blocks_unlogged_total", "Blocks of ports that were given or returned and not logged, because the log is too slow.")
 	forwarded  = describe("culvert_forwarded_packets_total", "Packets sent out of an interface.")
 	dropped    = describe("culvert_dropped_packets_total", "Packets that did not leave, by reason; culvert counters says what to do about each.", "reason")
 	ruleHits   = describe("culvert_rule_hits_total", "Packets that a rule matched.", "list", "rule")
@@ -186,6 +190,8 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	gauge(flowLimit, float64(st.FlowLimit))
 	t := c.from.Tracking()
 	t.collect(gauge, count)
+	count(unanswered, t.Unanswered)
+	count(blocksLost, t.BlocksLost)
 	collectNode(&st, &t.Stats, gauge)
 	census := c.latestCensus()
 	census.Each(func(proto, state string, n int) { gauge(flowStates, float64(n), proto, state) })

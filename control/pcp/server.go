@@ -29,13 +29,13 @@ type Terms struct {
 	Areas        []string // that clients live in
 	LifetimeMax  time.Duration
 	MaxPerClient int
+	MaxRecords   int // of all clients; 0: 65536
 }
 
 const (
 	// lifetimeMin is the shortest life of a record, RFC 6887 section 15: 120 s.
-	lifetimeMin = 2 * time.Minute
-	// maxRecords bounds the table.
-	maxRecords = 1 << 16
+	lifetimeMin    = 2 * time.Minute
+	defaultRecords = 1 << 16
 )
 
 // Server gives ports to clients. Its methods are safe for concurrent use.
@@ -196,7 +196,7 @@ func (s *Server) begin(at endpoint, q *request) (*record, Result) {
 	if s.clients[q.client] >= s.terms.MaxPerClient {
 		return nil, UserExQuota
 	}
-	if len(s.records) >= maxRecords {
+	if len(s.records) >= cmp.Or(s.terms.MaxRecords, defaultRecords) {
 		return nil, NoResources
 	}
 	ask := dataplane.PortRequest{Proto: q.proto, Inside: at.inside, Suggested: q.suggested}

@@ -286,3 +286,16 @@ func FuzzHandle(f *testing.F) {
 		}
 	})
 }
+
+func TestAllClientsTogetherHaveABoundedNumberOfRecords(t *testing.T) {
+	s, _ := newServer(t)
+	s.terms.MaxRecords = 1
+	for port, want := range []Result{Success, NoResources} {
+		if got := s.ask(t, mapRequest(uint16(4000+port), time.Hour, byte(port)), start); got.result != want {
+			t.Errorf("record %d of 1: %v, want %v", port+1, got.result, want)
+		}
+	}
+	if _, results := s.Stats(); results[NoResources] != 1 {
+		t.Errorf("%d refusals counted, want 1", results[NoResources])
+	}
+}

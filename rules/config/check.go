@@ -85,6 +85,9 @@ func (d *decoder) checkInterface(c *Config, n *node, i *Interface) {
 			}
 		}
 	}
+	if k := n.table["slots"]; k != nil && (i.Driver == TUN || i.Parent != "") {
+		d.errorf(k.key, "slots is for Ethernet interfaces only: a TUN device and a VLAN sub-interface have no ring of their own: delete it")
+	}
 	if (n.table["parent"] == nil) != (n.table["vlan"] == nil) {
 		d.errorf(n.key, "interface %q has one of parent and vlan: give both for a VLAN sub-interface, else none", i.Name)
 	}

@@ -22,6 +22,7 @@ type Config struct {
 	PCP        PCP
 	API        API
 	Helpers    Helpers
+	Limits     Limits
 	Log        Log
 	FlowLogs   []FlowLog
 	IPFIX      []IPFIX
@@ -75,6 +76,7 @@ type Interface struct {
 	RPF           RPF
 	MSSClamp      MSSClamp
 	Queues        int            // 0: one for each worker
+	Slots         int            // of each queue, 0: 2048
 	Offload       Offload        // TUN
 	PeerAddresses []netip.Prefix // TUN: what the kernel on the other side of the device gets
 	PeerRoutes    []netip.Prefix // TUN: what the kernel on the other side routes into the device
@@ -180,6 +182,7 @@ func Defaults() *Config {
 		Conntrack: Conntrack{TCPLoose: true},
 		PCP:       defaultPCP,
 		API:       defaultAPI,
+		Limits:    defaultLimits,
 		Log:       defaultLog,
 		Events:    defaultEvents,
 		Rules:     rules.Spec{Areas: rules.DefaultAreas()},

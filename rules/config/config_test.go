@@ -131,6 +131,7 @@ func TestExamplesOfTheReferenceAreRead(t *testing.T) {
 	checkExamples(t, pcpKeys)
 	checkExamples(t, apiKeys)
 	checkExamples(t, helperKeys)
+	checkExamples(t, limitKeys)
 	for list := range rules.NumLists {
 		for _, k := range ruleKeys(list) {
 			d := decoder{reporter: reporter{file: "reference"}}
@@ -173,7 +174,7 @@ func TestEverythingIsRead(t *testing.T) {
 	for _, r := range c.Routes {
 		got += fmt.Sprintf("%+v\n", r)
 	}
-	got += fmt.Sprintf("%+v\n%+v\n%+v\n%+v\n%+v\n%+v\n", c.Conntrack, c.Host, c.PCP, c.API, c.Helpers, c.Rules.Areas)
+	got += fmt.Sprintf("%+v\n%+v\n%+v\n%+v\n%+v\n%+v\n%+v\n", c.Conntrack, c.Host, c.PCP, c.API, c.Helpers, c.Limits, c.Rules.Areas)
 	got += fmt.Sprintf("%+v\n%+v\n%+v\n%+v\n", c.Events, c.Log, c.FlowLogs, c.IPFIX)
 	golden(t, "testdata/everything.values", got)
 }

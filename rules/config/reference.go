@@ -24,6 +24,7 @@ func Reference() string {
 	section(&b, "[pcp]", "External ports that hosts inside ask for. A port lets everybody in, as far as the filter rules do; the rule that translates the host towards the default route decides which ports it may have.", pcpKeys)
 	section(&b, "[api]", "The control interface. Whoever may talk to it may do everything with the gateway, and read what the gateway may read: give its token to nobody else.", apiKeys)
 	section(&b, "[helpers]", "Bounds of what helpers may ask for and keep, so that no client takes what others need. A client is an address, in IPv6 a /64. All of them hold from a reload on; edits and reorder for flows that get their helper after it.", helperKeys)
+	section(&b, "[limits]", "Bounds of queues and tables that have no section of their own. LIMITS.md lists all there are, with what counts when one is reached. Changes need a restart.", limitKeys)
 	section(&b, "[log]", "The log of the process itself, on standard error.", logKeys)
 	section(&b, "[log.components]", "Levels of parts of the gateway.", componentKeys)
 	section(&b, "[[flowlog]]", "A log of what becomes of flows, in a file or at a syslog server. When it is configured as the gateway starts, flows keep their start time (128 bytes each) so that lines have durations.", flowLogKeys)

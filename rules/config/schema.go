@@ -117,6 +117,9 @@ var interfaceKeys = []key[Interface]{
 	{"queues", "integer 0-256", "0", "2",
 		"Receive queues; 0 means one for each worker.",
 		func(d *decoder, n *node, v *Interface) { d.integer(n, &v.Queues, 0, 256) }},
+	{"slots", "integer 64-65536", "2048", "8192",
+		"Not for TUN: frames that each receive queue holds while its worker is busy, rounded up to 64; 2.1 KiB each.",
+		func(d *decoder, n *node, v *Interface) { d.integer(n, &v.Slots, 64, 65536) }},
 	{"offload", "boolean", "true", "false",
 		"TUN only: whether large frames and partial checksums cross the device.",
 		func(d *decoder, n *node, v *Interface) {

@@ -7,7 +7,7 @@ import (
 
 // sections are the tables that a file may have.
 var sections = []string{
-	"gateway", "area", "interface", "route", "conntrack", "host", "pcp", "api", "helpers", "events", "log", "flowlog", "ipfix", "set",
+	"gateway", "area", "interface", "route", "conntrack", "host", "pcp", "api", "helpers", "limits", "events", "log", "flowlog", "ipfix", "set",
 	rules.Pre.String(), rules.Dnat.String(), rules.Filter.String(), rules.Snat.String(),
 }
 
@@ -33,6 +33,7 @@ func (d *decoder) decode(root *node, c *Config) {
 	d.decodePCP(c)
 	d.decodeAPI(c)
 	d.decodeHelpers(c)
+	single(d, "limits", limitKeys, &c.Limits)
 	d.decodeLogs(c)
 	d.decodeEvents(c)
 	d.decodeSets(c)
