@@ -42,11 +42,14 @@
 //
 // Lines are appended. A file that would grow beyond its bound is renamed to NAME.1, and
 // so on up to NAME.keep; Reopen opens the path anew for whoever rotates by himself. A
-// line that only half fits on a full disk is taken back.
+// line that only half fits on a full disk is taken back. A device is written to as well,
+// without a bound; a FIFO or a directory is refused.
 //
 // # Syslog
 //
 // Messages are those of RFC 5424: the line is MSG, the event MSGID; severity is
 // informational, warning for losses. They go as datagrams to a Unix socket or by UDP
-// (RFC 5426), or by TCP with counted octets (RFC 6587 section 3.4.1).
+// (RFC 5426), or by TCP with counted octets (RFC 6587 section 3.4.1). A server that
+// closes its stream gets what comes afterwards on the next one; what was on its way at
+// that moment is lost, and nobody knows how much: syslog has no acknowledgement.
 package flowlog

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 )
 
 // File is a sink that appends to a file.
@@ -15,8 +17,9 @@ type File struct {
 	Max  int64       // bytes of a file, 0: no bound
 	Keep int         // files NAME.1 and on
 
-	file *os.File
-	size int64
+	file   *os.File
+	size   int64
+	device bool // which has no bound: nobody renames /dev/null
 }
 
 func (f *File) String() string { return f.Path }
@@ -24,14 +27,21 @@ func (f *File) String() string { return f.Path }
 // ready opens the file.
 func (f *File) ready() error { return f.open() }
 
-// open opens the path, making the file with its mode whatever the umask says.
+// errNoFile is of what cannot be appended to and renamed.
+var errNoFile = errors.New("is no regular file")
+
+// open opens the path, making the file with its mode whatever the umask says. Nobody
+// has to read a FIFO for that to return.
 func (f *File) open() error {
 	file, err := os.OpenFile(f.Path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|os.O_EXCL, f.Mode)
 	switch {
 	case err == nil:
 		err = file.Chmod(f.Mode)
 	case errors.Is(err, fs.ErrExist):
-		file, err = os.OpenFile(f.Path, os.O_WRONLY|os.O_APPEND, 0)
+		file, err = os.OpenFile(f.Path, os.O_WRONLY|os.O_APPEND|unix.O_NONBLOCK, 0)
+		if errors.Is(err, unix.ENXIO) {
+			err = fmt.Errorf("%s %w", f.Path, errNoFile)
+		}
 	}
 	if err != nil {
 		if file != nil {
@@ -44,7 +54,12 @@ func (f *File) open() error {
 		file.Close()
 		return err
 	}
-	f.file, f.size = file, info.Size()
+	device := info.Mode()&fs.ModeCharDevice != 0
+	if !device && !info.Mode().IsRegular() {
+		file.Close()
+		return fmt.Errorf("%s %w", f.Path, errNoFile)
+	}
+	f.file, f.size, f.device = file, info.Size(), device
 	return nil
 }
 
@@ -55,7 +70,7 @@ func (f *File) write(l *lines) error {
 			return err
 		}
 	}
-	if f.Max > 0 && f.size > 0 && f.size+int64(len(l.b)) > f.Max {
+	if f.Max > 0 && f.size > 0 && !f.device && f.size+int64(len(l.b)) > f.Max {
 		if err := f.rotate(); err != nil {
 			return err
 		}

@@ -247,17 +247,20 @@ func (l *Logger) confess() {
 	}
 }
 
-// write hands all lines to the sink, however often that takes. It reports false when
-// Close ends that.
+// write hands all lines to the sink, however often that takes, and in the end a line
+// about what was lost meanwhile. It reports false when Close ends that.
 func (l *Logger) write() bool {
+	l.confess()
 	for retry := firstRetry; ; retry = min(2*retry, lastRetry) {
-		l.confess()
 		n := l.lines.len()
 		err := l.conf.Sink.write(&l.lines)
 		l.written.Add(uint64(n - l.lines.len()))
 		if err == nil {
 			l.recovered()
-			return true
+			if l.confess(); l.lines.len() == 0 {
+				return true
+			}
+			continue
 		}
 		if l.failed(err); !l.pause(retry) {
 			return false

@@ -217,6 +217,46 @@ func TestLossIsExactAndSaidInTheLog(t *testing.T) {
 	}
 }
 
+// dead is a sink that takes nothing, and counts how many lines it was offered.
+type dead struct {
+	memory
+	tried   int
+	offered int // the last time
+}
+
+func (d *dead) reopen() error { return nil }
+func (d *dead) write(l *lines) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.tried, d.offered = d.tried+1, l.len()
+	return errors.New("disk is full")
+}
+
+// Each attempt used to add a line about what had been lost since the one before, for as
+// long as the disk was full.
+func TestWhatIsLostMeanwhileIsOneLine(t *testing.T) {
+	d := &dead{}
+	l := open(t, newBox(t), settings(t, d))
+	fill := func() {
+		for range extraRoom + batchBytes/64 {
+			l.Refuse(Refusal{At: noon, Reason: "port-quota", Client: addr("10.0.0.5"), Address: addr("203.0.113.1"), Dst: addr("192.0.2.53"), Packets: 1})
+		}
+	}
+	tries := func() (tried, offered int) { d.mu.Lock(); defer d.mu.Unlock(); return d.tried, d.offered }
+	fill()
+	eventually(t, "the first attempt", func() bool { n, _ := tries(); return n > 0 })
+	_, first := tries()
+	for range 20 {
+		fill()
+		before, _ := tries()
+		l.Reopen() // tries at once
+		eventually(t, "another attempt", func() bool { n, _ := tries(); return n > before })
+	}
+	if _, last := tries(); last > first+1 {
+		t.Errorf("%d lines wait at first and %d in the end, want at most one more", first, last)
+	}
+}
+
 func TestReopenIsPassedOn(t *testing.T) {
 	b, m := newBox(t), &memory{}
 	l := open(t, b, settings(t, m))

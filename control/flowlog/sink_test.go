@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // some returns n lines numbered from first.
@@ -122,6 +124,56 @@ func TestFullDiskKeepsTheLines(t *testing.T) {
 		t.Errorf("%v with %d lines left, want all and %v", err, l.len(), syscall.ENOSPC)
 	}
 	f.close()
+}
+
+// Whoever opens a FIFO that nobody reads waits, and with it start and reload would.
+func TestWhatIsNoFileIsRefusedAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	fifo := filepath.Join(dir, "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(fifo, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{fifo, link} {
+		f := &File{Path: path, Mode: 0o600}
+		opened := make(chan error, 1)
+		go func() { opened <- f.ready() }()
+		select {
+		case err := <-opened:
+			if !errors.Is(err, errNoFile) {
+				t.Errorf("%s: %v, want %v", path, err, errNoFile)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: still opening", path)
+		}
+	}
+	if err := (&File{Path: dir}).ready(); err == nil {
+		t.Error("a directory was taken")
+	}
+}
+
+// A log of root's that goes to /dev/null must not take it away from everybody.
+func TestDeviceIsNotRenamed(t *testing.T) {
+	pty, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pty.Close()
+	if err := unix.IoctlSetPointerInt(int(pty.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(pty.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &File{Path: fmt.Sprint("/dev/pts/", n), Mode: 0o600, Max: 10, Keep: 1}
+	defer f.close()
+	for i := range 5 {
+		mustWrite(t, f, some(i, 1))
+	}
 }
 
 // serverOf returns a sink and what the server got.
@@ -245,6 +297,44 @@ func TestServerThatBreaksOffGetsTheRestLater(t *testing.T) {
 	mustWrite(t, s, l)
 	if len(got) != 3 {
 		t.Errorf("got %q", got)
+	}
+}
+
+func TestStreamThatTheServerClosedIsNotWrittenTo(t *testing.T) {
+	server, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	s := &Syslog{Network: "tcp", Address: server.Addr().String(), Dial: new(net.Dialer).DialContext, Name: "edge1"}
+	defer s.close()
+	mustWrite(t, s, some(1, 1))
+	conn, err := server.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1024)); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	<-s.gone // the sink has heard of it
+	l := some(2, 3)
+	if err := s.write(l); err == nil || l.len() != 3 {
+		t.Errorf("%v with %d lines left, want all three for the next connection", err, l.len())
+	}
+	mustWrite(t, s, l)
+}
+
+func TestNamesInMessagesArePrintableAndShort(t *testing.T) {
+	for _, tt := range []struct{ name, want string }{
+		{"edge1", "edge1"}, {"my gateway", "my_gateway"}, {"größe", "gr__e"}, {"", "-"},
+		{strings.Repeat("x", 60), strings.Repeat("x", 48)},
+	} {
+		s := &Syslog{Network: "udp", Name: tt.name}
+		m := rfc5424.FindStringSubmatch(string(s.append(nil, []byte("line"), New, time.Now())))
+		if m == nil || m[2] != tt.want {
+			t.Errorf("%q is called %q, want %q", tt.name, m, tt.want)
+		}
 	}
 }
 

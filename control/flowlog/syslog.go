@@ -3,10 +3,13 @@ package flowlog
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -19,6 +22,7 @@ type Syslog struct {
 	Name     string // APP-NAME
 
 	conn    net.Conn
+	gone    chan struct{} // closed when the server has ended a stream; a new one for each
 	message []byte
 }
 
@@ -41,7 +45,29 @@ func (s *Syslog) open() error {
 		return err
 	}
 	s.conn = conn
+	if s.Network == "tcp" {
+		gone := make(chan struct{})
+		s.gone = gone
+		go func() { // a server says nothing, until it goes
+			_, _ = io.Copy(io.Discard, conn) // the end is what counts, not why
+			close(gone)
+		}()
+	}
 	return nil
+}
+
+// errGone is of a stream that the server has ended. What is written there would be lost
+// without an error.
+var errGone = errors.New("the server closed the connection")
+
+// ended reports whether the server has ended the stream.
+func (s *Syslog) ended() bool {
+	select {
+	case <-s.gone: // never of datagrams: nil
+		return true
+	default:
+		return false
+	}
 }
 
 // write sends line after line. Those that are sent are dropped; the rest waits.
@@ -55,6 +81,9 @@ func (s *Syslog) write(l *lines) error {
 	for i := range l.len() {
 		s.message = s.append(s.message[:0], l.line(i), l.events[i], now)
 		err := s.conn.SetWriteDeadline(time.Now().Add(syslogTimeout))
+		if s.ended() {
+			err = errGone
+		}
 		if err == nil {
 			_, err = s.conn.Write(s.message)
 		}
@@ -79,7 +108,7 @@ func (s *Syslog) append(b, line []byte, e Event, now time.Time) []byte {
 	b = strconv.AppendInt(b, int64(s.Facility*8+severity), 10)
 	b = append(b, ">1 "...)
 	b = now.UTC().AppendFormat(b, timeLayout)
-	b = fmt.Appendf(b, " %s %s %d %s - ", hostname(), s.Name, os.Getpid(), e)
+	b = fmt.Appendf(b, " %s %s %d %s - ", label(hostname(), 255), label(s.Name, 48), os.Getpid(), e)
 	b = append(b, line...)
 	if s.Network != "tcp" {
 		return b
@@ -93,13 +122,25 @@ func (s *Syslog) append(b, line []byte, e Event, now time.Time) []byte {
 	return b
 }
 
-// hostname returns that of the machine, "-" if it has none.
+// label makes a word of a header out of a name: at most so many printable characters
+// of ASCII (RFC 5424 section 6).
+func label(name string, most int) string {
+	word := strings.Map(func(r rune) rune {
+		if r <= ' ' || r > '~' {
+			return '_'
+		}
+		return r
+	}, name)
+	return cmp.Or(word[:min(len(word), most)], "-")
+}
+
+// hostname returns that of the machine.
 func hostname() string {
 	name, err := os.Hostname()
 	if err != nil {
-		return "-"
+		return ""
 	}
-	return cmp.Or(name, "-")
+	return name
 }
 
 func (s *Syslog) reopen() error {
