@@ -97,6 +97,10 @@ func (c *captureFiles) next() (io.Writer, error) {
 		}
 	}
 	name := c.name(c.n)
+	// What is there and no file, /dev/null for one, must not be taken away.
+	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no regular file: name another, or write to standard output with -w -", name)
+	}
 	// A file that is there may be a link, or open to others: it gives way.
 	if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err

@@ -3,12 +3,15 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"example.com/culvert/alg/report"
 	"example.com/culvert/control/api"
@@ -122,5 +125,29 @@ func TestFilesOfACaptureArePrivateAndAsManyAsWanted(t *testing.T) {
 	}
 	if b, err := os.ReadFile(secret); err != nil || string(b) != "untouched" {
 		t.Errorf("the file that a link named says %q, %v", b, err)
+	}
+}
+
+// As root -w /dev/null used to replace the device by a file, and -w DIRECTORY an empty
+// directory.
+func TestCaptureTakesNothingAwayButFiles(t *testing.T) {
+	dir := t.TempDir()
+	fifo, empty, link := filepath.Join(dir, "fifo"), filepath.Join(dir, "empty"), filepath.Join(dir, "link")
+	err := errors.Join(unix.Mkfifo(fifo, 0o600), os.Mkdir(empty, 0o700), os.Symlink(fifo, link))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{fifo, empty, link} {
+		before, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files := captureFiles{path: path}
+		if _, err := files.next(); err == nil || !strings.Contains(err.Error(), "-w -") {
+			t.Errorf("%s: %v, want a refusal that names -w -", path, err)
+		}
+		if after, err := os.Lstat(path); err != nil || !os.SameFile(before, after) {
+			t.Errorf("%s was taken away: %v", path, err)
+		}
 	}
 }
