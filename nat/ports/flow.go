@@ -358,6 +358,10 @@ func (s *Set) Would(f *Flow, u Use, t *Terms, fits Fits, now Tick) (Outcome, End
 			out, at = s.wouldMap(&k, &v, fits)
 		case hasCharge:
 			out = s.wouldCharge(&k, t.Quota)
+		case hasTold, hasAny:
+			if held, free := s.wouldTake(&k, &v, now); !held || !free {
+				out = Busy
+			}
 		default:
 			held, free := s.wouldTake(&k, &v, now)
 			switch {
