@@ -127,7 +127,8 @@ func (g *Gateway) Workers() []dataplane.WorkerStats {
 	return g.engine.WorkerStats()
 }
 
-// queueEvent is the queue of the table, named beside those of the engine.
+// queueEvent is the queue of the table, named beside those of the engine and the rings
+// of the own stack.
 const queueEvent dataplane.QueueName = "event"
 
 // Queues returns how full the queues are.
@@ -136,5 +137,9 @@ func (g *Gateway) Queues() []dataplane.QueueLoad {
 		return nil
 	}
 	waiting, room := g.table.EventBacklog()
-	return append(g.engine.QueueLoads(), dataplane.QueueLoad{Name: queueEvent, Length: waiting, Room: room})
+	all := append(g.engine.QueueLoads(), dataplane.QueueLoad{Name: queueEvent, Length: waiting, Room: room})
+	for _, r := range g.host.RingLoads() {
+		all = append(all, dataplane.QueueLoad{Name: dataplane.QueueName(r.Name), Length: r.Used, Room: r.Size})
+	}
+	return all
 }

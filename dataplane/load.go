@@ -140,6 +140,7 @@ const (
 	QueueAnnouncement QueueName = "announcement" // flows that helpers announced, to be logged
 	QueuePortBlock    QueueName = "port-block"   // blocks of ports, to be logged
 	QueueNotice       QueueName = "port-notice"  // mappings and clients near their quota, to be exported
+	QueueFragment     QueueName = "fragment"     // bytes of frames that wait for other fragments
 )
 
 // QueueLoads returns how full the queues are, those of all workers together.
@@ -156,5 +157,6 @@ func (e *Engine) QueueLoads() []QueueLoad {
 		{QueueAnnouncement, len(e.helpers.log), cap(e.helpers.log)},
 		{QueuePortBlock, len(e.leases.Events()), cap(e.leases.Events())},
 		{QueueNotice, len(e.leases.Notices()), cap(e.leases.Notices())},
+		{QueueFragment, e.frags.Usage().Bytes, e.frags.Room()},
 	}
 }

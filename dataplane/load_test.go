@@ -87,6 +87,12 @@ func TestQueuesTellHowFullTheyAre(t *testing.T) {
 		t.Errorf("%d refusals wait, want 1", n)
 	}
 
+	l.send("lan", fragmentsOf(noSum(udp("10.0.0.5:40000", "198.51.100.7:53", length(100))), 48)[1])
+	l.step()
+	if n := byName()[QueueFragment].Length; n == 0 {
+		t.Error("no bytes of a fragment whose first one is missing wait")
+	}
+
 	l = coldLab(t)
 	l.send("lan", udp("10.0.0.5:40000", "198.51.100.7:53"))
 	l.step()

@@ -17,6 +17,7 @@ import (
 	"example.com/culvert/control/api"
 	"example.com/culvert/control/journal"
 	"example.com/culvert/dataplane"
+	"example.com/culvert/dataplane/host"
 	"example.com/culvert/dataplane/port"
 )
 
@@ -135,7 +136,8 @@ func closedSets() map[string][]string {
 		"result":    {"success"},
 		"worker":    {"0", "1"},
 		"queue": {string(dataplane.QueueNeighbour), string(dataplane.QueueEnding), string(dataplane.QueueRefusal),
-			string(dataplane.QueueAnnouncement), string(dataplane.QueuePortBlock), string(dataplane.QueueNotice), "event"},
+			string(dataplane.QueueAnnouncement), string(dataplane.QueuePortBlock), string(dataplane.QueueNotice), string(dataplane.QueueFragment), "event",
+			string(host.RingLink), string(host.RingQuestion), string(host.RingIn), string(host.RingOut)},
 		"protocol":                                 {"tcp", "udp", "icmp", "icmpv6", "sctp", "dccp", "gre", "udplite", conntrack.OtherProto},
 		"culvert_flows_ended_total cause":          {"expired", "deleted", "early-drop", "replaced"},
 		"culvert_flows_refused_total cause":        {"table-full", "client-share", "chain-full"},

@@ -18,7 +18,7 @@ var (
 	workerSize  = describe("culvert_worker_batch_packets", "Packets that a worker took from a queue at once. Full batches (64) say that it has more to do than it can.", "worker")
 	workerTime  = describe("culvert_worker_batch_seconds", "Time from taking packets of a worker's queues to having sent them.", "worker")
 
-	queueLength = describe("culvert_queue_length", "What waits in a queue, of all workers together: packets for the address of a neighbour, flows to be ended with notice, and what is to be logged (refusal, announcement, port-block) or told (event).", "queue")
+	queueLength = describe("culvert_queue_length", "What waits in a queue, of all workers together: packets for the address of a neighbour, flows to be ended with notice, what is to be logged (refusal, announcement, port-block) or told (event, port-notice); bytes of frames that wait for other fragments (fragment); and slots of 2 KB between workers and the own stack (host-link, host-question, host-in, host-out).", "queue")
 	queueRoom   = describe("culvert_queue_limit", "Most that a queue can hold.", "queue")
 )
 

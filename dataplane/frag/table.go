@@ -275,3 +275,6 @@ func (t *Table) Usage() Usage {
 	defer t.mu.Unlock()
 	return Usage{Datagrams: len(t.datagrams), Sources: len(t.sources), Bytes: t.bytes}
 }
+
+// Room returns how many bytes of held frames there can be.
+func (t *Table) Room() int { return t.cfg.Bytes }

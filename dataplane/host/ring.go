@@ -156,5 +156,11 @@ func (r *ring) empty() bool {
 // waiting reports whether there are records that were not released. Anyone may call it.
 func (r *ring) waiting() bool { return r.head.Load() != r.tail.Load() }
 
+// fill returns how many slots are taken. Anyone may call it.
+func (r *ring) fill() int {
+	tail := r.tail.Load() // before head, which is ahead of it
+	return min(int(r.head.Load()-tail), len(r.slots))
+}
+
 // release frees every record that read has returned.
 func (r *ring) release() { r.tail.Store(r.next) }

@@ -124,3 +124,32 @@ func TestDeliveryDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations a packet, want 0", n)
 	}
 }
+
+func TestRingsTellHowFullTheyAre(t *testing.T) {
+	b := newBench(t, Config{QueueLen: 64})
+	byName := func() map[RingName]RingLoad {
+		all := map[RingName]RingLoad{}
+		for _, r := range b.RingLoads() {
+			all[r.Name] = r
+		}
+		return all
+	}
+	if !b.DeliverLink(lan, arpAnswer(t, theirMAC)) {
+		t.Fatal("a frame was refused")
+	}
+	if got, want := byName()[RingLink], (RingLoad{RingLink, 1, 64}); got != want {
+		t.Errorf("with one frame: %+v, want %+v", got, want)
+	}
+	ping := echo(t, gateway4.Addr())
+	for b.DeliverLocal(ping, packet.Offload{}) {
+	}
+	if got := byName()[RingIn]; got.Used < got.Size/2 || got.Used > got.Size {
+		t.Errorf("after a flood: %+v", got)
+	}
+	b.poll()
+	for _, name := range []RingName{RingLink, RingQuestion} {
+		if got := byName()[name]; got.Used != 0 {
+			t.Errorf("after a turn: %+v", got)
+		}
+	}
+}

@@ -22,6 +22,29 @@ type Stats struct {
 	Conflicts      uint64 // frames of other stations that use an address of ours
 }
 
+// RingLoad is how full a ring between workers and netstack is, in slots of 2 KB.
+type RingLoad struct {
+	Name       RingName
+	Used, Size int
+}
+
+// RingName names a ring of a Host.
+type RingName string
+
+// Rings of a Host.
+const (
+	RingLink     RingName = "host-link"     // ARP and neighbour-discovery frames from workers
+	RingQuestion RingName = "host-question" // neighbours that workers ask for
+	RingIn       RingName = "host-in"       // IP packets to the own stack
+	RingOut      RingName = "host-out"      // IP packets of the own stack
+)
+
+// RingLoads returns how full the rings are.
+func (h *Host) RingLoads() []RingLoad {
+	load := func(name RingName, r *ring) RingLoad { return RingLoad{name, r.fill(), len(r.slots)} }
+	return []RingLoad{load(RingLink, h.links), load(RingQuestion, h.asks), load(RingIn, h.locals), load(RingOut, h.port.out)}
+}
+
 type counters struct {
 	linkRx, linkTx, linkRefused, linkForeign atomic.Uint64
 	localRx, localBad, localTx               atomic.Uint64
