@@ -103,3 +103,13 @@ func (s *Set) Name(number uint32) string {
 	}
 	return ""
 }
+
+// All returns the names of the helpers that have numbers, by number; "" for 0.
+func (s *Set) All() []string {
+	made := *s.made.Load()
+	names := make([]string, len(made))
+	for i := range made {
+		names[i] = made[i].Spec.Name
+	}
+	return names
+}

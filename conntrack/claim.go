@@ -169,7 +169,8 @@ func (w *Worker) fill(slot uint32, p *Proposal, now Tick) bool {
 	if w.making != nil {
 		w.making.begin(e)
 	}
-	if !t.cfg.Timestamp && p.Labels == ([2]uint64{}) && p.Policy|p.Helper|p.Master.Slot == 0 {
+	resumed := w.making != nil && w.making.from != nil
+	if !t.cfg.Timestamp && p.Labels == ([2]uint64{}) && p.Policy|p.Helper|p.Master.Slot == 0 && !(resumed && w.making.from.extended()) {
 		return true
 	}
 	e.ext = t.extPool.get(&w.exts)
@@ -177,6 +178,9 @@ func (w *Worker) fill(slot uint32, p *Proposal, now Tick) bool {
 		return false
 	}
 	t.exts[e.ext] = extension{labels: p.Labels, policy: p.Policy, helper: p.Helper, master: p.Master}
+	if resumed {
+		w.making.from.resumeExt(&t.exts[e.ext])
+	}
 	return true
 }
 

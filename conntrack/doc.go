@@ -106,6 +106,12 @@
 // Cut joins a list of the table with the events that follow. For that each slot has a
 // stamp: the number of the last event of its flow. See type Cut for the argument.
 //
+// # Another process
+//
+// Save gives copies of flows with all that is known of them, an Adoption takes such
+// copies into another table. It trusts none: each is checked, and then claimed like a
+// new flow; only its counters, tracking state and times are what they were.
+//
 // # What it does not do
 //
 // It reads no packets (Segment has what trackers need), chooses no addresses or

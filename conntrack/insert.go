@@ -15,6 +15,8 @@ type Insertion struct {
 	State State                       // of TCP, SCTP and DCCP
 	Lives Tick                        // until it ends, unless a packet comes: that one sets the timeout as usual
 	Tags  [tuple.NumDirections]uint32 // of SCTP: the verification tags of packets in a direction
+
+	from *Saved // that the flow goes on from, nil: it begins
 }
 
 // Errors of Table.Insert besides ErrNoMemory.
@@ -53,6 +55,10 @@ func (t *Table) Insert(in *Insertion) error {
 
 // begin writes what in has beside a Proposal into an entry that is nobody else's yet.
 func (in *Insertion) begin(e *Entry) {
+	if in.from != nil {
+		in.from.resume(e)
+		return
+	}
 	word.Store32(&e.timeout, uint32(min(in.Lives, maxTimeout)))
 	switch in.Original.Proto {
 	case tuple.TCP:

@@ -118,6 +118,7 @@ func newRoot() *cobra.Command {
 		traceCommand(),
 		captureCommand(),
 		algCommand(),
+		snapshotCommand(),
 		debugCommand(),
 		interfaceCommand(),
 		releaseCommand(),

@@ -75,6 +75,22 @@ func (g *gateway) Helpers() []Helper       { return []Helper{{Name: "sip", Unrea
 func (g *gateway) Table() *conntrack.Table { return g.table }
 func (g *gateway) Accounting() bool        { return false }
 
+func (g *gateway) SnapshotLimit() int64 { return 64 }
+func (g *gateway) SaveSnapshot(w io.Writer) error {
+	_, err := io.WriteString(w, goodSnapshot)
+	return err
+}
+
+func (g *gateway) RestoreSnapshot(b []byte) (RestoreResult, error) {
+	if string(b) != goodSnapshot {
+		return RestoreResult{}, fmt.Errorf("%w: the snapshot is damaged", ErrRefused)
+	}
+	return RestoreResult{Flows: 2, Torn: 1}, nil
+}
+
+// goodSnapshot is what the gateway of tests takes for a snapshot.
+const goodSnapshot = "flows"
+
 func (g *gateway) Events() *journal.Recorder { return g.events }
 func (g *gateway) Watch(q WatchRequest) (Watching, error) {
 	w := &fakeWatching{ready: make(chan struct{}, 1), unread: 7}

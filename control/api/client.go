@@ -389,6 +389,11 @@ func decode(body io.Reader, into any) error {
 
 // do returns the body of the answer, or the error the gateway gave.
 func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, error) {
+	return c.send(ctx, method, path, mediaTypeJSON, body)
+}
+
+// send is do with a body of another media type.
+func (c *Client) send(ctx context.Context, method, path, media string, body io.Reader) (io.ReadCloser, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
@@ -400,7 +405,7 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (i
 		request.Header.Set("Authorization", "Bearer "+c.token)
 	}
 	if body != nil {
-		request.Header.Set("Content-Type", mediaTypeJSON)
+		request.Header.Set("Content-Type", media)
 	}
 	answer, err := c.http.Do(request)
 	if err != nil {

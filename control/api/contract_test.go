@@ -55,6 +55,8 @@ var driven = []struct{ pattern, query, body string }{
 	{"GET /v1/trace", "match=udp host 10.0.0.5&count=2&duration=1m&rate=10&buffer=64", ""},
 	{"GET /v1/trace", "match=dropped&count=1", ""},
 	{"GET /v1/capture", "snaplen=128&count=3", ""},
+	{"GET /v1/snapshot", "", ""},
+	{"POST /v1/snapshot", "", goodSnapshot},
 	{"GET /v1/rules", "", ""},
 	{"GET /v1/rules/counters", "", ""},
 	{"GET /v1/config", "", ""},
@@ -93,6 +95,9 @@ func send(t *testing.T, client *Client, pattern, query, body string) *http.Respo
 	}
 	if body != "" {
 		r.Header.Set("Content-Type", mediaTypeJSON)
+	}
+	if body == goodSnapshot {
+		r.Header.Set("Content-Type", mediaTypeSnapshot)
 	}
 	answer, err := client.http.Do(r)
 	if err != nil {
@@ -207,6 +212,10 @@ func TestRefusalsSayWhatIsWrong(t *testing.T) {
 		{"an expectation that is not there", "POST", "/v1/expectations/get", json, expectTuple, 404, "not-found", ""},
 		{"an expectation without its master", "POST", "/v1/expectations", json, expectBody, 404, "not-found", ""},
 		{"a reload that is refused", "POST", "/v1/reload", json, `{}`, 422, "refused", "reload refused"},
+		{"a snapshot that is damaged", "POST", "/v1/snapshot", mediaTypeSnapshot, "flow", 422, "refused", "damaged"},
+		{"a snapshot that is too large", "POST", "/v1/snapshot", mediaTypeSnapshot, strings.Repeat("x", 65), 413, "too-large", "at most 64 bytes"},
+		{"a snapshot of another media type", "POST", "/v1/snapshot", json, "flows", 415, "unsupported-media-type", mediaTypeSnapshot},
+		{"no snapshot", "POST", "/v1/snapshot", "", "", 400, "bad-request", "send a snapshot"},
 		{"a cursor without a limit", "GET", "/v1/flows?cursor=1", "", "", 400, "bad-request", "limit"},
 		{"a page of a list that comes whole", "GET", "/v1/flows?limit=1&table=dying", "", "", 400, "bad-request", "whole"},
 		{"the header of a stream", "HEAD", "/v1/events", "", "", 405, "", ""},

@@ -106,6 +106,9 @@ func (d *description) operation(rt *route, path string) object {
 		d.strict[t.Name()] = true
 		op["requestBody"] = object{"required": rt.needs, "content": object{mediaTypeJSON: object{"schema": d.schema(t)}}}
 	}
+	if rt.takes == mediaSnapshot {
+		op["requestBody"] = object{"required": rt.needs, "content": object{mediaTypeSnapshot: object{"schema": object{"type": "string", "format": "binary"}}}}
+	}
 	op["responses"] = d.responses(rt)
 	return op
 }
@@ -142,6 +145,8 @@ func (d *description) responses(rt *route) object {
 	switch {
 	case rt.media == mediaCapture:
 		out["200"] = object{"description": "A capture", "content": object{mediaTypeCapture: object{"schema": object{"type": "string", "format": "binary"}}}}
+	case rt.media == mediaSnapshot:
+		out["200"] = object{"description": "A snapshot", "content": object{mediaTypeSnapshot: object{"schema": object{"type": "string", "format": "binary"}}}}
 	case rt.media == mediaMetrics:
 		out["200"] = object{"description": "Text", "content": object{mediaTypeMetrics: object{"schema": object{"type": "string"}}}}
 	case rt.gives == nil:

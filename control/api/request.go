@@ -22,6 +22,8 @@ const (
 	mediaTypeLines   = "application/x-ndjson"
 	mediaTypeText    = "text/plain; charset=utf-8"
 	mediaTypeMetrics = "text/plain"
+
+	mediaTypeSnapshot = "application/octet-stream"
 )
 
 // mux returns the handler of all routes; more has those that others handle. It panics
@@ -72,11 +74,15 @@ func unrouted(w http.ResponseWriter, r *http.Request, mux *http.ServeMux, patter
 // handler checks a request by what its route says, and turns an error into an answer.
 func (s *Server) handler(rt route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		limit := int64(maxBody)
+		if rt.takes == mediaSnapshot {
+			limit = s.backend.SnapshotLimit()
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, limit)
 		err := rt.check(r)
 		if err == nil {
 			control := http.NewResponseController(w)
-			if rt.body != nil { // httptest's recorder has no deadlines, connections have
+			if rt.body != nil || rt.takes != mediaJSON { // httptest's recorder has no deadlines, connections have
 				_ = control.SetReadDeadline(time.Now().Add(bodyTime))
 			}
 			r.Body = &body{r.Body, control}
@@ -125,15 +131,25 @@ func (rt *route) check(r *http.Request) error {
 		return fmt.Errorf("%w: a stream has no end: use GET", errMethod)
 	}
 	if r.ContentLength == 0 {
+		if rt.needs && rt.takes == mediaSnapshot {
+			return fmt.Errorf("%w: body: there is none; send a snapshot", errBadRequest)
+		}
 		if rt.needs {
 			return fmt.Errorf("%w: body: there is none; send JSON", errBadRequest)
+		}
+		return nil
+	}
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if rt.takes == mediaSnapshot {
+		if err != nil || kind != mediaTypeSnapshot {
+			return fmt.Errorf("%w: body: want Content-Type %s", errMedia, mediaTypeSnapshot)
 		}
 		return nil
 	}
 	if rt.body == nil {
 		return fmt.Errorf("%w: body: this request takes none", errBadRequest)
 	}
-	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != mediaTypeJSON {
+	if err != nil || kind != mediaTypeJSON {
 		return fmt.Errorf("%w: body: want Content-Type %s (curl --json)", errMedia, mediaTypeJSON)
 	}
 	return nil

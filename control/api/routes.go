@@ -13,6 +13,7 @@ type route struct {
 	needs   bool  // the body must be there
 	gives   any   // zero value of the answer; nil: nothing, or what media says
 	media   media // how gives is written
+	takes   media // mediaSnapshot: the body is one, and no JSON
 	fails   []int // statuses of refusals beside those that every request may get
 	handle  func(http.ResponseWriter, *http.Request) error
 }
@@ -21,12 +22,13 @@ type route struct {
 type media uint8
 
 const (
-	mediaJSON    media = iota // one value
-	mediaLines                // a value a line, or text
-	mediaStream               // the same, until somebody goes
-	mediaMetrics              // the text that Prometheus reads
-	mediaCapture              // a pcapng file, until somebody goes
-	mediaHealth               // one value with status 200, or 503 when something is wrong
+	mediaJSON     media = iota // one value
+	mediaLines                 // a value a line, or text
+	mediaStream                // the same, until somebody goes
+	mediaMetrics               // the text that Prometheus reads
+	mediaCapture               // a pcapng file, until somebody goes
+	mediaSnapshot              // a file of package snapshot
+	mediaHealth                // one value with status 200, or 503 when something is wrong
 )
 
 // param is a parameter of the query.
@@ -120,6 +122,11 @@ func (s *Server) routes() []route {
 		{pattern: "GET /v1/expectations/events", name: "followExpectations", doc: "What happens to expectations: a stream of events, as of followFlows",
 			params: []param{paramEvents, paramSnapshot, paramSince, paramFormat, paramOutput, paramFamily, paramProto, paramExpected}, gives: Event{}, media: mediaStream,
 			fails: []int{http.StatusGone}, handle: s.expectEvents},
+
+		{pattern: "GET /v1/snapshot", name: "saveSnapshot", doc: "Flows with all that is known of them, expectations and ports that are kept, as a file for restoreSnapshot",
+			media: mediaSnapshot, handle: s.saveSnapshot},
+		{pattern: "POST /v1/snapshot", name: "restoreSnapshot", doc: "Have the flows of a snapshot again, besides those that there are; a file that is damaged, or of another version, is refused whole",
+			takes: mediaSnapshot, needs: true, gives: RestoreResult{}, fails: []int{http.StatusUnprocessableEntity}, handle: s.restoreSnapshot},
 
 		{pattern: "GET /v1/explain", name: "explain", doc: "What would become of a packet, step by step",
 			params: []param{{name: "packet", doc: "The packet: " + ProbeSyntax, gist: ""}},

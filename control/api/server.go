@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -38,6 +39,9 @@ type Backend interface {
 	Why(f *conntrack.Flow) Why
 	Explain(p Probe) (Explanation, error)
 	Watch(q WatchRequest) (Watching, error)
+	SaveSnapshot(w io.Writer) error
+	RestoreSnapshot(b []byte) (RestoreResult, error) // keeps nothing of b
+	SnapshotLimit() int64                            // the largest that there can be, bytes
 	ReloadFile(ctx context.Context, r ReloadRequest) (ReloadResult, error)
 	AddInterface(ctx context.Context, spec InterfaceSpec) error
 	RemoveInterface(ctx context.Context, name string) error

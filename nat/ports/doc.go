@@ -106,6 +106,9 @@
 // had them: he can have them again at once, others can not. Whoever calls Sweep
 // ends them. When there is no room for leases otherwise, they end early.
 //
+// Another process resumes the leases of flows that it takes over (Resume), then keeps
+// what was kept (Keep).
+//
 // # Finding a free port
 //
 // A Space is the ports of one external address and protocol as a set of bits, kept

@@ -525,13 +525,16 @@ func (s *Set) charge(k *key, quota uint32) Outcome {
 	return Granted
 }
 
-// Fits says which external endpoints a flow may have: those that its rule allows.
+// Fits says which external endpoints a flow may have: those that its rule allows, none
+// but its own without a Source.
 type Fits struct {
 	Source *nat.Source
 	Egress tuple.Addr // for masquerade
 }
 
-func (f Fits) allows(e *Endpoint) bool { return f.Source.Allows(e.Addr, e.Port, f.Egress) }
+func (f Fits) allows(e *Endpoint) bool {
+	return f.Source != nil && f.Source.Allows(e.Addr, e.Port, f.Egress)
+}
 
 // takeMapping takes a lease that says where an inside endpoint is mapped to. A key
 // has several of these when rules with different pools map the same endpoint, or
