@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/BurntSushi/toml"
+	"golang.org/x/sys/unix"
 
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/rules"
@@ -227,6 +228,32 @@ func TestQuickIsWhatItsTextSays(t *testing.T) {
 	}
 	if got, want := fmt.Sprintf("%+v", read.Interfaces), fmt.Sprintf("%+v", c.Interfaces); got != want {
 		t.Errorf("interfaces of the text\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestFileWithoutEndIsRefused(t *testing.T) {
+	if _, err := Load("/dev/zero"); err == nil || !strings.Contains(err.Error(), "longer than 64 MiB") {
+		t.Errorf("/dev/zero: %v, want a refusal for its length", err)
+	}
+}
+
+func TestSetFromAFIFOIsRefusedAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mkfifo(filepath.Join(dir, "fifo"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := Parse(filepath.Join(dir, "x.toml"), []byte("[[set]]\nname = \"s\"\nfile = \"fifo\"\n"))
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err == nil || !strings.Contains(err.Error(), "fifo is not a file") {
+			t.Errorf("%v, want a refusal that names the FIFO", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("still waiting for somebody who writes into the FIFO")
 	}
 }
 

@@ -1,13 +1,29 @@
 package config
 
-import "os"
+import (
+	"fmt"
+	"io"
+	"os"
+)
+
+// maxFile is how long a configuration file may be, bytes: whoever may reload can name
+// any file, /dev/zero for one.
+const maxFile = 64 << 20
 
 // Load reads and checks a configuration file. When the file is readable but
 // wrong, the error is an [Errors].
 func Load(path string) (*Config, error) {
-	text, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxFile {
+		return nil, fmt.Errorf("%s: is longer than %d MiB: put long lists into files of a [[set]]", path, maxFile>>20)
 	}
 	return Parse(path, text)
 }

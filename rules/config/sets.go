@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"example.com/culvert/nat"
 	"example.com/culvert/rules"
 )
@@ -125,7 +127,7 @@ func (d *decoder) readSetFile(n *node, add func(string) error) {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(filepath.Dir(d.file), path)
 	}
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO has nobody wait
 	if err != nil {
 		d.errorf(n.at, "%v", err)
 		return
