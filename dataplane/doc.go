@@ -11,7 +11,7 @@
 //	                       or go on as one packet (fragment.go)
 //	lookup    pipeline.go  the whole batch at once, so that cache misses overlap
 //	known     pipeline.go  a packet of a flow: track, next hop, size, helper
-//	                       (alg.go), translate
+//	                       (help.go), translate
 //	admit     admit.go     a first packet: expectation; destination NAT, route,
 //	          decide.go    filter, source NAT; bind: which port, and what
 //	          lease.go     is taken for it; then as known

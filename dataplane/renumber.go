@@ -1,0 +1,83 @@
+package dataplane
+
+import (
+	"example.com/culvert/conntrack"
+	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/dataplane/packet"
+)
+
+// renumber makes the acknowledgements of a segment mean what its receiver sent, before
+// it is tracked. It returns the number that stood there.
+func (f *helped) renumber(p *packet.Packet, d tuple.Direction) uint32 {
+	ack := packet.Ack(p)
+	if p.TCPFlags&packet.ACK == 0 {
+		return ack
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var o packet.TCPOpts
+	packet.TCPOptions(p, &o)
+	for i, b := range o.SACK[:o.NumSACK] {
+		b.Left, b.Right = f.s.Selected(d, b.Left, b.Right)
+		packet.SetSACK(p, &o, i, b)
+	}
+	packet.SetAck(p, f.s.Ack(d, ack))
+	return ack
+}
+
+// renumberPlain is renumber for a flow that has no helper any more, but what an earlier
+// one did to its numbers.
+func (w *Worker) renumberPlain(p *packet.Packet, ref conntrack.Ref) {
+	c := w.ct.Correction(ref, ref.Dir.Other())
+	if p.TCPFlags&packet.ACK == 0 || c == (conntrack.Correction{}) {
+		return
+	}
+	var o packet.TCPOpts
+	packet.TCPOptions(p, &o)
+	for i, b := range o.SACK[:o.NumSACK] {
+		packet.SetSACK(p, &o, i, packet.SACKBlock{Left: c.ToSender(b.Left), Right: c.ToSender(b.Right)})
+	}
+	packet.SetAck(p, c.ToSender(packet.Ack(p)))
+}
+
+// acknowledged says that the tracker took a segment whose acknowledgement was ack.
+func (f *helped) acknowledged(p *packet.Packet, d tuple.Direction, ack uint32) {
+	if p.TCPFlags&packet.ACK == 0 {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.window[d] = packet.Window(p)
+	if f.s.Acked(d, ack) {
+		packet.SetAck(p, f.s.Told(d.Other()))
+	}
+}
+
+// renumberError makes the segment that an ICMP error is about the one that its sender
+// knows: he may ignore what names other numbers (RFC 5927 section 4).
+func (w *Worker) renumberError(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref) {
+	seq, ok := packet.EmbeddedSeq(p)
+	f := w.e.helpers.find(ref.Slot, e.Gen())
+	if !ok || f == nil {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	seq, _ = f.s.Selected(ref.Dir, seq, seq)
+	packet.SetEmbeddedSeq(p, seq)
+}
+
+// forReceiver returns what a sequence number of the sender of direction ref.Dir is for
+// the receiver.
+func (w *Worker) forReceiver(e *conntrack.Entry, ref conntrack.Ref, seq uint32) uint32 {
+	if e.Status()&conntrack.SeqAdjust == 0 {
+		return seq
+	}
+	if f := w.e.helpers.find(ref.Slot, e.Gen()); f != nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.s.Seq(ref.Dir, seq)
+	}
+	c := w.ct.Correction(ref, ref.Dir)
+	return c.ToReceiver(seq)
+}
