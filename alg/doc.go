@@ -137,7 +137,8 @@
 // panics, or returns an edit that cannot be, loses its flow: the helper is taken away,
 // a counter rises, and the flow goes on with the edits made so far. All memory for
 // unsettled bytes is bounded, for a flow and in all; a flow that finds none is
-// treated as if it had no helper from then on, which is counted, too.
+// treated as if it had no helper, which is counted, too: a stream from then on, since its
+// middle says nothing of what it is; datagrams until there is memory again.
 //
 // # Testing one
 //

@@ -1,6 +1,9 @@
 package conntrack
 
-import "example.com/culvert/conntrack/tuple"
+import (
+	"example.com/culvert/conntrack/internal/word"
+	"example.com/culvert/conntrack/tuple"
+)
 
 // TCPSide is what the tracker knows of one host of a TCP flow.
 type TCPSide struct {
@@ -90,6 +93,13 @@ func (w *Worker) Awaited(k *tuple.Tuple) bool {
 
 // HelperOf returns the number of the helper that watches a flow, 0 if there is none.
 func (w *Worker) HelperOf(r Ref) uint32 { return w.t.helperOf(r.Slot) }
+
+// Unhelp takes the helper of a flow away, without an event. What it has announced stays.
+func (w *Worker) Unhelp(r Ref) {
+	if ext := word.Load32(&w.t.entries[r.Slot].ext); ext != 0 {
+		word.Store32(&w.t.exts[ext].helper, 0)
+	}
+}
 
 // Keep lets a flow live for at least d from now.
 func (w *Worker) Keep(r Ref, d Tick) {

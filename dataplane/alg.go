@@ -246,6 +246,9 @@ func (w *Worker) helpedFlow(p *packet.Packet, e *conntrack.Entry, ref conntrack.
 	if !h.book(f.purse, f.memory, w.v.bounds.Memory) {
 		h.release(f)
 		h.starving.Add(1)
+		if flow.Stream() {
+			w.ct.Unhelp(ref) // or it would be read from its middle when there is memory again
+		}
 		return nil
 	}
 	f.s = stream.New(at, flow, w.v.bounds.Stream)

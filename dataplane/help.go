@@ -75,8 +75,11 @@ func (w *Worker) inspectSegment(f *helped, p *packet.Packet, way *egress, did *s
 	}
 	d, seq, body, last := way.ref.Dir, packet.Seq(p), packet.Body(p), stream.More
 	if p.TCPFlags&packet.SYN != 0 {
+		if !w.open(f, p, way.ref) || len(body) == 0 {
+			did.out = stream.Out{Fate: stream.AsItIs, Seq: seq} // edits come behind it
+			return
+		}
 		did.syn = 1
-		f.s.Begin(d, seq+did.syn, stream.FromStart)
 	}
 	switch {
 	case p.TCPFlags&packet.RST != 0:
@@ -104,6 +107,22 @@ func (w *Worker) inspectSegment(f *helped, p *packet.Packet, way *egress, did *s
 			did.late = len(f.s.Late(d, packet.Seq(p), did.runs[:0]))
 		}
 	}
+}
+
+// open says that p, a SYN, opens its direction, and reports whether it does: one that the
+// tracker did not take is late, or the other host has yet to say what it thinks of it.
+func (w *Worker) open(f *helped, p *packet.Packet, ref conntrack.Ref) bool {
+	first := packet.Seq(p) + 1
+	side := w.ct.TCPSides(ref)[ref.Dir]
+	if side.End != first+uint32(len(packet.Body(p))) {
+		return false
+	}
+	f.s.Open(ref.Dir, first)
+	if p.TCPFlags&packet.ACK != 0 {
+		f.s.Answered(ref.Dir, packet.Ack(p))
+	}
+	f.sack[ref.Dir] = side.SACK
+	return true
 }
 
 // acknowledge tells the sender of p, in the name of the receiver, what we answer for.

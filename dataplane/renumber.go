@@ -6,11 +6,15 @@ import (
 	"example.com/culvert/dataplane/packet"
 )
 
+// renumbered reports whether what a segment acknowledges may have been edited: a SYN is
+// the answer to another SYN, which is before all edits, or of another connection.
+func renumbered(p *packet.Packet) bool { return p.TCPFlags&(packet.SYN|packet.ACK) == packet.ACK }
+
 // renumber makes the acknowledgements of a segment mean what its receiver sent, before
 // it is tracked. It returns the number that stood there.
 func (f *helped) renumber(p *packet.Packet, d tuple.Direction) uint32 {
 	ack := packet.Ack(p)
-	if p.TCPFlags&packet.ACK == 0 {
+	if !renumbered(p) {
 		return ack
 	}
 	f.mu.Lock()
@@ -29,7 +33,7 @@ func (f *helped) renumber(p *packet.Packet, d tuple.Direction) uint32 {
 // one did to its numbers.
 func (w *Worker) renumberPlain(p *packet.Packet, ref conntrack.Ref) {
 	c := w.ct.Correction(ref, ref.Dir.Other())
-	if p.TCPFlags&packet.ACK == 0 || c == (conntrack.Correction{}) {
+	if !renumbered(p) || c == (conntrack.Correction{}) {
 		return
 	}
 	var o packet.TCPOpts
@@ -42,7 +46,7 @@ func (w *Worker) renumberPlain(p *packet.Packet, ref conntrack.Ref) {
 
 // acknowledged says that the tracker took a segment whose acknowledgement was ack.
 func (f *helped) acknowledged(p *packet.Packet, d tuple.Direction, ack uint32) {
-	if p.TCPFlags&packet.ACK == 0 {
+	if !renumbered(p) {
 		return
 	}
 	f.mu.Lock()

@@ -16,7 +16,8 @@ const (
 type half struct {
 	shift
 	begun bool
-	gap   bool // the parser has not seen everything
+	gap   bool   // the parser has not seen everything
+	first uint32 // number of the first byte that was seen
 
 	acked, sent, settled, told uint32
 
@@ -36,7 +37,7 @@ func (p *piece) end() uint32 { return p.seq + uint32(len(p.data)) }
 
 // begin says that the first byte has number x.
 func (h *half) begin(x uint32, gap bool) {
-	*h = half{begun: true, gap: gap, acked: x, sent: x, settled: x, told: x, at: x}
+	*h = half{begun: true, gap: gap, first: x, acked: x, sent: x, settled: x, told: x, at: x}
 }
 
 // end returns the number behind the bytes that have come without a hole.

@@ -28,6 +28,7 @@ const (
 type Session struct {
 	ctx     alg.Context
 	flow    alg.Flow
+	helper  alg.Helper
 	parser  alg.Parser // nil: gone
 	limit   int
 	keep    Limits
@@ -59,13 +60,19 @@ const maxAnnounced = 32
 
 // New returns the session of a flow that gets the helper of a, within keep.
 func New(a *alg.Attachment, f alg.Flow, keep Limits) *Session {
-	s := &Session{flow: f, limit: a.Spec.Limit}
+	s := &Session{flow: f, helper: a.Helper, limit: a.Spec.Limit}
 	s.keep = Limits{Edits: cmp.Or(keep.Edits, defaultEdits), Late: cmp.Or(keep.Late, defaultLate)}
 	s.flow.Options = a.Options
-	if !s.contain(func() { s.parser = a.Helper.New(&s.flow) }) {
+	s.renew()
+	return s
+}
+
+// renew has the helper make a parser that knows nothing.
+func (s *Session) renew() {
+	s.parser = nil
+	if !s.contain(func() { s.parser = s.helper.New(&s.flow) }) {
 		s.Events[Panicked]++
 	}
-	return s
 }
 
 // History says whether the parser sees a stream from its first byte on.
@@ -79,6 +86,35 @@ const (
 // Begin says that the first byte of direction d to be seen has number seq.
 func (s *Session) Begin(d tuple.Direction, seq uint32, h History) {
 	s.half[d].begin(seq, h == InMiddle)
+}
+
+// Open says that a SYN has opened direction d, whose first byte has number first. When
+// that is not the connection that the session knows, both directions and the parser begin
+// anew: nothing that was said before vouches for what is said now. A helper that has left
+// or was lost stays away.
+func (s *Session) Open(d tuple.Direction, first uint32) {
+	h := &s.half[d]
+	if h.begun && h.first == first {
+		return // a retransmission
+	}
+	if h.begun {
+		s.half = [tuple.NumDirections]half{}
+		if s.Helped() {
+			s.renew()
+		}
+	}
+	s.half[d].begin(first, false)
+}
+
+// Answered says that a SYN of direction d has taken the other one's, which answers for
+// all of that direction's bytes before acked. If the session does not know them, they
+// belong to another connection, of which d is the first direction to be met.
+func (s *Session) Answered(d tuple.Direction, acked uint32) {
+	h := &s.half[d.Other()]
+	if h.begun && !before(acked, h.first) && !before(h.end(), acked) {
+		return // with data in the SYN (RFC 7413) it is beyond the first one
+	}
+	h.begin(acked, false)
 }
 
 // Resume says that the receiver's numbers of direction d, which has begun, are ahead of
