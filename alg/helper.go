@@ -20,6 +20,12 @@ type Parser interface {
 	Inspect(c *Context, b []byte) Edit
 }
 
+// Sized is a Parser that keeps more than a kilobyte, and says how many bytes: they count
+// for its flow's client like those that wait.
+type Sized interface {
+	Size() int
+}
+
 // Spec is what the engine and the configuration need to know about a helper.
 type Spec struct {
 	Name    string  // in rules, conntrack -L and metrics

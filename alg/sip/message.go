@@ -90,7 +90,7 @@ var (
 )
 
 // read reads the message that b begins with into m, whose headers it reuses, and
-// returns its length. Without Content-Length the body reaches to the end of a datagram;
+// returns its length. Of a short one m.body is known when its headers are whole. Without Content-Length the body reaches to the end of a datagram;
 // a stream must have one (RFC 3261 section 18.3).
 func (m *message) read(b []byte, stream bool) (n int, st reading) {
 	*m = message{raw: b, headers: m.headers[:0]}
@@ -125,10 +125,9 @@ func (m *message) read(b []byte, stream bool) (n int, st reading) {
 		if digits != m.length.to-m.length.from || size > alg.MaxLimit {
 			return 0, notSIP
 		}
-		if len(b)-at < size {
+		if m.body.to = at + size; m.body.to > len(b) {
 			return 0, short
 		}
-		m.body.to = at + size
 	} else if stream {
 		return 0, notSIP
 	}
@@ -143,6 +142,9 @@ func (m *message) read(b []byte, stream bool) (n int, st reading) {
 func lineEnd(b []byte, at int) (end int, st reading) {
 	for end = at; ; {
 		n := bytes.Index(b[end:], crlf)
+		if n < 0 && bytes.IndexByte(b[end:], '\n') >= 0 {
+			return 0, notSIP // lines end with both: what comes may never be whole
+		}
 		if n < 0 {
 			return 0, short
 		}
@@ -161,8 +163,12 @@ func lineEnd(b []byte, at int) (end int, st reading) {
 	}
 }
 
-// mayStart reports whether b may become a start line: a method or the version.
+// mayStart reports whether b may become a start line: a method or the version, and no end
+// of a line but CR LF, which b does not have.
 func mayStart(b []byte) bool {
+	if bytes.IndexByte(b, '\n') >= 0 {
+		return false
+	}
 	if len(b) <= len(version) && bytes.HasPrefix(version, b) || bytes.HasPrefix(b, version) {
 		return true
 	}
@@ -237,11 +243,17 @@ func (m *message) header(at, end int) bool {
 
 func isSpace(b byte) bool { return b == ' ' || b == '\t' || b == '\r' || b == '\n' }
 
-// trim takes the space around s away.
-func trim(raw []byte, s span) span {
+// unspaced takes the space before s away. Unlike trim it does not look at the other end.
+func unspaced(raw []byte, s span) span {
 	for s.from < s.to && isSpace(raw[s.from]) {
 		s.from++
 	}
+	return s
+}
+
+// trim takes the space around s away.
+func trim(raw []byte, s span) span {
+	s = unspaced(raw, s)
 	for s.from < s.to && isSpace(raw[s.to-1]) {
 		s.to--
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+	"unsafe"
 
 	"example.com/culvert/alg"
 	"example.com/culvert/conntrack/tuple"
@@ -26,6 +27,7 @@ const (
 
 const (
 	maxContacts   = 4
+	maxEdits      = 256          // replacements in a message
 	maxMedia      = 16           // sockets of a class: eight calls with RTCP
 	maxSockets    = 2 * maxMedia // of all classes
 	mediaTime     = 3 * time.Minute
@@ -59,6 +61,7 @@ type parser struct {
 	calls [maxSockets]medium
 	next  uint8 // where the next one of calls goes
 	desc  description
+	open  [tuple.NumDirections]openMessage
 
 	contacts    [maxContacts]binding
 	nextContact uint8 // where the next one of contacts goes
@@ -118,14 +121,55 @@ func (p *parser) Inspect(c *alg.Context, b []byte) alg.Edit {
 	if n := keepAlive(b); n > 0 {
 		return alg.Edit{Done: n}
 	}
+	open := &p.open[c.Dir]
+	if !open.worthReading(b) {
+		return alg.Edit{Rest: alg.Hold}
+	}
 	switch n, st := p.msg.read(b, true); st {
 	case short:
+		open.note(&p.msg)
 		return alg.Edit{Rest: alg.Hold}
 	case notSIP:
 		return leave
 	default:
+		*open = openMessage{}
 		return p.message(c, b[:n], n)
 	}
+}
+
+// openMessage is how much of a message in a stream has come, so that one in many small
+// segments is not read again with each of them.
+type openMessage struct {
+	need    int // bytes with its body, 0: its headers have no end yet
+	read    int // bytes when it was read last
+	scanned int // bytes in which the end of the headers was looked for
+}
+
+// worthReading reports whether more can be said of a message that b begins with than when
+// it was read last: it is whole, its headers are, or it is twice as long.
+func (o *openMessage) worthReading(b []byte) bool {
+	if o.need > 0 {
+		return len(b) >= o.need
+	}
+	from := max(o.scanned-len(emptyLine)+1, 0)
+	o.scanned = len(b)
+	return len(b) >= 2*o.read || bytes.Contains(b[from:], emptyLine)
+}
+
+var emptyLine = []byte("\r\n\r\n")
+
+// note keeps what is known of a message that is short. Its start line is read until it
+// has an end: another protocol has another one, perhaps, and must not wait.
+func (o *openMessage) note(m *message) {
+	if m.method != nil || m.code != 0 {
+		o.need, o.read = m.body.to, len(m.raw)
+	}
+}
+
+// Size implements alg.Sized.
+func (p *parser) Size() int {
+	const replacement, field = int(unsafe.Sizeof(alg.Replacement{})), int(unsafe.Sizeof(header{}))
+	return int(unsafe.Sizeof(*p)) + cap(p.edits)*replacement + cap(p.text) + cap(p.msg.headers)*field
 }
 
 // keepsAlive reports whether a datagram is one that phones send to keep their mapping:
@@ -179,8 +223,13 @@ func (p *parser) message(c *alg.Context, raw []byte, done int) alg.Edit {
 	return p.settle(e)
 }
 
-// settle gives e the replacements, in order.
+// settle gives e the replacements, in order. A message that would need more than anybody
+// has reason to write stays as it is.
 func (p *parser) settle(e alg.Edit) alg.Edit {
+	if len(p.edits) == maxEdits {
+		e.Unread = 1
+		return e
+	}
 	slices.SortFunc(p.edits, func(a, b alg.Replacement) int { return a.From - b.From })
 	e.Replace = p.edits
 	return e
@@ -197,6 +246,10 @@ func (p *parser) transaction(c *alg.Context) transaction {
 
 // replace puts text, which ends p.text and begins at p.text[begin], in the place of s.
 func (p *parser) replace(s span, begin int) {
+	if len(p.edits) == maxEdits {
+		p.text = p.text[:begin]
+		return
+	}
 	p.edits = append(p.edits, alg.Replacement{From: s.from, To: s.to, Text: p.text[begin:len(p.text):len(p.text)]})
 }
 
@@ -228,15 +281,20 @@ type reach func(c *alg.Context, raw []byte, u *uri, value span) (netip.AddrPort,
 
 // uris rewrites the SIP URIs in a value.
 func (p *parser) uris(c *alg.Context, raw []byte, value span, how reach) {
+	element := value.from // where the next of those that commas separate may begin
 	for at := value.from; at < value.to; {
 		u, ok := nextURI(raw, at, value.to)
 		if !ok {
 			return
 		}
 		at = u.after
+		begins := u.text.from >= element
+		if begins {
+			element = until(raw, span{at, value.to}, ',')
+		}
 		if u.addr.IsValid() {
 			seen, known := netip.AddrPort{}, false
-			if how != nil {
+			if how != nil && begins {
 				seen, known = how(c, raw, &u, value)
 			}
 			if !known {
@@ -438,7 +496,7 @@ func (p *parser) registered(c *alg.Context) {
 			if !ok {
 				break
 			}
-			at = u.after
+			at = until(m.raw, span{u.after, v.to}, ',') // the rest are its parameters
 			lasts := p.expires(m.raw, &u, v)
 			if !m.request() {
 				p.granted(c, u.effective(u.def), lasts)

@@ -143,17 +143,17 @@ func param(raw []byte, in span, name string) (span, bool) {
 		if raw[at] != ';' {
 			continue
 		}
-		p := trim(raw, span{at + 1, in.to})
+		p := unspaced(raw, span{at + 1, in.to})
 		if !hasPrefixFold(raw[p.from:p.to], name) {
 			continue
 		}
 		p.from += len(name)
-		p = trim(raw, p)
+		p = unspaced(raw, p)
 		if p.from == p.to || raw[p.from] != '=' {
 			continue
 		}
 		p.from++
-		p = trim(raw, p)
+		p = unspaced(raw, p)
 		stop := p.from
 		for stop < p.to && bytes.IndexByte([]byte(";,>? \t\r\n"), raw[stop]) < 0 {
 			stop++

@@ -30,6 +30,7 @@ type Session struct {
 	flow    alg.Flow
 	helper  alg.Helper
 	parser  alg.Parser // nil: gone
+	sized   alg.Sized  // parser, nil if it does not say how large it is
 	limit   int
 	keep    Limits
 	gateway alg.Gateway
@@ -73,6 +74,7 @@ func (s *Session) renew() {
 	if !s.contain(func() { s.parser = s.helper.New(&s.flow) }) {
 		s.Events[Panicked]++
 	}
+	s.sized, _ = s.parser.(alg.Sized)
 }
 
 // History says whether the parser sees a stream from its first byte on.
@@ -167,7 +169,11 @@ func (s *Session) Swap(memory []byte) []byte {
 
 // Memory returns how many bytes the session keeps.
 func (s *Session) Memory() int {
-	return s.half[tuple.Original].memory() + s.half[tuple.Reply].memory() + cap(s.raw) + cap(s.text)
+	n := s.half[tuple.Original].memory() + s.half[tuple.Reply].memory() + cap(s.raw) + cap(s.text)
+	if s.sized != nil {
+		n += s.sized.Size()
+	}
+	return n
 }
 
 // Seq returns the receiver's number for a number of the sender of direction d.
@@ -493,7 +499,7 @@ func (s *Session) contain(f func()) (returned bool) {
 
 // lose takes the helper away from the flow.
 func (s *Session) lose(why Event) {
-	s.parser = nil
+	s.parser, s.sized = nil, nil
 	s.Events[why]++
 }
 
