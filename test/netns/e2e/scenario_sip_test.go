@@ -409,9 +409,13 @@ func register(contact netip.AddrPort, transport string) string {
 
 // offer is a call of a phone that receives media on a port.
 func offer(phone netip.AddrPort, media uint16) string {
+	kind := "IP4"
+	if phone.Addr().Is6() {
+		kind = "IP6"
+	}
 	return sipText("INVITE sip:carol@example.org SIP/2.0", fmt.Sprintf("Via: SIP/2.0/UDP %v;branch=z9hG4bK2", phone), "From: <sip:bob@example.org>;tag=1", "To: <sip:carol@example.org>",
 		"Call-ID: 8", "CSeq: 1 INVITE", fmt.Sprintf("Contact: <sip:bob@%v>", phone), "Content-Type: application/sdp", "Content-Length: LEN", "",
-		"v=0", fmt.Sprintf("o=- 1 1 IN IP4 %v", phone.Addr()), "s=-", fmt.Sprintf("c=IN IP4 %v", phone.Addr()), "t=0 0", fmt.Sprintf("m=audio %d RTP/AVP 0", media))
+		"v=0", fmt.Sprintf("o=- 1 1 IN %s %v", kind, phone.Addr()), "s=-", fmt.Sprintf("c=IN %s %v", kind, phone.Addr()), "t=0 0", fmt.Sprintf("m=audio %d RTP/AVP 0", media))
 }
 
 // wantDatagram waits for a datagram that contains text, and returns who sent it.
@@ -492,70 +496,77 @@ func (d datagrams) wantNext(t *testing.T, text string) {
 // port of its host, as the published attacks do. The kernel's helper opens the port
 // for some of them; Culvert opens none.
 func TestSIPSlipstreaming(t *testing.T) {
-	const target = 6060 // the port that the attacker wants
 	eachGateway(t, sipThrough, func(t *testing.T, h *house) {
-		f := &ipv4
-		victim, attacker := at(f.first, target), at(f.server, 5060)
-		in := register(victim, "TCP")
-		opens := func(t *testing.T, kernelOpens bool) {
-			t.Helper()
-			opened := func() bool { return len(h.expectations(t, f, fmt.Sprintf("dport=%d", target))) > 0 }
-			if h.gw.Kind() == netns.Kernel && kernelOpens {
-				until(t, "the kernel opens the port", opened)
-			} else if opened() {
-				t.Errorf("port %d is open", target)
-			}
+		eachFamily(t, func(t *testing.T, f *family) { slipSIP(t, h, f) })
+	})
+}
+
+func slipSIP(t *testing.T, h *house, f *family) {
+	const target = 6060 // the port that the attacker wants
+	victim, attacker := at(f.first, target), at(f.server, 5060)
+	in := register(victim, "TCP")
+	opens := func(t *testing.T, kernelOpens bool) {
+		t.Helper()
+		opened := func() bool { return len(h.expectations(t, f, fmt.Sprintf("dport=%d", target))) > 0 }
+		if h.gw.Kind() == netns.Kernel && kernelOpens {
+			until(t, "the kernel opens the port", opened)
+		} else if opened() {
+			t.Errorf("port %d is open", target)
 		}
-		web := make(chan string, 16)
-		serveTCP(t, h.server, attacker, func(c net.Conn) {
-			text, _ := io.ReadAll(c)
-			web <- string(text)
-		})
-		for _, tt := range []struct {
-			name        string
-			segments    []string
-			kernelOpens bool
-		}{
-			{"a REGISTER inside of a request", []string{"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n" + in}, false},
-			{"a REGISTER at the start of a segment", []string{"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n", in}, true},
-			{"a REGISTER behind many segments", append(slices.Repeat([]string{strings.Repeat("x", 1000)}, 5), in), true},
-			{"an INVITE at the start of a segment", []string{"POST / HTTP/1.1\r\nHost: x\r\n\r\n", offer(victim, target)}, true},
-			{"a method of that name", []string{"REGISTER / HTTP/1.1\r\nHost: x\r\n\r\n", in}, true},
-		} {
-			t.Run(tt.name, func(t *testing.T) {
-				c := dial(t, h.first, at(f.first, 0), attacker).(*net.TCPConn)
-				must(t, c.SetNoDelay(true))
-				for _, s := range tt.segments {
-					_, err := io.WriteString(c, s)
-					must(t, err)
-					h.delivered(t, c)
+	}
+	web := make(chan string, 16)
+	serveTCP(t, h.server, attacker, func(c net.Conn) {
+		text, _ := io.ReadAll(c)
+		web <- string(text)
+	})
+	for _, tt := range []struct {
+		name        string
+		segments    []string
+		kernelOpens bool
+	}{
+		{"a REGISTER inside of a request", []string{"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n" + in}, false},
+		{"a REGISTER at the start of a segment", []string{"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n", in}, true},
+		{"a REGISTER behind many segments", append(slices.Repeat([]string{strings.Repeat("x", 1000)}, 5), in), true},
+		{"an INVITE at the start of a segment", []string{"POST / HTTP/1.1\r\nHost: x\r\n\r\n", offer(victim, target)}, true},
+		{"a method of that name", []string{"REGISTER / HTTP/1.1\r\nHost: x\r\n\r\n", in}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := dial(t, h.first, at(f.first, 0), attacker).(*net.TCPConn)
+			must(t, c.SetNoDelay(true))
+			for _, s := range tt.segments {
+				_, err := io.WriteString(c, s)
+				must(t, err)
+				h.delivered(t, c)
+			}
+			opens(t, tt.kernelOpens)
+			must(t, c.CloseWrite())
+			if got, want := <-web, strings.Join(tt.segments, ""); h.gw.Kind() == netns.Culvert && got != want {
+				t.Errorf("the web server got %q", got)
+			}
+			must(t, c.Close())
+			until(t, "its expectations are gone", func() bool {
+				if h.gw.Kind() == netns.Kernel {
+					_, _ = h.conntrack(t, "-F", "expect")
 				}
-				opens(t, tt.kernelOpens)
-				must(t, c.CloseWrite())
-				if got, want := <-web, strings.Join(tt.segments, ""); h.gw.Kind() == netns.Culvert && got != want {
-					t.Errorf("the web server got %q", got)
-				}
-				must(t, c.Close())
-				until(t, "its expectations are gone", func() bool {
-					if h.gw.Kind() == netns.Kernel {
-						_, _ = h.conntrack(t, "-F", "expect")
-					}
-					return len(h.expectations(t, f, fmt.Sprintf("dport=%d", target))) == 0
-				})
+				return len(h.expectations(t, f, fmt.Sprintf("dport=%d", target))) == 0
 			})
-		}
-		t.Run("a REGISTER at the start of a fragment", func(t *testing.T) {
-			got := bindUDP(t, h.server, attacker)
-			head := strings.Repeat("x", 1480-8) // TURN with a long user name
-			whole := udpDatagram(t, at(f.first, 5555), attacker, []byte(head+register(victim, "UDP")))
-			var packets [][]byte
-			for _, g := range cut(whole, 1480) {
-				packets = append(packets, g.packet(f.first, f.server, 77))
-			}
-			sendRaw(t, h.first, f.server, packets...)
-			got.wantDatagram(t, head+register(victim, "UDP"))
-			opens(t, false)
 		})
+	}
+	t.Run("a REGISTER at the start of a fragment", func(t *testing.T) {
+		got := bindUDP(t, h.server, attacker)
+		size := 1480
+		if !f.is4() {
+			size = 1440
+		}
+		head := strings.Repeat("x", size-8) // TURN with a long user name
+		whole := udpDatagram(t, at(f.first, 5555), attacker, []byte(head+register(victim, "UDP")))
+		var packets [][]byte
+		for _, g := range cut(whole, size) {
+			packets = append(packets, g.packet(f.first, f.server, 77))
+		}
+		sendRaw(t, h.first, f.server, packets...)
+		got.wantDatagram(t, head+register(victim, "UDP"))
+		opens(t, false)
 	})
 }
 

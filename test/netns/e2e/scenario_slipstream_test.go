@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -73,9 +74,10 @@ const (
 // inside talk to a server of his own (NAT slipstreaming), or is inside himself.
 type shape struct {
 	claim  string
+	on     *family  // nil: ipv4
 	server uint16   // port of the attacker's server
 	greets string   // what the server says first
-	says   []string // what the victim says, each in a segment
+	says   []string // what the victim says, each in a segment, or a super-packet if it is longer
 	last   string   // what the server says then
 	port   uint16   // what would be opened
 	opens  opening  // what netfilter makes of it
@@ -107,7 +109,8 @@ const (
 	notFree = "the port is privileged, or none"
 )
 
-// slipstreams are the attacks over TCP. The victim is 10.1.0.11, 167837707 in decimal.
+// slipstreams are the attacks over TCP. The victim is 10.1.0.11, 167837707 in decimal, or
+// fd00:1::11.
 var slipstreams = []shape{
 	{claim: "PORT begins the second segment of a POST", server: 21,
 		says: append(post(1), "PORT 10,1,0,11,8,1\r\n"), port: 2049, opens: thePort},
@@ -127,13 +130,27 @@ var slipstreams = []shape{
 		says: []string{"USER x\r\n", "PORT 198,51,100,9,8,8\r\n"}, port: 2056, opens: nothing, answer: answer{refuses, notOwn}},
 	{claim: "PORT with a privileged port", server: 21, greets: "220 ready\r\n",
 		says: []string{"USER x\r\n", "PORT 10,1,0,11,0,22\r\n"}, port: 22, opens: thePort, answer: answer{refuses, notFree}},
+	{claim: "PORT begins the third segment of a super-packet with a POST", server: 21, greets: "220 ready\r\n",
+		says: []string{strings.Join(post(2), "") + "PORT 10,1,0,11,8,9\r\n"}, port: 2057, opens: nothing},
+
+	{claim: "EPRT begins a segment of a POST over IPv6", on: &ipv6, server: 21, greets: "220 ready\r\n",
+		says: append(post(1), "EPRT |2|fd00:1::11|2061|\r\n"), port: 2061, opens: thePort},
+	{claim: "EPRT begins the third segment of a super-packet over IPv6", on: &ipv6, server: 21, greets: "220 ready\r\n",
+		says: []string{strings.Join(post(2), "") + "EPRT |2|fd00:1::11|2062|\r\n"}, port: 2062, opens: nothing},
+	{claim: "the server answers what nobody asked over IPv6", on: &ipv6, server: 21, greets: "220 ready\r\n",
+		says: []string{"USER x\r\n"}, last: "229 Entering Extended Passive Mode (|||2063|)\r\n", port: 2063, opens: thePort, answer: answer{kind: ignores}},
+	{claim: "EPRT with the address of a neighbour over IPv6", on: &ipv6, server: 21, greets: "220 ready\r\n",
+		says: []string{"USER x\r\n", "EPRT |2|fd00:1::12|2064|\r\n"}, port: 2064, opens: nothing, answer: answer{refuses, notOwn}},
+	{claim: "EPRT with a privileged port over IPv6", on: &ipv6, server: 21, greets: "220 ready\r\n",
+		says: []string{"USER x\r\n", "EPRT |2|fd00:1::11|22|\r\n"}, port: 22, opens: thePort, answer: answer{refuses, notFree}},
 
 	{claim: "PRIVMSG begins the second segment of a POST", server: 6667,
 		says: append(post(1), "PRIVMSG x :\x01DCC CHAT chat 167837707 2101\x01\r\n"), port: 2101, opens: thePort},
 	{claim: "PRIVMSG in the middle of a segment of a POST", server: 6667,
 		says: []string{post(1)[0][:500] + "\r\nPRIVMSG x :\x01DCC CHAT chat 167837707 2102\x01\r\n"}, port: 2102, opens: nothing},
 	{claim: "PRIVMSG begins a segment in the middle of a line", server: 6667,
-		says: []string{"NICK x\r\n", "TOPIC #x :", "PRIVMSG x :\x01DCC CHAT chat 167837707 2103\x01\r\n"}, port: 2103, opens: thePort, answer: answer{kind: ignores}},
+		says: []string{"NICK x\r\n", "TOPIC #x :", "PRIVMSG x :\x01DCC CHAT chat 167837707 2103\x01\r\n"}, port: 2103, opens: thePort, answer: answer{kind: ignores}}, {claim: "PRIVMSG begins the third segment of a super-packet with a POST", server: 6667,
+		says: []string{strings.Join(post(2), "") + "PRIVMSG x :\x01DCC CHAT chat 167837707 2105\x01\r\n"}, port: 2105, opens: nothing},
 	{claim: "an offer from the address of a neighbour", server: 6667,
 		says: []string{"NICK x\r\n", "PRIVMSG x :\x01DCC CHAT chat 167837708 2104\x01\r\n"}, port: 2104, opens: nothing, answer: answer{refuses, notOwn}},
 	{claim: "an offer of a privileged port", server: 6667,
@@ -160,8 +177,10 @@ func TestSlipstreaming(t *testing.T) {
 		if h.gw.Kind() == netns.Kernel {
 			return
 		}
-		if n := h.metric(t, granted); n != 0 {
-			t.Errorf("%d announcements were granted", n)
+		for _, helper := range []string{"ftp", "irc", "tftp"} {
+			if n := h.metric(t, strings.Replace(granted, "ftp", helper, 1)); n != 0 {
+				t.Errorf("%d announcements of %s were granted", n, helper)
+			}
 		}
 		t.Run("what a session announces is logged with its bytes", func(t *testing.T) {
 			site := ftpSite{client: h.first, server: h.server, on: ipv4.server, to: ipv4.server}
@@ -174,8 +193,10 @@ func TestSlipstreaming(t *testing.T) {
 	})
 }
 
+func (s *shape) family() *family { return cmp.Or(s.on, &ipv4) }
+
 func (s *shape) try(t *testing.T, h *house) {
-	f := &ipv4
+	f := s.family()
 	left := h.metric(t, helpersLeft)
 	service := at(f.server, s.server)
 	victim, evil := pair(t, h.first, h.server, at(f.first, 0), service, service)
@@ -213,7 +234,7 @@ func deliver(t *testing.T, from io.Writer, to io.Reader, text string) {
 // service of the victim then. What the server announces is a port of its own.
 func (h *house) wantOpened(t *testing.T, s *shape, victim, evil io.Writer) {
 	t.Helper()
-	f := &ipv4
+	f := s.family()
 	_, err := io.WriteString(victim, s.says[len(s.says)-1]) // which the helper rewrites
 	must(t, err)
 	_, err = io.WriteString(evil, s.last)
@@ -279,7 +300,7 @@ func slipDatagram(t *testing.T, h *house, from uint16, says string, a answer) {
 // Lines of Culvert's metrics.
 const (
 	helpersLeft = `culvert_helper_events_total{event="left"}`
-	granted     = `culvert_helper_announcements_total{event="granted"}`
+	granted     = `culvert_helper_announcements_total{event="granted",helper="ftp"}`
 )
 
 // metric reads a number of Culvert's metrics. The kernel has none.
