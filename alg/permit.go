@@ -33,7 +33,7 @@ func (c *Context) permit(x *Expectation, peers Peers) error {
 	}
 	to, from := x.To.Addr(), x.From.Addr()
 	switch {
-	case !to.IsValid() || to.Is4() != here.Is4():
+	case !to.IsValid() || to.Is4() != here.Is4() || !ofHost(to):
 		return ErrForeign
 	case to != here && !(x.Way == Inbound && to == c.SelfSeen().Addr()) && !o.Foreign:
 		return ErrForeign
@@ -50,6 +50,13 @@ func (c *Context) permit(x *Expectation, peers Peers) error {
 	}
 	return ErrForeign
 }
+
+// ofHost reports whether a can be the address of a host that others reach.
+func ofHost(a netip.Addr) bool {
+	return !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && !a.Is4In6() && a != limitedBroadcast
+}
+
+var limitedBroadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
 // answersTo reports whether x is what the hosts of a link answer to the socket that has
 // asked them all: it is open already, and to nobody else.

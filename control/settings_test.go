@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/culvert/alg/stream"
 	"example.com/culvert/conntrack"
 	"example.com/culvert/dataplane"
 	"example.com/culvert/dataplane/frag"
@@ -17,6 +18,20 @@ func TestWorkersArePinnedUnlessThereIsOne(t *testing.T) {
 	}
 	if cpus := cpusFor(2); len(cpus) != runtime.NumCPU() {
 		t.Errorf("two workers are pinned to %v, want the %d processors this process may use", cpus, runtime.NumCPU())
+	}
+}
+
+// TestBoundsOfHelpersReachTheEngine: each setting of [helpers] is the bound of its name.
+func TestBoundsOfHelpersReachTheEngine(t *testing.T) {
+	got := helperBounds(&config.Helpers{
+		ClientExpectations: 1, ClientPerSecond: 2, FlowPerSecond: 3, LogPerSecond: 4, Memory: 5, Edits: 6, Reorder: 7,
+	})
+	want := dataplane.HelperBounds{
+		ClientExpectations: 1, ClientPerSec: 2, FlowPerSec: 3, LogPerSec: 4, Memory: 5 << 20,
+		Stream: stream.Limits{Edits: 6, Late: 7 << 10},
+	}
+	if got != want {
+		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
 

@@ -345,6 +345,20 @@ func TestRuleMayAllowForeignAddresses(t *testing.T) {
 	l.want("lan", "udp 198.51.100.7:7000 > 10.0.0.6:6000 ttl 63 len 0")
 }
 
+// TestForeignAddressesAreThoseOfHosts: a rule that lets a payload speak for others does not
+// let it speak for all of them, for the gateway's own loopback, or for nobody.
+func TestForeignAddressesAreThoseOfHosts(t *testing.T) {
+	for _, to := range []string{"224.0.0.1", "255.255.255.255", "127.0.0.1", "0.0.0.0", "[::ffff:10.0.0.6]"} {
+		l := parrotLab(t, labConfig{}, alg.Options{Foreign: true})
+		if got, want := l.say("@"+to+":6000\n"), "!"+alg.ErrForeign.Error()+"\n"; got != want {
+			t.Errorf("for %s the server was told %q, want %q", to, got, want)
+		}
+		if n := l.table.ExpectLen(); n != 0 {
+			t.Errorf("%d flows to %s are expected", n, to)
+		}
+	}
+}
+
 func TestAnnouncementsOfAFlowAreBounded(t *testing.T) {
 	l := parrotLab(t, labConfig{}, alg.Options{})
 	for i := range announcesPerSec + 10 {

@@ -234,3 +234,27 @@ func TestClientThatFloodsAnnouncementsStarvesNobody(t *testing.T) {
 		t.Errorf("dropped %v", s.Dropped)
 	}
 }
+
+// TestEditsInFlightAreBounded: a segment that would need more replacements than the State
+// has room for goes on as it is, and is counted.
+func TestEditsInFlightAreBounded(t *testing.T) {
+	const text = "a#b#c\n"
+	for edits, want := range map[int]string{1: text, 2: "abc\n"} {
+		l := parrotLab(t, labConfig{}, alg.Options{})
+		b := l.stateNow().Helpers
+		b.Stream.Edits = edits
+		l.bound(b)
+		l.talkTCP()
+		l.send("wan", tcp(parrotTo, parrotOn, flags(packet.ACK), seq(501, 155)))
+		l.ports["lan"].TakeFrames()
+		l.send("lan", tcp(parrotIn, parrotTo, flags(packet.ACK), seq(106, 501), body(text)))
+		l.want("wan", fmt.Sprintf("tcp %s > %s A seq 155 ack 501 ttl 63 len %d", parrotOn, parrotTo, len(want)))
+		wantLate := uint64(0)
+		if want == text {
+			wantLate = 1
+		}
+		if late := l.e.HelperStats().Late; late != wantLate {
+			t.Errorf("with room for %d edits %d were refused, want %d", edits, late, wantLate)
+		}
+	}
+}
