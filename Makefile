@@ -14,6 +14,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 FUZZTIME  ?= 20s
 BENCH     ?= .
 BENCHTIME ?= 1s
+MINUTES   ?= 30
 
 # Packages with tests that need root, and packages with benchmarks. The longest
 # begins first: two run at a time, each in namespaces of its own.
@@ -21,7 +22,7 @@ netns_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:buil
 longest = ./test/netns/e2e/
 bench_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^func Benchmark' . )))
 
-.PHONY: help build man test tools lint unit race netns bench bench-quick fuzz corpus vuln clean
+.PHONY: help build man test tools lint unit race netns soak bench bench-quick fuzz corpus vuln clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -59,6 +60,10 @@ race: ## the same under the race detector, long ones shortened
 netns: build ## end-to-end tests in network namespaces, as root
 	@[ "$$(id -u)" = 0 ] || { echo "these tests make network namespaces: run them as root" >&2; exit 1; }
 	@CULVERT_BIN=$(CURDIR)/bin/culvert go test -tags netns -p 2 $(longest) $(filter-out $(longest),$(netns_packages))
+
+soak: build ## mixed traffic and changes for MINUTES, every invariant checked all the time, as root
+	@[ "$$(id -u)" = 0 ] || { echo "this makes network namespaces: run it as root" >&2; exit 1; }
+	@CULVERT_BIN=$(CURDIR)/bin/culvert SOAK=$(MINUTES)m go test -tags netns -count=1 -v -timeout $$(($(MINUTES) + 5))m ./test/netns/soak
 
 bench: ## benchmarks; BENCH=regexp BENCHTIME=1s
 	@go test -run='^$$' -bench='$(BENCH)' -benchtime=$(BENCHTIME) -benchmem $(bench_packages)

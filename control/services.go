@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"example.com/culvert/control/api"
@@ -107,7 +108,7 @@ func (g *Gateway) useCredentials(c *api.Credentials) {
 func (g *Gateway) serve() {
 	s := &g.services
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(metrics.NewCollector(g))
+	registry.MustRegister(metrics.NewCollector(g), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	scrape := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 	if s.control != nil || s.remote != nil {
 		s.api = api.NewServer(g, logging.For(g.log, logging.API), map[string]http.Handler{"GET /metrics": scrape})
