@@ -19,7 +19,10 @@ type control struct {
 	pending atomic.Bool // retired slots wait for somebody to give them back
 }
 
-func (c *control) init(t *Table, i int) { c.actor.init(t, i) }
+func (c *control) init(t *Table, i int) {
+	c.actor.init(t, i)
+	c.commands = true
+}
 
 // help gives slots that commands retired back to the pool. Workers call it,
 // so that slots don't wait for the next command.

@@ -18,6 +18,7 @@ type note struct {
 	slot   uint32
 	typ    EventType
 	change Change // the Cause of an EventDestroy
+	asked  bool   // for Event.Commanded
 	entry  Entry
 	ext    extension
 }
@@ -159,7 +160,7 @@ func (a *actor) note(typ EventType, change Change, slot uint32, now Tick) bool {
 	if n == nil {
 		return false
 	}
-	n.tick, n.slot, n.typ, n.change = now, slot, typ, change
+	n.tick, n.slot, n.typ, n.change, n.asked = now, slot, typ, change, a.commands
 	n.seq = p.seq.Add(1) // before the look at Dying: a DESTROY after it has a later number
 	a.t.stamp(slot, typ, n.seq)
 	a.t.entries[slot].copyTo(&n.entry)
@@ -282,7 +283,7 @@ func (p *pump) tellNote(r *ring[note], n *note) {
 	rec := &p.rec
 	rec.Kind, rec.Mark = Kind(n.typ), Mark{Note: n.seq, Slot: n.slot, Gen: n.entry.gen}
 	e := &rec.Event
-	e.Type, e.Time, e.Change, e.Cause = n.typ, p.t.Time(n.tick), n.change, Unspecified
+	e.Type, e.Time, e.Change, e.Cause, e.Commanded = n.typ, p.t.Time(n.tick), n.change, Unspecified, n.asked
 	if n.typ == EventDestroy {
 		e.Change, e.Cause = 0, Cause(n.change)
 	}

@@ -84,7 +84,10 @@ type Event struct {
 	Type   EventType
 	Change Change // of an EventUpdate
 	Cause  Cause  // of an EventDestroy
-	Seq    uint64 // 1, 2, 3, ... over all events of the table that were told or lost
-	Time   time.Time
-	Flow   Flow
+
+	Commanded bool // somebody asked for it: no packet and no timer did it
+
+	Seq  uint64 // 1, 2, 3, ... over all events of the table that were told or lost
+	Time time.Time
+	Flow Flow
 }

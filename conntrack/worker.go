@@ -36,6 +36,8 @@ type actor struct {
 	retired retirees
 	dying   chain // entries whose DESTROY waits for room in the ring
 	causes  causes
+
+	commands bool // does what commands ask for
 }
 
 func (a *actor) init(t *Table, i int) {

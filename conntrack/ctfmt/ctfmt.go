@@ -21,6 +21,7 @@ type Options struct {
 	Why func(b []byte, f *conntrack.Flow) []byte // ours: appends who decided, and a blank; nil: nothing
 
 	Accounting bool           // nf_conntrack_acct: packets= and bytes=
+	PortID     uint32         // of who carries commands out, for portid=
 	Now        time.Time      // for delta-time= of flows that have a start and no stop
 	Location   *time.Location // of printed times; nil: local
 }
@@ -43,23 +44,35 @@ func AppendEvent(b []byte, e *conntrack.Event, o Options) []byte {
 		b = fmt.Appendf(b, "[%08d.%06d]\t", e.Time.Unix(), e.Time.Nanosecond()/1000)
 	}
 	b = append(b, eventTags[e.Type]...)
-	return appendFlow(b, &e.Flow, &o, shownIn(e, &o))
+	b = appendFlow(b, &e.Flow, &o, shownIn(e, &o))
+	return appendCommanded(b, e, &o)
+}
+
+// appendCommanded appends, in every form, who did it if somebody asked for it.
+func appendCommanded(b []byte, e *conntrack.Event, o *Options) []byte {
+	if !e.Commanded {
+		return b
+	}
+	b = append(b, " [USERSPACE] portid="...)
+	return strconv.AppendUint(b, uint64(o.PortID), 10)
 }
 
 // eventTags begin the lines of events.
 var eventTags = [...]string{conntrack.EventNew: "    [NEW] ", conntrack.EventUpdate: " [UPDATE] ", conntrack.EventDestroy: "[DESTROY] "}
 
-// shownIn returns what the kernel would have put into the message of an event.
+// shownIn returns what the kernel would have put into the message of an event. After a
+// command it does not say what has changed but all that could have.
 func shownIn(e *conntrack.Event, o *Options) fields {
-	show := fields{timeout: true, mark: e.Flow.Mark != 0 || e.Change&conntrack.ChangedMark != 0}
+	show := fields{timeout: true, mark: e.Flow.Mark != 0 || e.Change&conntrack.ChangedMark != 0 || e.Commanded}
 	switch e.Type {
 	case conntrack.EventNew:
 		show.state = true
 	case conntrack.EventUpdate:
-		show.state = e.Change&conntrack.ChangedState != 0
+		show.state = e.Change&conntrack.ChangedState != 0 || e.Commanded
 	case conntrack.EventDestroy:
 		show.state, show.times, show.counters = true, true, o.Accounting
 		show.timeout = e.Flow.Timeout >= time.Second
+		show.mark = e.Flow.Mark != 0
 	}
 	return show
 }

@@ -169,6 +169,12 @@ func TestAppendEvent(t *testing.T) {
 		{"destroy with everything", conntrack.Event{Type: conntrack.EventDestroy, Time: time.Unix(1795344121, 490936000), Flow: ended},
 			Options{Accounting: true, Timestamp: true, Extended: true, ID: true, KTimestamp: true, Location: time.UTC},
 			"[1795344121.490936]\t[DESTROY] ipv4     2 tcp      6 118 SYN_SENT src=10.0.0.5 dst=198.51.100.7 sport=40000 dport=443 packets=0 bytes=0 [UNREPLIED] src=198.51.100.7 dst=10.0.0.5 sport=443 dport=40000 packets=0 bytes=0 delta-time=1 [start=Thu Nov  5 10:42:00 2026] [stop=Thu Nov  5 10:42:01 2026] id=1833834788"},
+		{"new by command", conntrack.Event{Type: conntrack.EventNew, Commanded: true, Flow: http}, Options{PortID: 77},
+			"    [NEW] tcp      6 118 SYN_SENT src=10.0.0.5 dst=198.51.100.7 sport=40000 dport=443 [UNREPLIED] src=198.51.100.7 dst=10.0.0.5 sport=443 dport=40000 mark=0 [USERSPACE] portid=77"},
+		{"update by command has everything that could have changed", conntrack.Event{Type: conntrack.EventUpdate, Change: conntrack.ChangedTimeout, Commanded: true, Flow: http}, Options{PortID: 77},
+			" [UPDATE] tcp      6 118 SYN_SENT src=10.0.0.5 dst=198.51.100.7 sport=40000 dport=443 [UNREPLIED] src=198.51.100.7 dst=10.0.0.5 sport=443 dport=40000 mark=0 [USERSPACE] portid=77"},
+		{"destroy by command has no mark of 0", conntrack.Event{Type: conntrack.EventDestroy, Commanded: true, Flow: http}, Options{PortID: 77},
+			"[DESTROY] tcp      6 118 SYN_SENT src=10.0.0.5 dst=198.51.100.7 sport=40000 dport=443 [UNREPLIED] src=198.51.100.7 dst=10.0.0.5 sport=443 dport=40000 [USERSPACE] portid=77"},
 		{"destroy of an expired flow has no timeout", conntrack.Event{Type: conntrack.EventDestroy, Flow: with(zoned, func(f *conntrack.Flow) { f.Timeout = 0 })}, Options{},
 			"[DESTROY] udp      17 src=2001:db8::5 dst=2001:db8::7 sport=40001 dport=53 src=2001:db8::7 dst=2001:db8::5 sport=53 dport=40001 zone=7"},
 	}

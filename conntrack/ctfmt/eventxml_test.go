@@ -38,12 +38,16 @@ func TestEventsAsXML(t *testing.T) {
 			`<meta direction="independent"><state>ESTABLISHED</state><timeout>100</timeout><id>217738166</id></meta>` + when + `</flow>`},
 		{"an update of the mark", conntrack.Event{Type: conntrack.EventUpdate, Change: conntrack.ChangedMark, Flow: begun()}, `<flow type="update">` + ends +
 			`<meta direction="independent"><timeout>100</timeout><mark>0</mark><id>217738166</id></meta>` + when + `</flow>`},
+		{"helper behind the time", conntrack.Event{Type: conntrack.EventUpdate, Flow: func() conntrack.Flow { f := begun(); f.Helper = "ftp"; return f }()}, `<flow type="update">` + ends +
+			`<meta direction="independent"><timeout>100</timeout><id>217738166</id></meta>` + when + `<helper>ftp</helper></flow>`},
+		{"by command", conntrack.Event{Type: conntrack.EventNew, Commanded: true, Flow: begun()}, `<flow type="new">` + ends +
+			`<meta direction="independent"><state>ESTABLISHED</state><timeout>100</timeout><mark>0</mark><id>217738166</id></meta>` + when + `</flow> [USERSPACE] portid=77`},
 		{"destroy", conntrack.Event{Type: conntrack.EventDestroy, Flow: func() conntrack.Flow { f := begun(); f.Stop = f.Start.Add(3 * time.Second); return f }()},
 			`<flow type="destroy">` + ends + `<meta direction="independent"><state>ESTABLISHED</state><timeout>100</timeout><id>217738166</id>` +
 				`<timestamp><start>1795366318501076747</start><stop>1795366321501076747</stop></timestamp><deltatime>3</deltatime></meta>` + when + `</flow>`},
 	} {
 		tt.event.Time = at
-		if got := string(AppendEventXML(nil, &tt.event, Options{Timestamp: true, KTimestamp: true, Location: time.UTC})); got != tt.want {
+		if got := string(AppendEventXML(nil, &tt.event, Options{Timestamp: true, KTimestamp: true, PortID: 77, Location: time.UTC})); got != tt.want {
 			t.Errorf("%s:\ngot  %s\nwant %s", tt.claim, got, tt.want)
 		}
 	}
@@ -52,7 +56,7 @@ func TestEventsAsXML(t *testing.T) {
 func TestEventsAreSavedAsCommands(t *testing.T) {
 	for typ, command := range map[conntrack.EventType]string{conntrack.EventNew: "-A", conntrack.EventUpdate: "-U", conntrack.EventDestroy: "-D"} {
 		want := command + " -t 100 -u SEEN_REPLY -s 10.0.0.1 -d 10.0.0.2 -r 10.0.0.2 -q 10.0.0.1 -p tcp --sport 1 --dport 21 --reply-port-src 21 --reply-port-dst 1 --state ESTABLISHED"
-		if got := string(AppendEventSave(nil, &conntrack.Event{Type: typ, Flow: begun()})); got != want {
+		if got := string(AppendEventSave(nil, &conntrack.Event{Type: typ, Flow: begun()}, Options{})); got != want {
 			t.Errorf("%v:\ngot  %s\nwant %s", typ, got, want)
 		}
 	}

@@ -15,8 +15,10 @@ const savedStatus = conntrack.Expected | conntrack.SeenReply | conntrack.Assured
 func AppendSave(b []byte, f *conntrack.Flow) []byte { return appendSave(b, "-A", f) }
 
 // AppendEventSave appends e as conntrack -E -o save prints it, without a newline.
-func AppendEventSave(b []byte, e *conntrack.Event) []byte {
-	return appendSave(b, [...]string{conntrack.EventNew: "-A", conntrack.EventUpdate: "-U", conntrack.EventDestroy: "-D"}[e.Type], &e.Flow)
+// Of the options only PortID counts.
+func AppendEventSave(b []byte, e *conntrack.Event, o Options) []byte {
+	b = appendSave(b, [...]string{conntrack.EventNew: "-A", conntrack.EventUpdate: "-U", conntrack.EventDestroy: "-D"}[e.Type], &e.Flow)
+	return appendCommanded(b, e, &o)
 }
 
 func appendSave(b []byte, command string, f *conntrack.Flow) []byte {

@@ -15,7 +15,7 @@ import (
 func AppendXML(b []byte, f *conntrack.Flow, o Options) []byte {
 	b = append(b, "<flow>"...)
 	b = appendXMLFlow(b, f, &o, fields{timeout: true, state: true, counters: o.Accounting, mark: true, times: true, use: true})
-	return append(b, "</flow>"...)
+	return append(appendXMLHelper(b, f), "</flow>"...)
 }
 
 // eventTypes are the events as XML calls them.
@@ -28,10 +28,11 @@ func AppendEventXML(b []byte, e *conntrack.Event, o Options) []byte {
 	if o.Timestamp {
 		b = appendWhen(b, e.Time, o.Location)
 	}
-	return append(b, "</flow>"...)
+	b = append(appendXMLHelper(b, &e.Flow), "</flow>"...)
+	return appendCommanded(b, e, &o)
 }
 
-// appendXMLFlow appends the parts of a flow.
+// appendXMLFlow appends the parts of a flow but its helper.
 func appendXMLFlow(b []byte, f *conntrack.Flow, o *Options, show fields) []byte {
 	b = appendMeta(b, "original", f, tuple.Original, show)
 	b = appendMeta(b, "reply", f, tuple.Reply, show)
@@ -64,11 +65,15 @@ func appendXMLFlow(b []byte, f *conntrack.Flow, o *Options, show fields) []byte 
 	if show.times {
 		b = appendXMLTimes(b, f, o)
 	}
-	b = append(b, "</meta>"...)
-	if f.Helper != "" {
-		b = appendElement(b, "helper", f.Helper)
+	return append(b, "</meta>"...)
+}
+
+// appendXMLHelper appends the helper, which comes last.
+func appendXMLHelper(b []byte, f *conntrack.Flow) []byte {
+	if f.Helper == "" {
+		return b
 	}
-	return b
+	return appendElement(b, "helper", f.Helper)
 }
 
 // appendXMLTimes appends when a flow that has times started and stopped, and its age.

@@ -248,14 +248,14 @@ func (st *stream) entry(e *journal.Entry) {
 func (st *stream) event(e *journal.Entry) {
 	x := &e.Record.Event
 	if st.form == FormJSON {
-		st.encode(Event{Seq: e.Record.Seq, Type: x.Type.String(), Time: x.Time, Cause: x.Cause.String(), Flow: st.flowFrom(&x.Flow), Cursor: st.cursor(e)})
+		st.encode(Event{Seq: e.Record.Seq, Type: x.Type.String(), Time: x.Time, Cause: x.Cause.String(), Commanded: x.Commanded, Flow: st.flowFrom(&x.Flow), Cursor: st.cursor(e)})
 		return
 	}
 	switch b := st.buf.AvailableBuffer(); st.form {
 	case FormXML:
 		st.buf.Write(ctfmt.AppendEventXML(b, x, st.options))
 	case FormSave:
-		st.buf.Write(ctfmt.AppendEventSave(b, x))
+		st.buf.Write(ctfmt.AppendEventSave(b, x, st.options))
 	default:
 		st.buf.Write(ctfmt.AppendEvent(b, x, st.options))
 	}

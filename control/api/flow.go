@@ -79,10 +79,13 @@ type Side struct {
 // Event is a line of the stream of events: what happened to a flow or an expectation,
 // what there is already, or what became of the stream.
 type Event struct {
-	Seq    uint64            `json:"seq"`             // 1, 2, 3, ... over all events of flows and expectations since recording began; 0 in what is LISTED
-	Type   string            `json:"type"`            // NEW, UPDATE, DESTROY; LISTED: it is there already; READY: the list is through; MISSED: events are missing here; RESTARTED: the gateway began anew here, and with it the numbers
-	Time   time.Time         `json:"time,omitzero"`   // of NEW, UPDATE and DESTROY
-	Cause  string            `json:"cause,omitempty"` // why the gateway ended the flow with notice: address-lost, uplink-down, interface-gone, rules-changed
+	Seq   uint64    `json:"seq"`             // 1, 2, 3, ... over all events of flows and expectations since recording began; 0 in what is LISTED
+	Type  string    `json:"type"`            // NEW, UPDATE, DESTROY; LISTED: it is there already; READY: the list is through; MISSED: events are missing here; RESTARTED: the gateway began anew here, and with it the numbers
+	Time  time.Time `json:"time,omitzero"`   // of NEW, UPDATE and DESTROY
+	Cause string    `json:"cause,omitempty"` // why the gateway ended the flow with notice: address-lost, uplink-down, interface-gone, rules-changed
+
+	Commanded bool `json:"commanded,omitempty"` // somebody asked for it, by the API or a reload: no packet and no timer did it
+
 	Flow   *Flow             `json:"flow,omitempty"`
 	Expect *Expectation      `json:"expectation,omitempty"`
 	Missed uint64            `json:"missed,omitempty"`         // type MISSED: how many events of those asked for, without regard to the filter

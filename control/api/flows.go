@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 
@@ -47,7 +48,7 @@ func (l *lines) flow(f *conntrack.Flow) {
 		l.buf.Write(ctfmt.AppendXML(b, f, l.options))
 	case FormSave:
 		if l.ended {
-			l.buf.Write(ctfmt.AppendEventSave(b, &conntrack.Event{Type: conntrack.EventDestroy, Flow: *f}))
+			l.buf.Write(ctfmt.AppendEventSave(b, &conntrack.Event{Type: conntrack.EventDestroy, Flow: *f}, l.options))
 		} else {
 			l.buf.Write(ctfmt.AppendSave(b, f))
 		}
@@ -88,7 +89,7 @@ func (s *Server) view(r *http.Request) (view, error) {
 // viewOf is view without the parameters that are not in q.
 func (s *Server) viewOf(r *http.Request, q url.Values) (view, error) {
 	v, err := parseFormat(q)
-	v.options.Accounting = s.backend.Accounting()
+	v.options.Accounting, v.options.PortID = s.backend.Accounting(), uint32(os.Getpid())
 	if v.options.Why != nil {
 		v.why = s.backend.Why
 		v.options.Why = func(b []byte, f *conntrack.Flow) []byte {

@@ -30,7 +30,11 @@ func appendRecord(b []byte, r *conntrack.Record) []byte {
 		b = appendTime(b, r.Expect.Time)
 		return appendExpect(b, &r.Expect.Expect)
 	}
-	b = append(b, byte(r.Event.Change), byte(r.Event.Cause))
+	commanded := byte(0)
+	if r.Event.Commanded {
+		commanded = 1
+	}
+	b = append(b, byte(r.Event.Change), byte(r.Event.Cause), commanded)
 	b = appendTime(b, r.Event.Time)
 	return appendFlow(b, &r.Event.Flow)
 }
@@ -193,9 +197,11 @@ func (d *decoder) record(r *conntrack.Record) error {
 			break
 		}
 		e := &r.Event
-		e.Type, e.Change, e.Cause, e.Time = r.Kind.Type(), conntrack.Change(d.byte()), conntrack.Cause(d.byte()), d.time()
+		e.Type, e.Change, e.Cause = r.Kind.Type(), conntrack.Change(d.byte()), conntrack.Cause(d.byte())
+		commanded := d.byte()
+		e.Commanded, e.Time = commanded == 1, d.time()
 		d.flow(&e.Flow)
-		d.bad = d.bad || int(e.Cause) >= conntrack.NumCauses
+		d.bad = d.bad || int(e.Cause) >= conntrack.NumCauses || commanded > 1
 	}
 	if d.bad || len(d.b) > 0 {
 		return errRecord

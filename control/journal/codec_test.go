@@ -38,6 +38,8 @@ func fill(t testing.TB, v reflect.Value, rng *rand.Rand) {
 		}
 	case reflect.String:
 		v.SetString([]string{"", "ftp", "sip"}[rng.IntN(3)])
+	case reflect.Bool:
+		v.SetBool(rng.IntN(2) == 0)
 	case reflect.Int64:
 		v.SetInt(rng.Int64N(1 << 50))
 	case reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:

@@ -37,7 +37,7 @@ import (
 // instance. Bytes that are no frame are skipped, and what they held is a gap between
 // the counts of the frames around it.
 const (
-	frameMagic  = "cvevent\x01" // the last byte changes with the form of records
+	frameMagic  = "cvevent\x02" // the last byte changes with the form of records
 	frameHeader = 8 + 4 + 4 + frameFixed
 	frameFixed  = 8 + 1 + 2*8*int(conntrack.NumKinds)
 	largestFile = 8 << 20

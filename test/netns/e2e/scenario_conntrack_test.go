@@ -58,8 +58,11 @@ var conntrackMasks = []struct {
 	{regexp.MustCompile(`<(use|id)>[0-9]+`), "<$1>N"},
 	{regexp.MustCompile(`\bid=[0-9]{6,}`), "id=N"}, // not that of a ping
 	{regexp.MustCompile(`\bdelta-time=[0-9]+`), "delta-time=N"},
-	{regexp.MustCompile(`<(deltatime|start)>[0-9]+`), "<$1>N"},
-	{regexp.MustCompile(`\[start=[^]]+\]`), "[start=T]"},
+	{regexp.MustCompile(`<(deltatime|start|stop)>[0-9]+`), "<$1>N"},
+	{regexp.MustCompile(`\[(start|stop)=[^]]+\]`), "[$1=T]"},
+	{regexp.MustCompile(`(?m)^\[[0-9]{10}\.[0-9]{1,6} *\]\t`), "[T]\t"},
+	{regexp.MustCompile(`<when>.*?</when>`), "<when>T</when>"},
+	{regexp.MustCompile(`\bportid=[0-9]+( progname=\S+)?`), "portid=N"}, // a name is there if the process still is
 }
 
 // TestConntrackAnswersAsTheRealOne asks two gateways with the same traffic, ours by a
@@ -202,7 +205,7 @@ done <"$2"`
 }
 
 // timeoutWord is the timeout in a line of text.
-var timeoutWord = regexp.MustCompile(`^((?:ipv[46] +[0-9]+ )?[a-z0-9]+ +[0-9]+ |-[AUD] -t |.*<timeout>)([0-9]+)\b`)
+var timeoutWord = regexp.MustCompile(`^((?:(?:\[T\]\t)? *\[[A-Z]+\] )?(?:ipv[46] +[0-9]+ )?[a-z0-9]+ +[0-9]+ |-[AUD] -t |.*<timeout>|(?:\[T\]\t)? *\[[A-Z]+\] )([0-9]+)\b`)
 
 func withoutTimeout(line string) string { return timeoutWord.ReplaceAllString(line, "${1}N") }
 
