@@ -145,6 +145,7 @@ var knownRFCs = map[int]string{
 	7045: "Transmission and Processing of IPv6 Extension Headers",
 	7112: "Implications of Oversized IPv6 Header Chains",
 	7323: "TCP Extensions for High Performance",
+	7413: "TCP Fast Open",
 	7422: "Deterministic Address Mapping to Reduce Logging in CGN",
 	7648: "Port Control Protocol (PCP) Proxy Function",
 	7652: "Port Control Protocol (PCP) Authentication",
