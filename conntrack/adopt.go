@@ -11,6 +11,10 @@ import (
 type Origin struct {
 	Shift    Tick       // what makes their ticks those of this table: 0 if no clock has begun anew since
 	Policies []Timeouts // by number, as Table.Policies
+
+	// Moved: the flows may have gone on since they were saved, through whatever passed
+	// their packets. A TCP flow is not held to windows then, which nobody knows.
+	Moved bool
 }
 
 // Adoption takes saved flows into a table, in the order of Saved.Rank, then their
@@ -18,6 +22,7 @@ type Origin struct {
 type Adoption struct {
 	t          *Table
 	shift      Tick
+	moved      bool
 	policies   []uint32
 	masters    map[uint32]Master // by the slot that they had; Gen: in the table that saved them
 	now        Tick
@@ -27,7 +32,7 @@ type Adoption struct {
 // Adopt begins an adoption at time now. generation is that of the rules in force. An
 // error: the table has no room for the timeouts of the flows.
 func (t *Table) Adopt(o *Origin, generation uint32, now Tick) (*Adoption, error) {
-	a := &Adoption{t: t, shift: o.Shift, masters: make(map[uint32]Master), now: now, generation: generation,
+	a := &Adoption{t: t, shift: o.Shift, moved: o.Moved, masters: make(map[uint32]Master), now: now, generation: generation,
 		policies: make([]uint32, 1, max(len(o.Policies), 1))} // what the table says of its own is its own affair
 	t.advance(now) // no worker may have begun
 	for i := 1; i < len(o.Policies); i++ {
@@ -67,6 +72,9 @@ func (a *Adoption) Flow(s *Saved, helper uint32) error {
 		in.Timeout = max(Tick(e.timeout), 1)
 	}
 	s.shift(a.shift, a.now)
+	if a.moved && e.Proto() == tuple.TCP {
+		s.loosen()
+	}
 	seat := t.reader()
 	defer t.leave(seat)
 	c := &t.control
@@ -182,3 +190,13 @@ func (s *Saved) extended() bool {
 
 // resumeExt writes what s has beside a Proposal into an extension.
 func (s *Saved) resumeExt(x *extension) { x.start, x.seq = s.ext.start, s.ext.seq }
+
+// loosen has the windows of a TCP flow not be held against it.
+func (s *Saved) loosen() {
+	var c tcpConn
+	c.load(&s.entry, s.entry.word)
+	for d := range c.flags {
+		c.flags[d] |= sideLoose
+	}
+	s.entry.word = c.store(&s.entry)
+}

@@ -143,6 +143,29 @@ func TestSuccessorKnowsTheNumbersOfBothSides(t *testing.T) {
 	next.wantDrops(InvalidWindow)
 }
 
+// A flow that went on after it was saved goes on after it is restored: its numbers are
+// beyond every window that was known.
+func TestRestoredFlowMayHaveGoneOn(t *testing.T) {
+	l := newLab(t, labConfig{})
+	l.send("lan", tcp("10.0.0.5:4000", "198.51.100.7:80", seq(100, 0)))
+	l.send("wan", tcp("198.51.100.7:80", "203.0.113.1:4000", flags(packet.SYN|packet.ACK), seq(500, 101)))
+	l.send("lan", tcp("10.0.0.5:4000", "198.51.100.7:80", flags(ackFlag), seq(101, 501)))
+	l.ports["wan"].TakeFrames()
+	l.ports["lan"].TakeFrames()
+	im := l.e.Image()
+	im.Moved = true
+	next := newLab(t, l.cfg)
+	next.now = l.now
+	if did, err := next.e.Restore(&im); err != nil || did != (Restored{Flows: 1}) {
+		t.Fatalf("restored %+v, %v", did, err)
+	}
+	const far = 100_000_000
+	next.send("wan", tcp("198.51.100.7:80", "203.0.113.1:4000", flags(ackFlag), seq(501+far, 101+far), body("data")))
+	next.want("lan", fmt.Sprintf("tcp 198.51.100.7:80 > 10.0.0.5:4000 A seq %d ack %d ttl 63 len 4", 501+far, 101+far))
+	next.send("lan", tcp("10.0.0.5:4000", "198.51.100.7:80", flags(ackFlag), seq(101+far, 505+far)))
+	next.want("wan", fmt.Sprintf("tcp 203.0.113.1:4000 > 198.51.100.7:80 A seq %d ack %d ttl 63 len 0", 101+far, 505+far))
+}
+
 func TestSuccessorAwaitsWhatWasAnnounced(t *testing.T) {
 	l := parrotLab(t, labConfig{}, alg.Options{})
 	if got, want := l.say("&10.0.0.5:6000\n"), "203.0.113.1:6000\n"; got != want {
@@ -166,6 +189,24 @@ func TestSuccessorAwaitsWhatWasAnnounced(t *testing.T) {
 	next.want("lan", "udp 198.51.100.7:9000 > 10.0.0.5:6001 ttl 63 len 0")
 	if f, _ := flowTo(next, 6001); f.Helper != "parrot" {
 		t.Errorf("the second flow of the pair has helper %q", f.Helper)
+	}
+}
+
+// A flow from inside that keeps what was promised for its socket does so for the
+// successor, too, when the expectation is over.
+func TestSuccessorKeepsPromises(t *testing.T) {
+	l := parrotLab(t, labConfig{}, alg.Options{})
+	l.say("@10.0.0.5:6000\n")
+	l.send("lan", udp("10.0.0.5:6000", "198.51.100.7:7000"))
+	l.want("wan", "udp 203.0.113.1:6000 > 198.51.100.7:7000 ttl 63 len 0")
+	next, did := successor(l, nil)
+	if did != (Restored{Flows: 2, Expectations: 1}) {
+		t.Fatalf("restored %+v", did)
+	}
+	next.table.FlushExpect()
+	next.send("lan", udp("10.0.0.6:6000", "198.51.100.7:7001"))
+	if got := describe(next.take("wan"), next.ports["wan"].Info().Link); strings.HasPrefix(got, "udp 203.0.113.1:6000 ") {
+		t.Errorf("another host's flow left as %s", got)
 	}
 }
 

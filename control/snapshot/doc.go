@@ -19,6 +19,12 @@
 // or with anything behind the digest. What the records say is for the table to verify,
 // one by one, with the checks of its own Check.
 //
+// # Flows that went on
+//
+// A gateway that is saved goes on, and so do its flows. A TCP flow that is restored is
+// therefore not held to windows, and a helper that has not changed lengths in it reads no
+// more of it: it would begin at the wrong byte.
+//
 // # Time
 //
 // Records have times of the boot clock. In the same boot they mean what they did. After

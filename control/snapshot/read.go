@@ -100,7 +100,7 @@ func (s *Snapshot) Count() Written {
 // Image returns the state that the snapshot has, its times moved to those of here.
 func (s *Snapshot) Image(here Header) *dataplane.Image {
 	return &dataplane.Image{
-		Origin:  conntrack.Origin{Shift: s.shift(&here), Policies: s.Policies},
+		Origin:  conntrack.Origin{Shift: s.shift(&here), Policies: s.Policies, Moved: true},
 		Helpers: s.Helpers,
 		Flows: func(yield func(*conntrack.Saved) bool) {
 			var one conntrack.Saved

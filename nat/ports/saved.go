@@ -123,12 +123,33 @@ func (s *Set) Resume(f *Flow, u Use, t *Terms, now Tick) Outcome {
 		terms.Quota = math.MaxUint32
 		packed |= termsCounted
 	}
-	out, _ := s.takeSet(f, leasesOf[u], &terms, packed, Fits{}, now)
+	var k key
+	var inside Endpoint
+	promise := leasesOf[u] & (hasTold | hasAny)
+	if promise != 0 { // takeSet only joins one
+		inside = f.lease(promise, &k)
+		switch s.take(&k, &inside, terms.Rule, packed, now) {
+		case taken:
+			return Busy
+		case noRoom:
+			return Full
+		}
+	}
+	out, _ := s.takeSet(f, leasesOf[u]&^promise, &terms, packed, Fits{}, now)
+	if out != Granted && promise != 0 {
+		s.release(&k, &inside, forget, now)
+	}
 	return out
 }
 
 // behaviour returns what flows that hold u were mapped and filtered by.
 func (u Use) behaviour() (mapping, filtering nat.Behaviour) {
+	if u >= useKeep { // as who keeps no promise
+		if u = (u - useKeep) % keepUses; u < useHint {
+			return nat.Linux, nat.Linux
+		}
+		u += useOut - useHint
+	}
 	switch {
 	case u >= useTold:
 		if u == useTold+toldMapped {

@@ -3,10 +3,19 @@
 package box
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
 	"net/netip"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -170,6 +179,61 @@ func TestHeldInterfacesLeakNothing(t *testing.T) {
 			}
 			released(t, lab)
 		})
+	}
+}
+
+// What a snapshot had goes on after a crash: a gateway that takes no connection in its
+// middle passes both directions of it again, whichever speaks first, in the transfer
+// that was under way, too.
+func TestKilledGatewayGoesOnFromItsSnapshot(t *testing.T) {
+	lab := netns.ForTest(t, boxTopology(strings.Replace(boxConfig, "[gateway]", "[conntrack]\ntcp_loose = false\n[gateway]\non_exit = \"hold\"", 1)))
+	gw, client, server := lab.Gateway(), lab.Host("client"), lab.Host("server")
+	echo(t, server, "[::]:7")
+	idle4, idle6 := dial(t, client, "", "203.0.113.9:7"), dial(t, client, "", "[2001:db8::9]:7")
+	lost, busy := dial(t, client, "", "203.0.113.9:7"), dial(t, client, "", "203.0.113.9:7")
+	for _, c := range []net.Conn{idle4, idle6, lost, busy} {
+		alive(t, c)
+	}
+	file := filepath.Join(lab.Dir(), "flows.snapshot")
+	exec(t, gw.Host, gw.Binary(), "conntrack", "-D", "-p", "tcp", "--orig-port-src", strconv.Itoa(lost.LocalAddr().(*net.TCPAddr).Port), "--socket", gw.Socket())
+	if out := exec(t, gw.Host, gw.Binary(), "snapshot", "save", file, "--socket", gw.Socket()); !strings.HasPrefix(out, "saved 3 flows, ") {
+		t.Fatalf("culvert snapshot save says %q, want three flows", out)
+	}
+	const before, all = 4 << 20, 24 << 20 // by far more than a window
+	must(t, busy.SetDeadline(time.Now().Add(2*patience)))
+	sent, got := sha256.New(), sha256.New()
+	failed := make(chan error, 1)
+	go func() {
+		_, err := io.CopyN(io.MultiWriter(busy, sent), rand.NewChaCha8([32]byte{1}), all)
+		failed <- err
+	}()
+	_, err := io.CopyN(got, busy, before)
+	must(t, err)
+	kill(t, gw)
+	must(t, gw.Start(t.Context()))
+	if out := exec(t, gw.Host, gw.Binary(), "snapshot", "restore", file, "--socket", gw.Socket()); !strings.HasPrefix(out, "restored 3 flows, ") {
+		t.Errorf("culvert snapshot restore says %q, want three flows", out)
+	}
+	alive(t, idle4)
+	alive(t, idle6)
+	_, err = io.CopyN(got, busy, all-before)
+	must(t, errors.Join(err, <-failed))
+	if !bytes.Equal(sent.Sum(nil), got.Sum(nil)) {
+		t.Error("the transfer that was under way came back changed")
+	}
+	unanswered(t, lost)
+	must(t, gw.Stop())
+	exec(t, gw.Host, gw.Binary(), "release")
+}
+
+// unanswered checks that nothing comes back on a connection that the gateway does not
+// know.
+func unanswered(t *testing.T, c net.Conn) {
+	t.Helper()
+	must(t, c.SetDeadline(time.Now().Add(300*time.Millisecond)))
+	_, _ = c.Write([]byte("anybody?"))
+	if n, err := c.Read(make([]byte, 1)); err == nil {
+		t.Errorf("%v to %v: %d bytes came back, want none: the gateway takes connections in their middle", c.LocalAddr(), c.RemoteAddr(), n)
 	}
 }
 
