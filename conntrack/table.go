@@ -235,9 +235,13 @@ func (t *Table) Len() int { return int(t.live.Load()) }
 // Max returns the number of flows the table can hold.
 func (t *Table) Max() int { return t.cfg.Max }
 
-// Now returns the latest tick at which a worker began a batch; 0 before the
-// first did.
+// Now returns the latest tick at which a worker began a batch, or that of
+// StartClock; 0 before either.
 func (t *Table) Now() Tick { return Tick(t.clock.Load()) }
+
+// StartClock tells the time before the first worker begins a batch: what commands
+// make until then would have begun at tick 0, long expired.
+func (t *Table) StartClock(now Tick) { t.advance(now) }
 
 // clockValid is set in Table.clock once it holds a tick.
 const clockValid = 1 << 63

@@ -186,6 +186,7 @@ func (e *Engine) Start() error {
 	if want := len(e.workers) + 2; runtime.GOMAXPROCS(0) < want {
 		runtime.GOMAXPROCS(want)
 	}
+	e.table.StartClock(tickAt(e.cfg.Clock()))
 	e.stop.Store(false)
 	e.quit = make(chan struct{})
 	for _, w := range e.workers {

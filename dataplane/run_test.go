@@ -338,3 +338,12 @@ func TestStorm(t *testing.T) {
 		return through
 	})
 }
+
+// A worker may take its time to begin its first batch; commands do not wait for it.
+func TestClockOfTheTableGoesOnceTheEngineHasStarted(t *testing.T) {
+	began := tickAt(newClock().now())
+	g := startGateway(t)
+	if now := g.table.Now(); now.Sub(began) < 0 {
+		t.Errorf("the table is at tick %d, the engine started after %d", now, began)
+	}
+}
