@@ -84,7 +84,7 @@ func TestSIPEarlyMedia(t *testing.T) {
 
 // TestSIPForkedCall has two phones announce media and answer one call: the caller ends it
 // with the first one, and talks with the second. With that end the kernel forgets the media
-// of both: they come because the caller may speak to anybody, and are not related.
+// of both: if the called phone's come first, they take the port from the caller's.
 func TestSIPForkedCall(t *testing.T) {
 	const first = 50010 // as the scenario says
 	eachGateway(t, sipThrough, func(t *testing.T, h *house) {
@@ -92,8 +92,8 @@ func TestSIPForkedCall(t *testing.T) {
 		d := converseBySIP(t, h, f, "udp", "fork_call", "fork_answer")
 		wantNothingOf(t, d.called, f.first)
 		d.wantExpected(t, f, first, calledMedia)
-		d.media.wantBothWays(t)
 		if h.gw.Kind() == netns.Culvert {
+			d.media.wantBothWays(t)
 			h.wantMedia(t, f, at(f.first, callerMedia), at(f.server, calledMedia))
 		}
 		h.wantNoMediaExpected(t, f)
