@@ -156,12 +156,14 @@ func (l *conntrackLine) option(name, arg string, g *getopt) (err error) {
 		}
 		l.format.Events = append(l.format.Events, arg)
 	case "label-add", "label-del":
-		if l.has("label-add") || l.has("label-del") {
+		if name == "label-add" && l.has("label-del") || name == "label-del" && l.has("label-add") {
 			return complain("cannot use --label-add and --label-del at the same time")
 		}
 		err = l.setLabels(name, arg)
 	case "label":
-		l.filter.Labels, err = l.labels.bits(arg)
+		var bits []int
+		bits, err = l.labels.bits(arg)
+		l.filter.Labels = append(l.filter.Labels, bits...)
 	case "state":
 		err = l.state(arg)
 	case "role":
@@ -379,11 +381,14 @@ func parseMark(arg string) (*api.MarkFilter, error) {
 
 // setLabels notes which labels to set or, without names, that all are cleared.
 func (l *conntrackLine) setLabels(name, arg string) (err error) {
+	var bits []int
 	switch {
 	case name == "label-add":
-		l.update.AddLabels, err = l.labels.bits(arg)
+		bits, err = l.labels.bits(arg)
+		l.update.AddLabels = append(l.update.AddLabels, bits...)
 	case arg != "":
-		l.update.ClearLabels, err = l.labels.bits(arg)
+		bits, err = l.labels.bits(arg)
+		l.update.ClearLabels = append(l.update.ClearLabels, bits...)
 	default:
 		l.labels.names() // the real one complains, too, when there are none
 		for bit := range 128 {
@@ -400,6 +405,18 @@ func (l *conntrackLine) split() {
 	f.Mark, f.Timeout, f.Status = nil, nil, nil
 }
 
+// showLabels has labels printed if an option is about them, but with flows that are
+// deleted, as the real one does. JSON has them always, and save never.
+func (l *conntrackLine) showLabels() {
+	l.format.Output = slices.DeleteFunc(l.format.Output, func(word string) bool { return word == "labels" })
+	named := l.has("label") || l.has("label-add") || l.has("label-del")
+	printed := l.format.Form == api.FormText || l.format.Form == api.FormXML
+	if printed && l.command != ctDelete && (named || slices.Contains(l.outputs, "labels")) {
+		l.format.Output = append(l.format.Output, "labels")
+		l.format.Labels = l.labels.names()
+	}
+}
+
 // fill completes filter and format.
 func (l *conntrackLine) fill() {
 	if l.format.Form == "" {
@@ -408,9 +425,7 @@ func (l *conntrackLine) fill() {
 	if l.command == ctList && l.table != tableExpect {
 		l.format.Table = api.Table(l.table)
 	}
-	if slices.Contains(l.format.Output, "labels") {
-		l.format.Labels = l.labels.names()
-	}
+	l.showLabels()
 	l.format.Family, l.format.Proto = l.family, l.proto
 	l.filter.Original.Src, l.filter.Original.Dst = l.address["src"], l.address["dst"]
 	l.filter.Original.SrcMask, l.filter.Original.DstMask = l.masks["src"], l.masks["dst"]

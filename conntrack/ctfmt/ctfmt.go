@@ -28,13 +28,13 @@ type Options struct {
 
 // fields says which parts of a flow a line shows.
 type fields struct {
-	timeout, state, counters, mark, times, use bool
+	timeout, state, counters, mark, labels, times, use bool
 }
 
 // AppendList appends the line of f as conntrack -L prints it, without a newline.
 func AppendList(b []byte, f *conntrack.Flow, o Options) []byte {
 	return appendFlow(b, f, &o, fields{
-		timeout: true, state: true, counters: o.Accounting, mark: true, times: true, use: true,
+		timeout: true, state: true, counters: o.Accounting, mark: true, labels: true, times: true, use: true,
 	})
 }
 
@@ -64,6 +64,7 @@ var eventTags = [...]string{conntrack.EventNew: "    [NEW] ", conntrack.EventUpd
 // command it does not say what has changed but all that could have.
 func shownIn(e *conntrack.Event, o *Options) fields {
 	show := fields{timeout: true, mark: e.Flow.Mark != 0 || e.Change&conntrack.ChangedMark != 0 || e.Commanded}
+	show.labels = e.Type != conntrack.EventDestroy && (e.Change&conntrack.ChangedLabels != 0 || e.Commanded)
 	switch e.Type {
 	case conntrack.EventNew:
 		show.state = true
@@ -126,7 +127,9 @@ func appendFlow(b []byte, f *conntrack.Flow, o *Options, show fields) []byte {
 	if o.ID {
 		b = appendUint(b, "id=", uint64(f.ID))
 	}
-	b = appendLabels(b, f, o)
+	if show.labels && o.LabelName != nil {
+		b = appendLabels(b, f, o)
+	}
 	if o.Why != nil {
 		b = o.Why(b, f)
 	}
@@ -225,9 +228,6 @@ func appendTime(b []byte, name string, t time.Time, in *time.Location) []byte {
 
 // appendLabels appends the names of the labels that have one.
 func appendLabels(b []byte, f *conntrack.Flow, o *Options) []byte {
-	if o.LabelName == nil {
-		return b
-	}
 	separator := "labels="
 	for bit := range 128 {
 		if f.Labels[bit/64]>>(bit%64)&1 == 0 {

@@ -154,12 +154,20 @@ func TestAppendListOfDocumentedFlows(t *testing.T) {
 
 func TestAppendEvent(t *testing.T) {
 	ended := with(timed, func(f *conntrack.Flow) { f.Stop = start.Add(time.Second) })
+	labelled := with(http, func(f *conntrack.Flow) { f.Labels = [2]uint64{2} })
+	names := func(bit int) string { return map[int]string{1: "voice"}[bit] }
 	tests := []struct {
 		name string
 		e    conntrack.Event
 		o    Options
 		want string
 	}{
+		{"update of the labels", conntrack.Event{Type: conntrack.EventUpdate, Change: conntrack.ChangedLabels, Flow: labelled}, Options{LabelName: names},
+			" [UPDATE] tcp      6 118 src=10.0.0.5 dst=198.51.100.7 sport=40000 dport=443 [UNREPLIED] src=198.51.100.7 dst=10.0.0.5 sport=443 dport=40000 labels=voice"},
+		{"update of the state has no labels", conntrack.Event{Type: conntrack.EventUpdate, Change: conntrack.ChangedState, Flow: labelled}, Options{LabelName: names},
+			" [UPDATE] tcp      6 118 SYN_SENT src=10.0.0.5 dst=198.51.100.7 sport=40000 dport=443 [UNREPLIED] src=198.51.100.7 dst=10.0.0.5 sport=443 dport=40000"},
+		{"destroy by command has no labels", conntrack.Event{Type: conntrack.EventDestroy, Commanded: true, Flow: labelled}, Options{LabelName: names, PortID: 77},
+			"[DESTROY] tcp      6 118 SYN_SENT src=10.0.0.5 dst=198.51.100.7 sport=40000 dport=443 [UNREPLIED] src=198.51.100.7 dst=10.0.0.5 sport=443 dport=40000 [USERSPACE] portid=77"},
 		{"new", conntrack.Event{Type: conntrack.EventNew, Flow: http}, Options{Accounting: true},
 			"    [NEW] tcp      6 118 SYN_SENT src=10.0.0.5 dst=198.51.100.7 sport=40000 dport=443 [UNREPLIED] src=198.51.100.7 dst=10.0.0.5 sport=443 dport=40000"},
 		{"update of the state", conntrack.Event{Type: conntrack.EventUpdate, Change: conntrack.ChangedState, Flow: translated}, Options{},

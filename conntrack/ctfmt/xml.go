@@ -14,7 +14,7 @@ import (
 // has no type, code and id of ICMP.
 func AppendXML(b []byte, f *conntrack.Flow, o Options) []byte {
 	b = append(b, "<flow>"...)
-	b = appendXMLFlow(b, f, &o, fields{timeout: true, state: true, counters: o.Accounting, mark: true, times: true, use: true})
+	b = appendXMLFlow(b, f, &o, fields{timeout: true, state: true, counters: o.Accounting, mark: true, labels: true, times: true, use: true})
 	return append(appendXMLHelper(b, f), "</flow>"...)
 }
 
@@ -46,7 +46,7 @@ func appendXMLFlow(b []byte, f *conntrack.Flow, o *Options, show fields) []byte 
 	if show.mark {
 		b = appendElement(b, "mark", f.Mark)
 	}
-	if o.LabelName != nil {
+	if show.labels && o.LabelName != nil {
 		b = appendXMLLabels(b, f, o)
 	}
 	if zone := f.Tuple[tuple.Original].Zone; zone != 0 && zone == f.Tuple[tuple.Reply].Zone {

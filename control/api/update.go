@@ -63,13 +63,14 @@ func settable(words []string) (bits conntrack.Status, err error) {
 	return bits, nil
 }
 
-// changes reports whether u would make f another.
+// changes reports whether u would make f another. Labels count as changed when some are
+// added, or cleared where any are set: conntrack(8) does not look which.
 func changes(u *conntrack.Update, f *conntrack.Flow) bool {
-	labels := func(i int) bool { return f.Labels[i]&^u.Mask[i]|u.Labels[i]&u.Mask[i] != f.Labels[i] }
+	none := [2]uint64{}
 	return u.What&conntrack.ChangedMark != 0 && f.Mark&^u.MarkMask^u.Mark != f.Mark ||
 		u.What&conntrack.ChangedTimeout != 0 && conntrack.Ticks(f.Timeout.Truncate(time.Second)) != u.Timeout ||
 		u.What&conntrack.ChangedStatus != 0 && !f.Status.Has(u.Status) ||
-		u.What&conntrack.ChangedLabels != 0 && (labels(0) || labels(1))
+		u.What&conntrack.ChangedLabels != 0 && (u.Labels != none || f.Labels != none)
 }
 
 // maxUpdated bounds how many flows are looked up before they are changed.

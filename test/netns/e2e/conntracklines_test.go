@@ -9,8 +9,9 @@ import "strings"
 // the flows of both families, -g finds pings that are not translated there, -u UNSET, -u SRC_NAT and
 // -G by the reply tuple are invalid parameters, -G -o xml is not closed, --state of SCTP
 // with an unknown state is its end, SCTP's states in XML are those of TCP, -U in a file
-// loses the mark, -U of some flows is not supported, numbers with anything but digits in
-// them are 0, DCCP is not tracked by Linux 6.18.
+// loses the mark, -U of IPv4 flows is not supported without a family or an address, and
+// not with -n, and of some flows that it changes prints one, numbers with anything but digits in them are 0, DCCP is not tracked by
+// Linux 6.18.
 var conntrackLines = words(`
 	-L
 	-L conntrack
@@ -353,6 +354,93 @@ var conntrackChanges = words(`
 	-D
 	-F
 	-F expect
+`)
+
+// connlabels are names of labels. Lines that have no name are passed over.
+const connlabels = `# bits and names
+0	zero
+5 voip
+0x7 hex
+63	before
+64 word
+127 last
+200 outside
+9 nine words
+11
+`
+
+// conntrackUpdates are command lines that make flows, change their labels and what else
+// can be changed, and find them by labels, in their order.
+var conntrackUpdates = words(`
+	-I -p udp -s 10.1.0.60 -d 198.51.100.2 --sport 1 --dport 2 -t 100
+	-I -p udp -s 10.1.0.60 -d 198.51.100.2 --sport 2 --dport 2 -t 100 --label-add voip
+	-I -p udp -s 10.1.0.60 -d 198.51.100.2 --sport 3 --dport 2 -t 100 --label-add zero,last -n 203.0.113.1
+	-I -p tcp -s 10.1.0.60 -d 198.51.100.2 --sport 4 --dport 2 -t 100 --state ESTABLISHED -u SEEN_REPLY,ASSURED
+	-I -p udp -s 2001:db8::1 -d 2001:db8:1::2 --sport 5 --dport 6 -t 100 --label-add word
+	-I -p udp -s 10.1.0.60 -d 198.51.100.2 --sport 6 --dport 2 -t 100 -l voip
+	-I -p udp -s 10.1.0.60 -d 198.51.100.2 --sport 7 --dport 2 -t 100 --label-add nope
+	-L -o labels
+	-L -o labels,id
+	-L -o labels,extended
+	-L -o xml,labels
+	-L -o save,labels
+	-L -l voip
+	-L -l voip -o labels
+	-L -l zero,last -o labels
+	-L -l zero,voip
+	-L -l hex
+	-L -l nope
+	-L -l nine
+	-L -l 5
+	-L -l voip,
+	-L -l VOIP
+	-U -f ipv4 -p udp --sport 1 --label-add voip
+	-U -f ipv4 -p udp --sport 1 --label-add voip -o labels
+	-U -f ipv4 -p udp --sport 1 --label-add hex,before,word -o labels
+	-U -f ipv4 -p udp --sport 1 --label-del before -o labels
+	-U -f ipv4 -p udp --sport 1 --label-del before
+	-U -f ipv4 -p udp --sport 1 --label-del before,hex -o labels
+	-U -f ipv4 -p udp --sport 2 -l voip --label-add zero -o xml,labels
+	-U -f ipv4 -p udp --sport 2 -l hex --label-add zero
+	-U -f ipv4 -p udp --sport 3 --label-del -o labels
+	-U -f ipv4 -p udp --sport 3 --label-del
+	-U -f ipv4 -p udp --sport 3 --label-add nope
+	-U -f ipv4 -p udp --sport 3 --label-add voip --label-add hex
+	-U -f ipv4 -p udp --sport 3 -o labels -m 3
+	-U -f ipv4 -p udp --sport 3 --label-del nope
+	-U -f ipv4 -p tcp --label-add last -o labels,id
+	-U -f ipv4 -p tcp --label-add last -m 5 -o labels
+	-U -f ipv4 -p tcp -m 6
+	-U -f ipv4 -p tcp -m 0x10/0xf0
+	-U -f ipv4 -p tcp -m 6
+	-U -f ipv4 -p tcp -t 300
+	-U -f ipv4 -p tcp -t 200 -m 7 -o extended
+	-U -f ipv4 -p tcp -o xml -m 8
+	-U -f ipv4 -p tcp -o save -t 150
+	-U -f ipv4 -p udp --sport 3 -m 9
+	-U -f ipv4 -p udp --sport 3 -u ASSURED
+	-U -f ipv4 -p udp --sport 3 -u SEEN_REPLY,ASSURED
+	-U -f ipv4 -p udp --sport 3 -u ASSURED -t 90 -o id
+	-U -f ipv6 -p udp --label-add voip -o labels
+	-U -s 10.1.0.60 -p udp --sport 2 -l voip -m 12
+	-U -s 10.1.0.60 -p udp --sport 2 -l voip -m 13 -o xml
+	-U -s 10.1.0.60 -p udp --sport 2 -l voip -m 11 -o labels
+	-L -o labels
+	-L -o xml,labels
+	-G -p udp -s 10.1.0.60 -d 198.51.100.2 --sport 2 --dport 2 -o labels
+	-G -p udp -s 10.1.0.60 -d 198.51.100.2 --sport 2 --dport 2 -o labels -l voip
+	-G -p udp -s 10.1.0.60 -d 198.51.100.2 --sport 2 --dport 2 -l hex
+	-G -p udp -s 10.1.0.60 -d 198.51.100.2 --sport 2 --dport 2 -l voip
+	-L -l voip -o xml
+	-L -l voip -o save
+	-L -l voip -z
+	-L -l voip,hex -l word
+	-D -f ipv6 -l voip
+	-D -l hex
+	-D -l voip -o labels
+	-D -l last -o xml,labels
+	-L -o labels
+	-F
 `)
 
 // words are the lines of a text.

@@ -45,7 +45,9 @@ set_mark = 21
 `,
 	prerouting: `
 		iifname "wan0" ip daddr 203.0.113.1 tcp dport 8080 dnat ip to 10.1.0.11:80`,
-	forward: `udp dport 53 ct state new ct mark set 21`,
+	// Labels are kept while a rule of the table is about them.
+	forward: `udp dport 53 ct state new ct mark set 21
+		udp dport 60000 ct label set 3`,
 }
 
 // conntrackMasks are all the words that may differ between the real conntrack(8) and
@@ -87,6 +89,21 @@ func TestConntrackAnswersAsTheRealOne(t *testing.T) {
 	for _, line := range conntrackChanges {
 		report(t, differ([]string{line}))
 	}
+	nameLabels(t, real)
+	nameLabels(t, ours)
+	for _, line := range conntrackUpdates {
+		report(t, differ([]string{line}))
+	}
+}
+
+// nameLabels gives the gateway's host names of labels, in an /etc that only it sees.
+func nameLabels(t *testing.T, h *house) {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(dir, "xtables"), 0o755))
+	must(t, os.WriteFile(filepath.Join(dir, "xtables", "connlabel.conf"), []byte(connlabels), 0o644))
+	_, err := h.gw.Exec(t.Context(), "mount", "-t", "overlay", "overlay", "-o", "lowerdir="+dir+":/etc", "/etc")
+	must(t, err)
 }
 
 // difference is a line that was answered in two ways.

@@ -16,7 +16,8 @@ import (
 	"example.com/culvert/test/netns"
 )
 
-// eventLines are what is watched, of both gateways at once.
+// eventLines are what is watched, of both gateways at once. With -l the real one misses
+// DESTROY, which the kernel tells without labels.
 var eventLines = words(`
 	-E
 	-E -e NEW
@@ -27,6 +28,8 @@ var eventLines = words(`
 	-E -o extended,id
 	-E -o ktimestamp
 	-E -o labels
+	-E -o labels,xml
+	-E -l voip -e NEW,UPDATES
 	-E -o xml
 	-E -o xml,timestamp
 	-E -o xml,ktimestamp,id
@@ -61,6 +64,8 @@ func TestConntrackTellsEventsAsTheRealOne(t *testing.T) {
 		_, err := real.gw.Exec(t.Context(), "sh", "-c", "echo "+value+" >/proc/sys/net/netfilter/nf_conntrack_"+name)
 		must(t, err)
 	}
+	nameLabels(t, real)
+	nameLabels(t, ours)
 	wants, gots := real.watchAll(t), ours.watchAll(t)
 	happen(t, func(do func(h *house)) { // in both at nearly the same time
 		do(real)
@@ -136,6 +141,12 @@ var eventCommands = words(`
 	-U -p udp -s 10.250.0.50 --sport 1 --dport 2 -m 0
 	-U -p udp -s 10.250.0.50 --sport 1 --dport 2 -t 200
 	-U -p tcp -s 10.250.0.50 -m 5
+	-U -p udp -s 10.250.0.50 --sport 1 --dport 2 --label-add voip
+	-U -p udp -s 10.250.0.50 --sport 1 --dport 2 --label-add voip
+	-U -p udp -s 10.250.0.50 --sport 1 --dport 2 --label-add word
+	-U -p udp -s 10.250.0.50 --sport 1 --dport 2 --label-del
+	-I -p udp -s 10.250.0.50 -d 198.51.100.2 --sport 4 --dport 2 -t 100 --label-add voip,last
+	-D -p udp -s 10.250.0.50 --sport 4 --dport 2
 	-D -p udp -s 10.250.0.50 --sport 2 --dport 2
 	-D -p udp -s 10.1.0.11 --sport 40002 --dport 53
 	-D -p icmp
