@@ -268,7 +268,7 @@ func (w *Worker) bindSearch(b *binding, search *nat.Search, which among) bool {
 		if w.try(b, cand, why, crowd) || b.over {
 			return !b.over
 		}
-		if tries++; tries == crowdTries && crowd == nil && !b.f.use.Exclusive() {
+		if tries++; tries == crowdTries && crowd == nil && which == everyPort && !b.f.use.Exclusive() {
 			crowd = w.gather(b, search)
 		}
 		if which == keptPorts && tries == keptTries {
