@@ -85,12 +85,9 @@ func tftpTransfers(t *testing.T, h *house, f *family, site ftpSite) {
 	daemon, err := site.server.Start("in.tftpd", "-L", option, "-a", at(site.on, 69).String(), "-c", "-u", "nobody", "-s", root)
 	must(t, err)
 	defer func() { must(t, daemon.Stop()) }()
-	until(t, "the daemon listens", func() bool {
-		pc, err := site.server.ListenPacket("udp", at(site.on, 69).String())
-		if err == nil {
-			pc.Close()
-		}
-		return err != nil
+	until(t, "the daemon listens", func() bool { // not by taking its port for a moment, which ends it
+		out, err := site.server.Exec(t.Context(), "ss", "-Hlun", "sport = :69")
+		return err == nil && out != ""
 	})
 	for _, way := range []struct{ verb, from, to, came string }{
 		{"get", "file", mine + ".new", mine + ".new"},
