@@ -101,7 +101,7 @@ func (m *message) read(b []byte, stream bool) (n int, st reading) {
 		}
 		return 0, notSIP
 	}
-	if !m.start(line) {
+	if bytes.IndexByte(line, '\n') >= 0 || !m.start(line) {
 		return 0, notSIP
 	}
 	at := len(b) - len(rest)
@@ -142,7 +142,11 @@ func (m *message) read(b []byte, stream bool) (n int, st reading) {
 func lineEnd(b []byte, at int) (end int, st reading) {
 	for end = at; ; {
 		n := bytes.Index(b[end:], crlf)
-		if n < 0 && bytes.IndexByte(b[end:], '\n') >= 0 {
+		line := b[end:]
+		if n >= 0 {
+			line = line[:n]
+		}
+		if bytes.IndexByte(line, '\n') >= 0 {
 			return 0, notSIP // lines end with both: what comes may never be whole
 		}
 		if n < 0 {
