@@ -82,12 +82,28 @@ func bulkLab(t testing.TB, max int) (e *Engine, lan, wan *bulk) {
 // bulkLabWith is bulkLab with other rules.
 func bulkLabWith(t testing.TB, max int, edit func(*rules.Spec)) (e *Engine, lan, wan *bulk) {
 	t.Helper()
-	table, err := conntrack.New(conntrack.Config{Max: max})
+	e, lan, wan = openBulk(t, bulkConfig{table: conntrack.Config{Max: max}, rules: edit})
+	t.Cleanup(func() { closeBulk(t, e) })
+	return e, lan, wan
+}
+
+// bulkConfig says how an engine between bulk ports differs from the usual one.
+type bulkConfig struct {
+	table  conntrack.Config    // Max is required
+	engine Config              // but for the table
+	rules  func(s *rules.Spec) // default: masquerade IPv4 to wan
+}
+
+// openBulk makes an engine between two bulk ports, for closeBulk.
+func openBulk(t testing.TB, cfg bulkConfig) (e *Engine, lan, wan *bulk) {
+	t.Helper()
+	table, err := conntrack.New(cfg.table)
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := &lab{TB: t, ports: map[string]*mem.Port{}}
-	if e, err = New(Config{Table: table, Seed: 1}); err != nil {
+	cfg.engine.Table, cfg.engine.Seed = table, 1
+	if e, err = New(cfg.engine); err != nil {
 		t.Fatal(err)
 	}
 	lan, wan = newBulk("lan", packet.LinkEthernet), newBulk("wan", packet.LinkEthernet)
@@ -96,19 +112,21 @@ func bulkLabWith(t testing.TB, max int, edit func(*rules.Spec)) (e *Engine, lan,
 		{ID: wanID, Name: "wan", Port: wan, Addresses: prefixes("203.0.113.1/24")},
 	}}
 	st.Routes = l.routes(&st)
-	st.Program = l.program(&st, edit)
+	st.Program = l.program(&st, cfg.rules)
 	if err := e.Apply(st); err != nil {
 		t.Fatal(err)
 	}
 	e.neigh.Ask(wanID, addr("203.0.113.254"), 1, 0)
 	e.NeighbourLearned(wanID, addr("203.0.113.254"), [6]byte{2, 9})
-	t.Cleanup(func() {
-		e.Close()
-		if err := table.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	return e, lan, wan
+}
+
+// closeBulk gives back what openBulk took.
+func closeBulk(t testing.TB, e *Engine) {
+	e.Close()
+	if err := e.table.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 // retarget makes frame i of a batch the packet of flow n: source address, port and
@@ -209,61 +227,5 @@ func TestRetargetMakesSoundPackets(t *testing.T) {
 	retarget(f, 123456)
 	if got, want := describeIP(f[14:], false), "udp 10.0.0.7:4480 > 198.51.100.215:53 ttl 64 len 0"; got != want {
 		t.Errorf("got %s, want %s", got, want)
-	}
-}
-
-// BenchmarkPipeline is the whole walk of established flows in memory: parse,
-// look up, track, translate, hand to a port that forgets. One op is one packet.
-func BenchmarkPipeline(b *testing.B) {
-	for _, bb := range []struct {
-		name  string
-		ip    []byte
-		flows uint32
-	}{
-		{"udp/flows=1k", udp("10.0.0.5:1", "198.51.100.7:53", body("payload")), 1 << 10},
-		{"udp/flows=64k", udp("10.0.0.5:1", "198.51.100.7:53", body("payload")), 1 << 16},
-		{"udp/flows=1M", udp("10.0.0.5:1", "198.51.100.7:53", body("payload")), 1 << 20},
-		{"tcp/flows=64k", tcp("10.0.0.5:1", "198.51.100.7:80", flags(packet.ACK), seq(1, 1), length(1000)), 1 << 16},
-	} {
-		b.Run(bb.name, func(b *testing.B) {
-			e, lan, _ := bulkLab(b, int(bb.flows)*5/4)
-			w, now := e.Worker(0), int64(1e12)
-			// Frames of all flows, made beforehand; the order is a permutation, so
-			// that the next flow is never next in memory.
-			frames := make([][]byte, bb.flows)
-			size := len(bb.ip) + 14
-			memory := make([]byte, int(bb.flows)*size)
-			one := batchOf(bb.ip)[0]
-			for i := range frames {
-				f := memory[i*size : (i+1)*size]
-				copy(f, one)
-				retarget(f, uint32(i)*40503&(bb.flows-1))
-				frames[i] = f
-			}
-			at := 0
-			batch := func() {
-				lan.load(frames[at:at+Batch], nil)
-				if at += Batch; at == len(frames) {
-					at = 0
-				}
-				now += 20000
-				w.Step(now)
-			}
-			for range len(frames) / Batch {
-				batch()
-			}
-			if n := e.Table().Len(); n != int(bb.flows) {
-				b.Fatalf("%d flows, want %d: %v", n, bb.flows, e.Stats().Dropped)
-			}
-			b.ReportAllocs()
-			b.ResetTimer()
-			for range (b.N + Batch - 1) / Batch {
-				batch()
-			}
-			b.StopTimer()
-			if s := e.Stats(); s.Drops() != 0 {
-				b.Fatalf("dropped %v", s.Dropped)
-			}
-		})
 	}
 }

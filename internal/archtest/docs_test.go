@@ -171,6 +171,7 @@ var knownRFCs = map[int]string{
 	8981: "Temporary Address Extensions for Stateless Address Autoconfiguration in IPv6",
 	9260: "Stream Control Transmission Protocol",
 	9293: "Transmission Control Protocol (TCP)",
+	9693: "Benchmarking Methodology for Stateful NATxy Gateways",
 	9868: "Transport Options for UDP",
 }
 
