@@ -14,6 +14,8 @@ export PATH := $(PATH):/usr/sbin:/sbin
 FUZZTIME  ?= 20s
 BENCH     ?= .
 BENCHTIME ?= 1s
+COUNT     ?= 1
+RESULT    ?= dist/bench/$(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 MINUTES   ?= 30
 
 # Packages with tests that need root, and packages with benchmarks. The longest
@@ -22,7 +24,7 @@ netns_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:buil
 longest = ./test/netns/e2e/
 bench_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^func Benchmark' . )))
 
-.PHONY: help build man test tools lint unit race netns soak bench bench-quick fuzz corpus vuln clean
+.PHONY: help build man test tools lint unit race netns soak bench bench-compare bench-quick fuzz corpus vuln clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -65,8 +67,11 @@ soak: build ## mixed traffic and changes for MINUTES, every invariant checked al
 	@[ "$$(id -u)" = 0 ] || { echo "this makes network namespaces: run it as root" >&2; exit 1; }
 	@CULVERT_BIN=$(CURDIR)/bin/culvert SOAK=$(MINUTES)m go test -tags netns -count=1 -v -timeout $$(($(MINUTES) + 5))m ./test/netns/soak
 
-bench: ## benchmarks; BENCH=regexp BENCHTIME=1s
-	@go test -run='^$$' -bench='$(BENCH)' -benchtime=$(BENCHTIME) -benchmem $(bench_packages)
+bench: ## benchmarks in memory into a result file; BENCH=regexp BENCHTIME=1s COUNT=1 RESULT=dist/bench/COMMIT
+	@scripts/bench $(RESULT).memory.txt -run='^$$' -bench='$(BENCH)' -benchtime=$(BENCHTIME) -count=$(COUNT) -benchmem -timeout=3h $(bench_packages)
+
+bench-compare: ## benchmarks of BASE=revision and HEAD in turns, compared; BENCH=regexp LONG=1
+	@BENCH='$(BENCH)' scripts/bench-compare $(or $(BASE),$(error say BASE=revision))
 
 bench-quick: ## every benchmark for a moment, to see that it works
 	@go test -short -run='^$$' -bench=. -benchtime=10x $(bench_packages) | grep -E '^(ok|FAIL|---|panic)' || exit 1
