@@ -30,52 +30,65 @@ func bulkSize() int64 {
 
 const bulkLimit = 5 * time.Minute // for one way
 
-// tunInside has the gateway open the inside interface in the client's own
-// namespace.
-const tunInside = `
-[[interface]]
-name = "eth0"
-area = "lan"
-driver = "tun"
-netns = "${ns:client}"
-addresses = ["10.1.0.1/24", "fd00:1::1/64"]
+// drivers of an interface in bulk labs: a veth pair or, opened by the gateway in the
+// host's own namespace, a TUN, which may be one without offloads.
+const (
+	veth     = "veth"
+	tun      = "tun"
+	plainTUN = "tun, offload = false"
+)
+
+// tunConfig has the gateway open the interface of a host.
+func tunConfig(name, host, area, driver, more string) string {
+	text := fmt.Sprintf("\n[[interface]]\nname = %q\narea = %q\ndriver = \"tun\"\nnetns = \"${ns:%s}\"\n%s", name, area, host, more)
+	if driver == plainTUN {
+		text += "offload = false\n"
+	}
+	return text
+}
+
+const tunInside = `addresses = ["10.1.0.1/24", "fd00:1::1/64"]
 peer_addresses = ["10.1.0.11/24", "fd00:1::11/64"]
 peer_routes = ["0.0.0.0/0", "::/0"]
 `
 
-const bulkConfig = `
-[[interface]]
-name = "wan0"
-area = "wan"
+const tunOutside = `addresses = ["198.51.100.1/24", "2001:db8:b::1/64"]
+peer_addresses = ["198.51.100.9/24", "2001:db8:b::9/64"]
+`
 
+const bulkConfig = `
 [[snat]]
 out_area = "wan"
 action = "masquerade"
 `
 
 // bulkTopology has nothing in it but the two ends: client -- gateway -- server.
-func bulkTopology(kind netns.Kind, driver string) netns.Topology {
+func bulkTopology(kind netns.Kind, inside, outside string) netns.Topology {
 	plain := setup{}
 	t := netns.Topology{
 		Prefix: "cve2e",
 		Hosts:  []string{"client", "gateway", "server"},
-		Links: []netns.Link{{Ends: []netns.End{
-			{Host: "gateway", If: "wan0", Addrs: []string{"198.51.100.1/24", "2001:db8:b::1/64"}},
-			{Host: "server", If: "eth0", Addrs: []string{"198.51.100.9/24", "2001:db8:b::9/64"}},
-		}}},
 		Gateway: &netns.GatewaySpec{Host: "gateway", Kind: kind, Ruleset: plain.ruleset(), Config: bulkConfig,
 			// A kernel that would forward too, if it heard of anything.
 			Sysctls: map[string]string{"net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1"}},
 	}
-	if driver == "tun" {
-		t.Gateway.Config += tunInside
-		return t
+	wire := func(ifname, area string, gateway, host netns.End) {
+		gateway.If, host.If = ifname, "eth0"
+		t.Gateway.Config += fmt.Sprintf("\n[[interface]]\nname = %q\narea = %q\n", ifname, area)
+		t.Links = append(t.Links, netns.Link{Ends: []netns.End{gateway, host}})
 	}
-	t.Gateway.Config += "\n[[interface]]\nname = \"lan0\"\narea = \"lan\"\n"
-	t.Links = append(t.Links, netns.Link{Ends: []netns.End{
-		{Host: "client", If: "eth0", Addrs: []string{"10.1.0.11/24", "fd00:1::11/64"}, Via: []string{"10.1.0.1", "fd00:1::1"}},
-		{Host: "gateway", If: "lan0", Addrs: []string{"10.1.0.1/24", "fd00:1::1/64"}},
-	}})
+	if outside == veth {
+		wire("wan0", "wan", netns.End{Host: "gateway", Addrs: []string{"198.51.100.1/24", "2001:db8:b::1/64"}},
+			netns.End{Host: "server", Addrs: []string{"198.51.100.9/24", "2001:db8:b::9/64"}})
+	} else {
+		t.Gateway.Config += tunConfig("wan0", "server", "wan", outside, tunOutside)
+	}
+	if inside == veth {
+		wire("lan0", "lan", netns.End{Host: "gateway", Addrs: []string{"10.1.0.1/24", "fd00:1::1/64"}},
+			netns.End{Host: "client", Addrs: []string{"10.1.0.11/24", "fd00:1::11/64"}, Via: []string{"10.1.0.1", "fd00:1::1"}})
+	} else {
+		t.Gateway.Config += tunConfig("eth0", "client", "lan", inside, tunInside)
+	}
 	return t
 }
 
@@ -84,13 +97,13 @@ func bulkTopology(kind netns.Kind, driver string) netns.Topology {
 // the gateway's namespace hears of nothing.
 func TestBulk(t *testing.T) {
 	for _, kind := range netns.Kinds() {
-		drivers := []string{"af_packet", "tun"}
+		drivers := []string{veth, tun}
 		if kind == netns.Kernel {
-			drivers = []string{"veth"}
+			drivers = []string{veth}
 		}
 		for _, driver := range drivers {
 			t.Run(fmt.Sprintf("gateway=%v/%s", kind, driver), func(t *testing.T) {
-				bulk(t, netns.ForTest(t, bulkTopology(kind, driver)))
+				bulk(t, netns.ForTest(t, bulkTopology(kind, driver, veth)))
 			})
 		}
 	}
