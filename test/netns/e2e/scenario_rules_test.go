@@ -58,11 +58,13 @@ var (
 	twoHosts = []probe{{name: "a", from: fromFirst}, {name: "b", from: fromSecond}}
 )
 
-// flowsOf is the same with a flow for each.
+// flowsOf is the same with a flow for each. They are named after their host alone:
+// workers take flows side by side, and any of them may be the first ones.
 func flowsOf(n int, from map[string]func(*family) netip.Addr) []probe {
 	all := repeated(n, from)
 	for i := range all {
 		all[i].port = uint16(i)
+		all[i].name = strings.TrimRight(all[i].name, "0123456789")
 	}
 	return all
 }
