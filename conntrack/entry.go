@@ -76,6 +76,10 @@ type extension struct {
 // Tuple returns the tuple of packets in direction d.
 func (e *Entry) Tuple(d tuple.Direction) tuple.Tuple { return e.half[d].tuple }
 
+// Answer makes to the tuple that a packet in direction d leaves with: that of the
+// answer to what comes in the other direction. There is one, or there were no entry.
+func (e *Entry) Answer(d tuple.Direction, to *tuple.Tuple) { to.Answer(&e.half[d.Other()&1].tuple) }
+
 // Proto returns the IP protocol.
 func (e *Entry) Proto() uint8 { return e.half[tuple.Original].tuple.Proto }
 

@@ -59,7 +59,7 @@ type Worker struct {
 	hash  [MaxBatch]uint64
 	home  [MaxBatch]uint64 // first bucket
 	ids   [MaxBatch]uint32
-	lines [2 * MaxBatch]uintptr
+	lines [linesOfEntry * MaxBatch]uintptr
 	_     [64]byte
 }
 
@@ -148,6 +148,9 @@ func (w *Worker) Lookup(keys []tuple.Tuple, refs []Ref) {
 // the processor's buffers.
 const lookupGroup = 16
 
+// linesOfEntry is how many cache lines an entry has. A packet needs all of them.
+const linesOfEntry = 3
+
 // hashGroup finds the home buckets of the group that begins at at, and asks for
 // their lines.
 func (w *Worker) hashGroup(keys []tuple.Tuple, at int) {
@@ -166,18 +169,20 @@ func (w *Worker) hashGroup(keys []tuple.Tuple, at int) {
 }
 
 // probeGroup finds the candidates in the home buckets of a group of a batch of
-// n, and asks for the lines of their records that a packet needs.
+// n, and asks for the lines of their records.
 func (w *Worker) probeGroup(n, at int) {
 	x := &w.t.index
 	end := min(at+lookupGroup, n)
 	hash := w.hash[at:end]
-	home, ids, lines := w.home[at:end][:len(hash)], w.ids[at:end][:len(hash)], w.lines[:2*len(hash)]
+	home, ids, lines := w.home[at:end][:len(hash)], w.ids[at:end][:len(hash)], w.lines[:linesOfEntry*len(hash)]
 	for i, h := range hash {
 		id := x.buckets[home[i]].candidate(tagOf(h))
 		ids[i] = id
 		e := &w.t.entries[id>>1]
-		lines[2*i] = uintptr(unsafe.Pointer(&e.half[id&1]))
-		lines[2*i+1] = uintptr(unsafe.Pointer(&e.word))
+		line := lines[linesOfEntry*i:][:linesOfEntry]
+		line[0] = uintptr(unsafe.Pointer(&e.half[id&1]))
+		line[1] = uintptr(unsafe.Pointer(&e.word))
+		line[2] = uintptr(unsafe.Pointer(&e.half[id&1^1])) // says what the packet becomes
 	}
 	prefetch.Lines(lines)
 }

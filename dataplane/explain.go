@@ -164,6 +164,9 @@ func (x *explainer) walk() Reason {
 	if x.v.groupAddressed(&x.p.Tuple) && !x.v.asksSubnet(&x.p, x.role) {
 		return Multicast
 	}
+	if x.p.Tuple.Src == x.p.Tuple.Dst {
+		return LandPacket
+	}
 	if why := martian(&x.p.Tuple); why != None {
 		return why
 	}

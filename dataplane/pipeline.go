@@ -40,14 +40,14 @@ func (w *Worker) walk(src source, pkts []packet.Packet) {
 		if !w.receive(p, at, src.role) {
 			continue
 		}
-		key := p.Tuple
-		if p.Flags&packet.ICMPError != 0 {
-			if inv, ok := p.Embedded.Inverse(); ok {
-				key = inv
-			}
-		}
-		w.keys[k], w.live[k] = key, uint8(i)
+		w.live[k] = uint8(i)
 		k++
+	}
+	for j, i := range w.live[:k] { // now that the tuples have reached the cache
+		p := &pkts[i]
+		if p.Flags&packet.ICMPError == 0 || !w.keys[j].Answer(&p.Embedded) {
+			w.keys[j].Set(&p.Tuple)
+		}
 	}
 	w.ct.Lookup(w.keys[:k], w.refs[:k])
 	for j := range k {
@@ -187,7 +187,7 @@ func (w *Worker) known(p *packet.Packet, ref conntrack.Ref, r role) bool {
 type egress struct {
 	eg   *portEntry
 	mac  [6]byte
-	to   tuple.Tuple // what it becomes
+	to   *tuple.Tuple // what it becomes
 	ref  conntrack.Ref
 	role role // of the side it came from
 }
@@ -195,8 +195,8 @@ type egress struct {
 // forward sends a tracked packet on its way: next hop, time to live, size,
 // translation, transmission. A packet whose next hop is not yet known waits.
 func (w *Worker) forward(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref, r role) {
-	other := e.Tuple(ref.Dir.Other())
-	to, _ := other.Inverse()
+	var to tuple.Tuple
+	e.Answer(ref.Dir, &to)
 	hint := route.Hint(e.Hint(ref.Dir))
 	out, mac, ok := w.e.neigh.Get(hint)
 	if r == roleBox && w.onOwnLink(p, &to) {
@@ -236,7 +236,7 @@ func (w *Worker) forward(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref
 	if !w.fits(p, eg, ref, r) {
 		return
 	}
-	way := egress{eg: eg, mac: mac, to: to, ref: ref, role: r}
+	way := egress{eg: eg, mac: mac, to: &to, ref: ref, role: r}
 	if e.Status()&hasHelper != 0 && w.help(p, e, &way) {
 		return
 	}
@@ -248,9 +248,7 @@ func (w *Worker) depart(p *packet.Packet, way *egress) {
 	if way.role == roleWire && way.eg.id != HostPort {
 		packet.DecrementTTL(p)
 	}
-	if way.to != p.Tuple {
-		packet.Translate(p, &way.to)
-	}
+	packet.Translate(p, way.to)
 	if p.TCPFlags&packet.SYN != 0 && p.Tuple.Proto == tuple.TCP {
 		w.clamp(p, way.eg)
 	}
@@ -301,7 +299,7 @@ func (w *Worker) neighbour(p *packet.Packet, hop *route.NextHop, dst tuple.Addr)
 // all the same. A flow without an answer has no other direction to compare with; its
 // first packet was checked.
 func (w *Worker) cameTheWayBack(p *packet.Packet, e *conntrack.Entry, d tuple.Direction) bool {
-	out, _, ok := w.e.neigh.Get(route.Hint(e.Hint(d.Other())))
+	out, ok := w.e.neigh.Valid(route.Hint(e.Hint(d.Other())))
 	return !ok || out == p.In || w.v.reversePath(p, roleWire) == None
 }
 
@@ -421,6 +419,9 @@ func (v *view) groupAddressed(t *tuple.Tuple) bool {
 		if a[12]&0xf0 == 0xe0 || a[12]&a[13]&a[14]&a[15] == 0xff {
 			return true
 		}
+		if !v.directed[a[15]] {
+			return false // as nearly all
+		}
 		_, directed := v.subnets[*a]
 		return directed
 	}
@@ -432,11 +433,8 @@ func (v *view) groupAddressed(t *tuple.Tuple) bool {
 func linkLocal(a *tuple.Addr) bool { return a[0] == 0xfe && a[1]&0xc0 == 0x80 }
 
 // martian refuses addresses that must not be on a wire (RFC 1812 section 5.3.7,
-// RFC 4291 section 2.5).
+// RFC 4291 section 2.5). That they are the same is a fault found by packet.Parse.
 func martian(t *tuple.Tuple) Reason {
-	if t.Src == t.Dst {
-		return LandPacket
-	}
 	if badUnicast(&t.Src, t.Family) || badUnicast(&t.Dst, t.Family) {
 		return Martian
 	}
@@ -448,13 +446,10 @@ func martian(t *tuple.Tuple) Reason {
 // an IPv4 address in an IPv6 header would pass for the address itself: rules and
 // routes for IPv4 would apply to what no rule for IPv4 translates.
 func badUnicast(a *tuple.Addr, family uint8) bool {
-	if a.Is4() != (family == tuple.IPv4) {
-		return true
-	}
 	if family == tuple.IPv4 {
 		return a[12] == 0 || a[12] == 127 || a[12] >= 0xe0
 	}
-	if a[0] == 0xff {
+	if a[0] == 0xff || a.Is4() {
 		return true
 	}
 	for _, b := range a[:12] {

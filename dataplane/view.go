@@ -148,17 +148,18 @@ type sinks struct {
 // view is everything workers read that changes at run time, published as one
 // immutable value.
 type view struct {
-	gen     uint32
-	prog    *rules.Program
-	routes  *route.Table
-	ports   []*portEntry // by id; nil: no such port
-	local   map[tuple.Addr]uint16
-	gone    map[tuple.Addr]struct{}     // nil: none
-	seed    maphash.Seed                // of hashes that spread flows
-	subnets map[tuple.Addr]netip.Prefix // own IPv4 prefixes, by their directed broadcast addresses
-	sources [][]source                  // by worker
-	sinks   []sinks                     // by worker
-	ledger  *rules.Ledger               // with a page for each worker
+	gen      uint32
+	prog     *rules.Program
+	routes   *route.Table
+	ports    []*portEntry // by id; nil: no such port
+	local    map[tuple.Addr]uint16
+	gone     map[tuple.Addr]struct{}     // nil: none
+	seed     maphash.Seed                // of hashes that spread flows
+	subnets  map[tuple.Addr]netip.Prefix // own IPv4 prefixes, by their directed broadcast addresses
+	directed [256]bool                   // last bytes of these, so that few packets are looked up there
+	sources  [][]source                  // by worker
+	sinks    []sinks                     // by worker
+	ledger   *rules.Ledger               // with a page for each worker
 
 	helpers []uint32 // by Rule.Index: number of its helper, 0 if it has none
 	helps   bool     // some rule has a helper
@@ -326,7 +327,9 @@ func (v *view) addPort(c *PortConfig) error {
 			p.primary6, p.has6 = addr, true
 		}
 		if a.Addr().Is4() && a.Bits() < 31 {
-			v.subnets[broadcastOf(a)] = a.Masked()
+			all := broadcastOf(a)
+			v.subnets[all] = a.Masked()
+			v.directed[all[15]] = true
 		}
 	}
 	v.ports[c.ID] = p

@@ -255,6 +255,9 @@ func (w *Worker) flush() {
 // send queues p on s.
 func (w *Worker) send(s port.Sender, p *packet.Packet) port.Status {
 	st := s.Send(p)
+	if n := len(w.dirty); n > 0 && w.dirty[n-1] == s {
+		return st
+	}
 	for _, d := range w.dirty {
 		if d == s {
 			return st

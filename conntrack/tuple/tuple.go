@@ -116,24 +116,29 @@ var icmpv6Inverse = [256]uint8{128: 129 + 1, 129: 128 + 1, 139: 140 + 1, 140: 13
 // Inverse returns the tuple of a packet that answers one with tuple t, in the
 // same zone. It reports false when there is no such packet: an ICMP message
 // that is neither a query nor an answer.
-func (t Tuple) Inverse() (Tuple, bool) {
-	r := t
-	r.Src, r.Dst = t.Dst, t.Src
-	switch t.Proto {
-	case ICMP, ICMPv6:
-		table := &icmpInverse
-		if t.Proto == ICMPv6 {
-			table = &icmpv6Inverse
-		}
-		inv := table[t.DstPort>>8]
-		if inv == 0 {
-			return Tuple{}, false
-		}
-		r.DstPort = uint16(inv-1)<<8 | t.DstPort&0xff
-	default:
-		r.SrcPort, r.DstPort = t.DstPort, t.SrcPort
+func (t Tuple) Inverse() (r Tuple, ok bool) {
+	ok = r.Answer(&t)
+	return r, ok
+}
+
+// Answer makes t the Inverse of another tuple and reports whether there is one; if
+// not, t is the zero Tuple.
+func (t *Tuple) Answer(to *Tuple) bool {
+	t.turn(to)
+	if !IsICMP(to.Proto) {
+		return true
 	}
-	return r, true
+	table := &icmpInverse
+	if to.Proto == ICMPv6 {
+		table = &icmpv6Inverse
+	}
+	inv := table[to.DstPort>>8]
+	if inv == 0 {
+		*t = Tuple{}
+		return false
+	}
+	t.SrcPort, t.DstPort = to.SrcPort, uint16(inv-1)<<8|to.DstPort&0xff
+	return true
 }
 
 // HasPorts reports whether proto carries ports that NAT may choose.

@@ -70,3 +70,23 @@ func TestString(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+// TestWordsMoveWholeTuples: what moves words does what assignments of fields do.
+func TestWordsMoveWholeTuples(t *testing.T) {
+	from := Tuple{Src: AddrFrom4([4]byte{10, 0, 0, 5}), Dst: AddrFrom4([4]byte{198, 51, 100, 7}),
+		SrcPort: 0x1234, DstPort: 0x5678, Proto: TCP, Family: IPv4, Zone: 0x9abc}
+	var got Tuple
+	if got.Set(&from); got != from {
+		t.Errorf("Set made %+v of %+v", got, from)
+	}
+	got = Tuple{SrcPort: 1, DstPort: 2, Proto: UDP, Family: IPv6, Zone: 3}
+	want := got
+	want.Src, want.Dst = from.Src, from.Dst
+	if got.SetAddrs(&from); got != want {
+		t.Errorf("SetAddrs made %+v, want %+v", got, want)
+	}
+	want.SrcPort, want.DstPort, want.Proto, want.Family, want.Zone = 0x1234, 0x5678, TCP, IPv4, 0x9abc
+	if got.SetRest(0x1234, 0x5678, TCP, IPv4, 0x9abc); got != want {
+		t.Errorf("SetRest made %+v, want %+v", got, want)
+	}
+}

@@ -1,7 +1,9 @@
 package packet
 
 import (
+	"encoding/binary"
 	"hash/crc32"
+	"math/bits"
 
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 
@@ -21,14 +23,22 @@ func fold(s uint64) uint16 {
 // sumWords adds up b, whose length is a multiple of 4, as headers are.
 func sumWords(b []byte) uint16 {
 	var s uint64
-	for ; len(b) >= 20; b = b[20:] { // an IPv4 header at once
-		s += uint64(be.Uint32(b)) + uint64(be.Uint32(b[4:])) + uint64(be.Uint32(b[8:])) +
-			uint64(be.Uint32(b[12:])) + uint64(be.Uint32(b[16:]))
-	}
 	for ; len(b) >= 4; b = b[4:] {
 		s += uint64(be.Uint32(b))
 	}
 	return fold(s)
+}
+
+// soundHeader reports whether the checksum of the IPv4 header b is right. A sum with
+// end-around carry is the same in any order of bytes (RFC 1071 section 2).
+func soundHeader(b []byte) bool {
+	ne := binary.NativeEndian
+	s, c := bits.Add64(ne.Uint64(b), ne.Uint64(b[8:]), 0)
+	s, c = bits.Add64(s, uint64(ne.Uint32(b[16:])), c)
+	for b = b[ipv4MinLen:]; len(b) >= 4; b = b[4:] {
+		s, c = bits.Add64(s, uint64(ne.Uint32(b)), c)
+	}
+	return fold(s>>32+s&0xffffffff+c) == 0xffff
 }
 
 // addSum changes the checksum at b by delta, which is fold(^old + new) over the

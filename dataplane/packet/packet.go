@@ -117,6 +117,16 @@ func (p *Packet) IP() []byte { return p.Mem[p.L3:p.End] }
 // WireLen returns the length in bytes of the largest IP packet that p is on the
 // wire: what to hold against an MTU. What came in fragments leaves in fragments.
 func (p *Packet) WireLen() int {
+	if p.FragMax != 0 || p.Offload.GSOType != GSONone {
+		return p.longestWire()
+	}
+	return p.End - p.L3
+}
+
+// longestWire is WireLen of a packet that is more than one on the wire, maybe.
+//
+//go:noinline
+func (p *Packet) longestWire() int {
 	if p.FragMax != 0 {
 		return min(p.FragMax, p.End-p.L3)
 	}

@@ -109,7 +109,7 @@ func parseIPv4(p *Packet) Fault {
 	if total < ihl || total > len(b) {
 		return BadTotalLen
 	}
-	if sumWords(b[:ihl]) != 0xffff {
+	if !soundHeader(b[:ihl]) {
 		return BadIPChecksum
 	}
 	p.End = p.L3 + total
@@ -119,7 +119,7 @@ func parseIPv4(p *Packet) Fault {
 	t := &p.Tuple
 	mapAddr(&t.Src, b[12:16])
 	mapAddr(&t.Dst, b[16:20])
-	t.SrcPort, t.DstPort, t.Proto, t.Family, t.Zone = 0, 0, b[9], tuple.IPv4, 0
+	t.SetRest(0, 0, b[9], tuple.IPv4, 0)
 	if ihl > ipv4MinLen {
 		p.Flags |= HasOptions
 		if f := checkOptions(b[ipv4MinLen:ihl]); f != OK {
@@ -207,7 +207,7 @@ func parseIPv6(p *Packet) Fault {
 	p.FragOff, p.FragAt, p.FragID = 0, 0, 0
 	t := &p.Tuple
 	t.Src, t.Dst = tuple.Addr(b[8:24]), tuple.Addr(b[24:40])
-	t.SrcPort, t.DstPort, t.Zone, t.Family = 0, 0, 0, tuple.IPv6
+	t.SetRest(0, 0, b[6], tuple.IPv6, 0)
 	next, off := b[6], ipv6Len
 	if isExtension(next) {
 		p.Flags |= HasOptions

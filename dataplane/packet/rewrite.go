@@ -14,7 +14,9 @@ type Delta struct {
 // tuple to. Both must be of one family and protocol; zones are ignored. Of ICMP
 // only the identifier of queries that have one is translated, never type and code.
 func DeltaOf(from, to *tuple.Tuple) (d Delta) {
-	if from.Src != to.Src || from.Dst != to.Dst {
+	if from.Family == tuple.IPv4 {
+		d.Addrs = addrsDelta4(from, to)
+	} else if from.Src != to.Src || from.Dst != to.Dst {
 		d.Addrs = fold(addrDelta(&from.Src, &to.Src) + addrDelta(&from.Dst, &to.Dst))
 	}
 	switch {
@@ -31,6 +33,17 @@ func DeltaOf(from, to *tuple.Tuple) (d Delta) {
 // wordDelta returns the unfolded change of a sum when from becomes to. It is
 // never zero, so that a zero delta can stand for no change.
 func wordDelta(from, to uint16) uint64 { return uint64(^from) + uint64(to) + 0xffff }
+
+// addrsDelta4 returns the change of sums over the addresses of IPv4 tuples, 0 if there
+// is none.
+func addrsDelta4(from, to *tuple.Tuple) uint16 {
+	oldSrc, newSrc := be.Uint32(from.Src[12:]), be.Uint32(to.Src[12:])
+	oldDst, newDst := be.Uint32(from.Dst[12:]), be.Uint32(to.Dst[12:])
+	if oldSrc == newSrc && oldDst == newDst {
+		return 0
+	}
+	return fold(0xffff + uint64(^oldSrc) + uint64(newSrc) + uint64(^oldDst) + uint64(newDst))
+}
 
 // addrDelta returns the unfolded change of a sum when from becomes to.
 func addrDelta(from, to *tuple.Addr) uint64 {
@@ -62,7 +75,7 @@ func (d Delta) Apply(p *Packet, to *tuple.Tuple) {
 
 func writeAddrs(p *Packet, to *tuple.Tuple, delta uint16) {
 	ip := p.Mem[p.L3:p.L4]
-	p.Tuple.Src, p.Tuple.Dst = to.Src, to.Dst
+	p.Tuple.SetAddrs(to)
 	putAddrs(ip, p.Tuple.Family, to)
 	if p.Tuple.Family == tuple.IPv4 {
 		addSum(ip[10:], delta)
@@ -137,7 +150,8 @@ func addTransport(p *Packet, sum []byte, full, pseudo uint16) {
 func writePorts(p *Packet, b []byte, to *tuple.Tuple) {
 	be.PutUint16(b, to.SrcPort)
 	be.PutUint16(b[2:], to.DstPort)
-	p.Tuple.SrcPort, p.Tuple.DstPort = to.SrcPort, to.DstPort
+	t := &p.Tuple
+	t.SetRest(to.SrcPort, to.DstPort, t.Proto, t.Family, t.Zone)
 }
 
 // writeID sets the identifier of an ICMP query; other messages have none.

@@ -97,7 +97,8 @@ func parseTransport(p *Packet) Fault {
 }
 
 func (p *Packet) setPorts(b []byte) {
-	p.Tuple.SrcPort, p.Tuple.DstPort = be.Uint16(b), be.Uint16(b[2:])
+	t := &p.Tuple
+	t.SetRest(be.Uint16(b), be.Uint16(b[2:]), t.Proto, t.Family, t.Zone)
 }
 
 func parseTCP(p *Packet, b []byte) Fault {

@@ -1,6 +1,7 @@
 package route
 
 import (
+	"encoding/binary"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -142,7 +143,9 @@ func (n *Neighbours) Get(h Hint) (port uint16, mac [6]byte, ok bool) {
 	if s.word.Load() != w { // reused for another port meanwhile
 		return 0, mac, false
 	}
-	return port, [6]byte{byte(w >> 56), byte(w >> 48), byte(w >> 40), byte(w >> 32), byte(w >> 24), byte(w >> 16)}, true
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], w) // one store: the next to read it is near
+	return port, [6]byte(b[:6]), true
 }
 
 // Stale returns a hint that is not valid and names the same slot.
