@@ -61,16 +61,9 @@ func (a *Adoption) Verify(s *Saved) error {
 // state, idle time and corrections. helper is the number that its helper has here, 0
 // if none. Errors are those of Insert, ErrState apart.
 func (a *Adoption) Flow(s *Saved, helper uint32) error {
-	t, e, x := a.t, &s.entry, &s.ext
-	in := Insertion{from: s, Proposal: Proposal{
-		Original: s.Tuple(tuple.Original), Reply: s.Tuple(tuple.Reply),
-		Status: e.Status() &^ Helper, Mark: e.mark, Rule: e.rule, Generation: a.generation,
-		Choice: e.Choice(), Holds: e.Holds(), Labels: x.labels, Helper: helper,
-		Policy: a.policies[x.policy], Master: a.master(&x.master),
-	}}
-	if e.Status()&OwnTimeout != 0 {
-		in.Timeout = max(Tick(e.timeout), 1)
-	}
+	t, e := a.t, &s.entry
+	in := s.insertion(helper, a.policies)
+	in.Generation, in.Master = a.generation, a.master(&s.ext.master)
 	s.shift(a.shift, a.now)
 	if a.moved && e.Proto() == tuple.TCP {
 		s.loosen()
@@ -96,6 +89,21 @@ func (a *Adoption) Flow(s *Saved, helper uint32) error {
 		a.masters[s.slot] = Master{ref.Slot, e.gen, in.Original}
 	}
 	return nil
+}
+
+// insertion returns what makes the flow again, but for its generation and master.
+// policies are the numbers here of those that it names.
+func (s *Saved) insertion(helper uint32, policies []uint32) Insertion {
+	e, x := &s.entry, &s.ext
+	in := Insertion{from: s, Proposal: Proposal{
+		Original: s.Tuple(tuple.Original), Reply: s.Tuple(tuple.Reply),
+		Status: e.Status() &^ Helper, Mark: e.mark, Rule: e.rule,
+		Choice: e.Choice(), Holds: e.Holds(), Labels: x.labels, Helper: helper, Policy: policies[x.policy],
+	}}
+	if e.Status()&OwnTimeout != 0 {
+		in.Timeout = max(Tick(e.timeout), 1)
+	}
+	return in
 }
 
 // master returns what a master that was saved is in the table, nobody if it was not

@@ -36,18 +36,24 @@ func (w *Worker) Claim(p *Proposal, now Tick) (Ref, Claim) {
 	ho, hr := x.key.tuple(&p.Original), x.key.tuple(&p.Reply)
 	w.prefetchClaim(ho, hr)
 	who := t.clients.enter(&x.key, &p.Original, p.Status, now)
-	if c := w.room(ho, who, now); c != Claimed {
-		t.clients.leave(who, p.Status)
-		return w.refuse(c)
+	at := w.placed()
+	if at == 0 {
+		if c := w.room(ho, who, now); c != Claimed {
+			t.clients.leave(who, p.Status)
+			return w.refuse(c)
+		}
 	}
-	slot := t.slots.get(&w.slots)
+	slot := at
+	if slot == 0 {
+		slot = t.slots.get(&w.slots)
+	}
 	if slot == 0 {
 		t.clients.leave(who, p.Status)
 		return w.refuse(TableFull)
 	}
 	if !w.fill(slot, p, now) {
 		t.clients.leave(who, p.Status)
-		w.slots.push(t.slots.link, slot)
+		w.putBack(slot)
 		return w.refuse(TableFull)
 	}
 	word.Store32(&t.owner[slot], who)
@@ -59,7 +65,7 @@ func (w *Worker) Claim(p *Proposal, now Tick) (Ref, Claim) {
 		if c == Claimed {
 			return Ref{Slot: slot}, c
 		}
-		if e := &t.entries[taken.Slot]; taken.Found() && e.expired(taken.Dir, now) {
+		if e := &t.entries[taken.Slot]; taken.Found() && at == 0 && e.expired(taken.Dir, now) {
 			w.kill(taken.Slot, ifExpired, now)
 			continue
 		}
@@ -112,13 +118,32 @@ func (w *Worker) prefetchToward(cells *[tuple.NumDirections]*uint32) {
 // giveUp takes back what a claim that failed has taken.
 func (w *Worker) giveUp(slot, who uint32, p *Proposal) {
 	w.forget(&w.t.entries[slot])
-	w.slots.push(w.t.slots.link, slot)
+	w.putBack(slot)
 	w.t.clients.leave(who, p.Status)
+}
+
+// placed returns the slot that the flow in hand must have, 0: any.
+func (w *Worker) placed() uint32 {
+	if w.making == nil {
+		return 0
+	}
+	return w.making.at
+}
+
+// putBack gives a slot back that a claim has taken and nobody has seen.
+func (w *Worker) putBack(slot uint32) {
+	if w.placed() == 0 {
+		w.slots.push(w.t.slots.link, slot)
+	}
 }
 
 // abandon is giveUp for a slot whose original tuple was in the index for a moment:
 // a reader may hold it, so that it waits for its epoch like one that was killed.
 func (w *Worker) abandon(slot, who uint32, p *Proposal) {
+	if w.placed() != 0 { // there are no readers
+		w.giveUp(slot, who, p)
+		return
+	}
 	atomic.OrUint32(&w.t.entries[slot].status, uint32(Dying))
 	w.retired.open.push(w.t.slots.link, slot)
 	w.t.clients.leave(who, p.Status)

@@ -21,6 +21,13 @@ func newHashKey(b [16]byte) hashKey {
 	return hashKey{binary.LittleEndian.Uint64(b[:8]), binary.LittleEndian.Uint64(b[8:])}
 }
 
+// bytes is newHashKey's inverse.
+func (k hashKey) bytes() (b [16]byte) {
+	binary.LittleEndian.PutUint64(b[:8], k.K0)
+	binary.LittleEndian.PutUint64(b[8:], k.K1)
+	return b
+}
+
 // tuple returns the hash of a tuple.
 func (k hashKey) tuple(t *tuple.Tuple) uint64 { return sip.Key(k).Sum(words(t)) }
 

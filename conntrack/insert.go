@@ -17,6 +17,7 @@ type Insertion struct {
 	Tags  [tuple.NumDirections]uint32 // of SCTP: the verification tags of packets in a direction
 
 	from *Saved // that the flow goes on from, nil: it begins
+	at   uint32 // slot that it must have, which is free and nobody else's; 0: any
 }
 
 // Errors of Table.Insert besides ErrNoMemory.

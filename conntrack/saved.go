@@ -62,6 +62,9 @@ func (s *Saved) Expected() bool { return Status(s.entry.status)&Expected != 0 }
 // Helper returns the number of the helper that watches the flow, 0 if there is none.
 func (s *Saved) Helper() uint32 { return s.ext.helper }
 
+// Slot returns the slot that the flow had.
+func (s *Saved) Slot() uint32 { return s.slot }
+
 // Rank is lower for a flow than for those that it may have announced: who adopts
 // flows in this order, 0 first, finds masters before their children.
 func (s *Saved) Rank() int {
@@ -111,8 +114,13 @@ func (t *Table) saveFrom(from uint32, batch *[saveChunk]Saved) (n int) {
 // save fills s from a slot, and reports false if no confirmed flow is there. The
 // caller is in an epoch.
 func (t *Table) save(slot uint32, s *Saved, now Tick) bool {
+	return !t.entries[slot].expired(tuple.Original, now) && t.capture(slot, s)
+}
+
+// capture is save for flows whose time is over, too.
+func (t *Table) capture(slot uint32, s *Saved) bool {
 	e := &t.entries[slot]
-	if st := e.Status(); word.Load32(&t.due[slot]) == 0 || st&(Confirmed|Dying) != Confirmed || e.expired(tuple.Original, now) {
+	if st := e.Status(); word.Load32(&t.due[slot]) == 0 || st&(Confirmed|Dying) != Confirmed {
 		return false
 	}
 	*s = Saved{slot: slot, generation: word.Load32(&t.rules[slot])}

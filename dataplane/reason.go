@@ -86,6 +86,8 @@ const (
 	EgressRefused    // the kernel refused the frame
 	ReceiveTruncated // the receive ring could not hold the frame
 
+	HandedOver // it waited here when the flows were handed to another process
+
 	Internal // a defect of the gateway: must stay zero
 
 	numReasons
@@ -154,6 +156,7 @@ var reasonTexts = [...]reasonText{
 	EgressDown:        {"egress-down", "transmit", "the egress interface is down"},
 	EgressRefused:     {"egress-refused", "transmit", "the kernel refused frames: see the port's counters"},
 	ReceiveTruncated:  {"receive-truncated", "receive", "raise the receive buffer: large frames found no room"},
+	HandedOver:        {"handed-over", "transmit", "harmless: culvert upgrade while packets waited for an address or the rest of their fragments"},
 	Internal:          {"internal", "", "a defect of the gateway: please report it"},
 }
 

@@ -138,14 +138,17 @@ func (r *restoring) take(ends *ports.Flow, use ports.Use, rule uint32) bool {
 }
 
 // expect restores an expectation with what it promises.
-func (r *restoring) expect(s *conntrack.SavedExpect) {
+func (r *restoring) expect(s *conntrack.SavedExpect) { r.expectBy(s, r.adoption.Expect) }
+
+// expectBy is expect for who has the table take it by a method.
+func (r *restoring) expectBy(s *conntrack.SavedExpect, take func(x *conntrack.SavedExpect, helper, child uint32) error) {
 	x := &s.Expectation
 	use := holds(x)
 	ends := ends(x)
 	if !r.take(&ends, use, 0) {
 		return
 	}
-	if err := r.adoption.Expect(s, r.named(x.Helper), r.named(x.Child)); err != nil {
+	if err := take(s, r.named(x.Helper), r.named(x.Child)); err != nil {
 		if use != ports.NoUse {
 			r.e.leases.Abandon(&ends, use, ports.Tick(r.now))
 		}

@@ -129,6 +129,17 @@ func (l *Ledger) Carry(before *Ledger) {
 	}
 }
 
+// Inherit has l go on from what rules, by their ids, and named counters had in another
+// process.
+func (l *Ledger) Inherit(byRule map[uint32]Traffic, counters map[string]Traffic) {
+	for _, r := range l.prog.all {
+		l.carried[r.Index].set(byRule[r.ID])
+	}
+	for i, name := range l.prog.counters {
+		l.counted[i].set(counters[name])
+	}
+}
+
 // Hits returns how many packets matched r, with those under earlier programs that
 // had the same rule.
 func (l *Ledger) Hits(r *Rule) (t Traffic) {

@@ -443,3 +443,44 @@ func (n *Neighbours) Upkeep(before int64, ask func(port uint16, addr tuple.Addr)
 		ask(k.port, k.addr)
 	}
 }
+
+// Known is a neighbour whose address is known, as it outlives a table.
+type Known struct {
+	Port      uint16
+	Addr      tuple.Addr
+	MAC       [6]byte
+	Confirmed int64 // as Learn was told
+}
+
+// Known returns the neighbours that are reachable and were learned.
+func (n *Neighbours) Known() (all []Known) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for k, i := range n.index {
+		if s := &n.slots[i]; s.state == Reachable && !s.static {
+			all = append(all, Known{k.port, k.addr, s.mac, s.confirmed})
+		}
+	}
+	return all
+}
+
+// Adopt takes over what another table knew of a neighbour, unless this one knows of it or
+// has no room.
+func (n *Neighbours) Adopt(k *Known) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	at := neighbourKey{k.Port, k.Addr}
+	if _, known := n.index[at]; known {
+		return
+	}
+	i, ok := n.takeLocked(k.Confirmed)
+	if !ok {
+		return
+	}
+	s := &n.slots[i]
+	s.addr, s.mac, s.state, s.confirmed = k.Addr, k.MAC, Reachable, k.Confirmed
+	s.owner++
+	s.port.Store(uint32(k.Port))
+	s.retag()
+	n.index[at] = i
+}

@@ -28,6 +28,9 @@ var _ [72]byte = [unsafe.Sizeof(Saved{})]byte{}
 // Bytes views l in the byte order of the machine.
 func (l *Saved) Bytes() *[SavedSize]byte { return (*[SavedSize]byte)(unsafe.Pointer(l)) }
 
+// KeptSince reports whether the lease may have been kept since a moment, not only before.
+func (l *Saved) KeptSince(at Tick) bool { return int32(l.until-l.terms.hold()-at) >= 0 }
+
 // EachKept calls f with every lease that is kept until it returns false.
 func (s *Set) EachKept(f func(*Saved) bool) {
 	if s.kept.Load() == 0 {
