@@ -107,3 +107,24 @@ func (s *Stats) Add(o Stats) {
 
 // Closer is implemented by senders that NewSender returned.
 type Closer interface{ Close() error }
+
+// Movable is a port that another process can go on with: its queues are descriptors that
+// keep what arrives meanwhile.
+type Movable interface {
+	Port
+	// Descriptors returns those of the queues, in their order. They stay the port's.
+	Descriptors() []int
+	// Rests returns where the queues stand, whose workers have stopped.
+	Rests() []Rest
+	// Resume has the queues go on from there, before a worker begins.
+	Resume(at []Rest) error
+	// Strayed says that another process may have received from the queues meanwhile,
+	// and has ended. No worker runs.
+	Strayed()
+}
+
+// Rest is where a queue stands.
+type Rest struct {
+	Next  int // receive slot to look at, 0 if it has none
+	Stats Stats
+}

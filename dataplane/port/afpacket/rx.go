@@ -54,7 +54,8 @@ type queue struct {
 	lent        int
 	big         []byte // bigFrames buffers
 	bigUsed     int
-	empty       int // calls of Recv in a row that found nothing
+	empty       int  // calls of Recv in a row that found nothing
+	strayed     bool // next is not where the kernel goes on, see find
 
 	frames, bytes, truncated, foreign atomic.Uint64
 
@@ -64,10 +65,15 @@ type queue struct {
 
 func (q *queue) open(ifindex int, cfg Config) (err error) {
 	q.slots = cfg.Slots
-	q.sender.port = q.port
 	if q.rx, err = newReceiver(ifindex, cfg.Slots); err != nil {
 		return err
 	}
+	return q.openRest(ifindex, cfg)
+}
+
+// openRest opens what a queue has besides its ring.
+func (q *queue) openRest(ifindex int, cfg Config) (err error) {
+	q.sender.port = q.port
 	q.big, err = unix.Mmap(-1, 0, bigFrames*bigSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return fmt.Errorf("map receive buffers: %w", err)
@@ -96,6 +102,9 @@ func (q *queue) FD() int { return q.rx.fd }
 func (q *queue) Recv(pkts []packet.Packet) int {
 	n := 0
 	var bytes uint64
+	if q.strayed && !q.find() {
+		return 0
+	}
 	for n < len(pkts) && q.lent < q.slots {
 		slot := q.rx.mem[q.next*slotSize:][:slotSize:slotSize]
 		status := atomic.LoadUint32(statusOf(slot))

@@ -205,12 +205,17 @@ func (p *Port) configure() error {
 	if link, err = netlink.LinkByIndex(link.Attrs().Index); err != nil {
 		return err
 	}
+	p.describe(link)
+	return nil
+}
+
+// describe notes what the kernel says of the interface.
+func (p *Port) describe(link netlink.Link) {
 	p.dev.Set(port.Info{
 		Index: link.Attrs().Index, Link: p.link, GSO: p.cfg.Offload == OffloadOn,
 		Driver: map[packet.Link]string{packet.LinkIP: "tun", packet.LinkEthernet: "tap"}[p.link],
 		Netns:  p.cfg.Netns, NumQueues: p.cfg.Queues,
 	}, link.Attrs())
-	return nil
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {
