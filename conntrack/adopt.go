@@ -84,7 +84,7 @@ func (a *Adoption) Flow(s *Saved, helper uint32) error {
 	default:
 		return ErrNoMemory
 	}
-	c.resume(ref, a.now)
+	c.resume(ref, told, a.now)
 	if e.Status()&announces != 0 {
 		a.masters[s.slot] = Master{ref.Slot, e.gen, in.Original}
 	}
@@ -145,14 +145,24 @@ func (a *Adoption) Expect(x *SavedExpect, helper, child uint32) error {
 	return a.t.expect(slot, &what, ExpectPolicy{Timeout: Tick(left)}, a.now)
 }
 
+// telling says whether listeners hear of a flow that was adopted.
+type telling uint8
+
+const (
+	told  telling = iota
+	known         // from the process that had it before
+)
+
 // resume begins the life of a claimed flow that had one before: nobody changes when
 // it had its last packet.
-func (c *control) resume(r Ref, now Tick) {
+func (c *control) resume(r Ref, how telling, now Tick) {
 	t := c.t
 	e := &t.entries[r.Slot]
 	atomic.OrUint32(&e.status, uint32(confirming))
 	word.Add64(&c.stats.Insert, 1)
-	c.emit(EventNew, 0, r.Slot, now)
+	if how == told {
+		c.emit(EventNew, 0, r.Slot, now)
+	}
 	atomic.StoreUint32(&t.due[r.Slot], dueAt(e.deadline()))
 	e.SetStatus(Confirmed)
 }

@@ -89,7 +89,7 @@ func (k *TakeOver) Flow(s *Saved, helper uint32) error {
 	default:
 		return ErrNoMemory
 	}
-	c.resume(ref, k.now)
+	c.resume(ref, known, k.now)
 	k.used[s.slot] = true
 	return nil
 }

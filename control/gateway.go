@@ -58,6 +58,9 @@ type Gateway struct {
 	services    services
 	portService portService
 	exports     exports
+	heir        *heir // nil unless it takes over from another process
+	handing     handing
+	leaving     bool           // Close leaves all to another process
 	tasks       sync.WaitGroup // goroutines of the gateway
 }
 
@@ -67,6 +70,7 @@ type phase uint8
 const (
 	idle    phase = iota // made, owns nothing but its thread. May: Start, Close
 	running              // packets flow. May: everything but Start
+	left                 // another process goes on. May: Close
 	closed               // nothing is left. May: Close again
 )
 
@@ -105,6 +109,7 @@ func New(cfg *config.Config, opts Options) (*Gateway, error) {
 		ports:    make(map[key]*openPort),
 		ending:   make(chan struct{}),
 		uplinks:  make(map[key]*uplink),
+		handing:  handing{over: make(chan struct{})},
 	}
 	g.current.Store(&active{cfg: cfg, waiting: []string{"not started"}, origins: &origins{}})
 	return g, nil
@@ -121,6 +126,7 @@ func (g *Gateway) Start(ctx context.Context) error {
 	g.started = time.Now()
 	if err := g.start(ctx); err != nil {
 		g.phase = closed
+		g.heir.fail(err)
 		return errors.Join(err, g.services.close(ctx), g.exports.close(ctx), g.releaseLocked())
 	}
 	g.phase = running
@@ -133,6 +139,9 @@ func (g *Gateway) Start(ctx context.Context) error {
 
 func (g *Gateway) start(ctx context.Context) error {
 	if err := g.checkPrivileges(); err != nil {
+		return err
+	}
+	if err := g.greet(); err != nil {
 		return err
 	}
 	if err := g.listen(); err != nil { // first: it tells that another instance runs
@@ -157,14 +166,21 @@ func (g *Gateway) start(ctx context.Context) error {
 	if err := g.reconcile(p, refuse); err != nil {
 		return err
 	}
-	if err := g.engine.Start(); err != nil {
-		return err
-	}
 	exports, err := g.openExports(g.cfg)
 	if err != nil {
 		return err
 	}
 	g.useExports(exports)
+	if err := g.takeOver(); err != nil {
+		return err
+	}
+	if err := g.engine.Start(); err != nil {
+		return err
+	}
+	if err := g.succeed(); err != nil {
+		return err
+	}
+	g.events.Begin()
 	g.tasks.Go(g.followAlarms)
 	g.tasks.Go(g.followRefusals)
 	g.tasks.Go(g.followBlocks)
@@ -182,6 +198,7 @@ func (g *Gateway) start(ctx context.Context) error {
 func (g *Gateway) build() (err error) {
 	workers := workersOf(g.cfg)
 	table := g.cfg.Conntrack.Table()
+	table.Key = g.heir.secret()
 	table.Workers = workers
 	table.EventRing = g.cfg.Limits.EventRing
 	table.Timestamp = table.Timestamp || len(g.cfg.FlowLogs) > 0 // for durations
@@ -205,11 +222,12 @@ func (g *Gateway) build() (err error) {
 
 // Close ends the gateway in order: it stops accepting requests and packets, sends
 // what is queued, and gives the interfaces back as on_exit says. When ctx ends
-// first, requests that still run are cut off. Further calls do nothing.
+// first, requests that still run are cut off. Further calls do nothing. After an Upgrade
+// it leaves to the other process what that one goes on with.
 func (g *Gateway) Close(ctx context.Context) error {
 	g.mu.Lock()
 	before := g.phase
-	g.phase = closed
+	g.phase, g.leaving = closed, before == left
 	g.mu.Unlock()
 	switch before {
 	case closed:
@@ -240,11 +258,14 @@ func (g *Gateway) releaseLocked() error {
 	for name := range g.spaces {
 		errs = append(errs, g.closeSpace(name))
 	}
-	g.portService.close()
+	g.portService.close(g.leaving)
 	if g.engine != nil {
 		g.engine.Close() // sends what workers have queued
 	}
 	for _, p := range g.ports {
+		if _, provided := g.opts.Ports[p.name]; provided && g.leaving {
+			p.port = nil
+		}
 		errs = append(errs, g.closePort(p))
 	}
 	clear(g.ports)

@@ -16,12 +16,9 @@ import (
 // keepOut takes the interface of l away from the kernel. With [host], what the
 // kernel sends on it comes out of a TAP, p.box.
 func (g *Gateway) keepOut(p *openPort, l *link) error {
-	c := own.Config{Ifindex: l.kernel.Index, Netns: p.netns}
-	if g.cfg.Gateway.OnExit == config.Hold {
-		c.OnExit = own.Hold
-	}
-	if g.cfg.Host.Enabled && p.netns == "" {
-		tap, err := tun.OpenTAP(tun.Config{Name: tapName(l.kernel.Index), MTU: min(l.kernel.MTU, maxTAP)})
+	c := g.ownership(p, l)
+	if g.boxed(p) {
+		tap, err := tun.OpenTAP(tapConfig(l))
 		if err != nil {
 			return err
 		}
@@ -31,6 +28,22 @@ func (g *Gateway) keepOut(p *openPort, l *link) error {
 	owner, err := own.Take(c)
 	p.owner = owner
 	return err
+}
+
+// ownership returns how the interface of l is owned, the way to the kernel excepted.
+func (g *Gateway) ownership(p *openPort, l *link) own.Config {
+	c := own.Config{Ifindex: l.kernel.Index, Netns: p.netns}
+	if g.cfg.Gateway.OnExit == config.Hold {
+		c.OnExit = own.Hold
+	}
+	return c
+}
+
+// boxed reports whether there is a way to the kernel on an interface.
+func (g *Gateway) boxed(p *openPort) bool { return g.cfg.Host.Enabled && p.netns == "" }
+
+func tapConfig(l *link) tun.Config {
+	return tun.Config{Name: tapName(l.kernel.Index), MTU: min(l.kernel.MTU, maxTAP)}
 }
 
 // maxTAP is the largest MTU of a TAP: what the kernel takes from a descriptor at

@@ -8,6 +8,7 @@ import (
 	"example.com/culvert/control/api"
 	"example.com/culvert/control/logging"
 	"example.com/culvert/control/notify"
+	"example.com/culvert/control/upgrade"
 	"example.com/culvert/dataplane/port"
 )
 
@@ -24,6 +25,13 @@ type Options struct {
 	// Logs is what Log writes to, if its levels are to follow the configuration and
 	// the API; nil: whoever made Log sets them.
 	Logs *logging.Log
+
+	// Command is how the process was started, the program's file first: Upgrade starts its
+	// successor like that. Empty: it cannot be upgraded.
+	Command []string
+
+	// Predecessor is a process that this gateway takes over from; nil: none.
+	Predecessor *upgrade.Conn
 
 	// Ports are used in place of drivers for the interfaces with these names.
 	// The gateway closes them. It neither owns nor follows anything in the kernel

@@ -109,13 +109,14 @@ func (g *Gateway) expirePorts(server *pcp.Server) {
 	}
 }
 
-// close ends the service. The engine must still be there.
-func (s *portService) close() {
+// close ends the service. The engine must still be there. What hosts have stays theirs
+// when another process goes on with it.
+func (s *portService) close(left bool) {
 	for a, socket := range s.sockets {
 		_ = socket.Close() // nothing is queued
 		delete(s.sockets, a)
 	}
-	if server := s.server.Load(); server != nil {
+	if server := s.server.Load(); server != nil && !left {
 		server.Close()
 	}
 }

@@ -80,22 +80,29 @@ func (g *Gateway) openTUN(conf *config.Interface) (port.Port, error) {
 	if conf.Offload == config.OffloadOff {
 		c.Offload = tun.OffloadOff
 	}
+	if from := g.heir.find(key{conf.Netns, conf.Name}); from != nil {
+		return from.tun(c)
+	}
 	return tun.Open(c)
 }
 
 // openEthernet keeps the kernel out before the first frame is taken: there is no
 // moment in which both answer.
 func (g *Gateway) openEthernet(p *openPort, l *link) error {
-	if err := g.keepOut(p, l); err != nil {
-		return err
-	}
-	drv, err := afpacket.Open(afpacket.Config{
+	c := afpacket.Config{
 		Ifname: p.name,
 		Netns:  p.netns,
 		Queues: g.queues(&p.conf),
 		Slots:  p.conf.Slots,
 		Accept: afpacket.AcceptAllMulticast, // neighbour discovery of any address
-	})
+	}
+	if from := g.heir.find(l.key); from != nil {
+		return from.ethernet(g, p, l, c)
+	}
+	if err := g.keepOut(p, l); err != nil {
+		return err
+	}
+	drv, err := afpacket.Open(c)
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"example.com/culvert/control/logging"
 	"example.com/culvert/control/metrics"
 	"example.com/culvert/control/notify"
+	"example.com/culvert/control/upgrade"
 	"example.com/culvert/rules/config"
 )
 
@@ -48,32 +49,50 @@ func (g *Gateway) socketPath() string {
 // listener is in the gateway's own namespace.
 func (g *Gateway) listen() (err error) {
 	if path := g.socketPath(); path != "" {
-		if g.services.control, err = api.Listen(path, g.cfg.API.Group); err != nil {
+		if g.services.control, err = g.listenControl(path); err != nil {
 			return err
 		}
 	}
-	if g.services.scrape, err = g.listenTCP(g.cfg.Gateway.Metrics); err != nil {
+	if g.services.scrape, err = g.listenTCP(upgrade.SocketMetrics, g.cfg.Gateway.Metrics); err != nil {
 		return fmt.Errorf("gateway.metrics: %w", err)
 	}
 	if g.services.credentials, err = credentials(&g.cfg.API); err != nil {
 		return err
 	}
-	if g.services.remote, err = g.listenTCP(g.cfg.API.Listen); err != nil {
+	if g.services.remote, err = g.listenTCP(upgrade.SocketRemote, g.cfg.API.Listen); err != nil {
 		return fmt.Errorf("api.listen: %w", err)
 	}
 	return nil
 }
 
+// listenControl opens the control socket.
+func (g *Gateway) listenControl(path string) (net.Listener, error) {
+	if l, err := g.heir.socket(upgrade.SocketControl, path); l != nil || err != nil {
+		return l, err
+	}
+	l, err := api.Listen(path, g.cfg.API.Group)
+	if err != nil {
+		return nil, err
+	}
+	return api.NewPausable(l), nil
+}
+
 // listenTCP opens a listener in the gateway's own namespace; none without an address.
-func (g *Gateway) listenTCP(address string) (l net.Listener, err error) {
+func (g *Gateway) listenTCP(role, address string) (l net.Listener, err error) {
 	if address == "" {
 		return nil, nil
+	}
+	if l, err := g.heir.socket(role, address); l != nil || err != nil {
+		return l, err
 	}
 	err = g.own.Do(func() (err error) {
 		l, err = net.Listen("tcp", address)
 		return err
 	})
-	return l, err
+	if err != nil {
+		return nil, err
+	}
+	return api.NewPausable(l), nil
 }
 
 // ControlRefused returns how many connections to the control interface were beyond a

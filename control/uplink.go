@@ -62,7 +62,7 @@ func (v *vitals) round(good bool, c *config.Check) (changed bool) {
 
 // watchUplinks checks the uplinks of p, and no others, from now on. g.mu must be held.
 func (g *Gateway) watchUplinks(p *plan) {
-	before := make(map[key]*report)
+	before := g.heir.uplinks()
 	for k, u := range g.uplinks {
 		if l := p.find(k); l == nil || !reflect.DeepEqual(l.conf.Check, u.check) {
 			u.stop()

@@ -109,6 +109,7 @@ func newRoot() *cobra.Command {
 		selftestCommand(),
 		statusCommand(),
 		reloadCommand(),
+		upgradeCommand(),
 		conntrackCommand(),
 		eventsCommand(),
 		rulesCommand(),

@@ -21,6 +21,7 @@ import (
 	"example.com/culvert/control/logging"
 	"example.com/culvert/control/notify"
 	"example.com/culvert/control/privilege"
+	"example.com/culvert/control/upgrade"
 	"example.com/culvert/rules/config"
 )
 
@@ -40,7 +41,7 @@ type runOptions struct {
 func runCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "run (-c FILE | --lan INTERFACE --wan INTERFACE) [flags]",
-		Short:   "Run the gateway until SIGTERM or SIGINT; SIGHUP reloads",
+		Short:   "Run the gateway until SIGTERM or SIGINT; SIGHUP reloads, SIGUSR2 upgrades",
 		Example: "  culvert run -c /etc/culvert/culvert.toml",
 		Args:    noArguments,
 	}
@@ -98,23 +99,28 @@ func (o *runOptions) fix(given func(flag string) bool) (f logging.Fixed) {
 }
 
 func run(ctx context.Context, o runOptions, stderr io.Writer) error {
-	cfg, err := o.load()
+	before, err := upgrade.Predecessor()
 	if err != nil {
 		return err
+	}
+	cfg, err := o.load()
+	if err != nil {
+		return before.Fail(err)
 	}
 	logs := logging.New(stderr, control.LogSettings(&cfg.Log), o.fixed)
 	defer logs.Flush()
 	log := logs.Logger()
-	hangup := make(chan os.Signal, 1) // from here on SIGHUP does not end the process
-	signal.Notify(hangup, unix.SIGHUP)
-	defer signal.Stop(hangup)
+	orders := make(chan os.Signal, 1) // from here on these do not end the process
+	signal.Notify(orders, unix.SIGHUP, unix.SIGUSR2)
+	defer signal.Stop(orders)
 	socket := cmp.Or(o.socket, os.Getenv("CULVERT_SOCKET"))
 	if strings.HasPrefix(socket, "https://") {
 		return usageError{err: fmt.Errorf("%s: run makes a socket and wants a path; the listener is api.listen of the configuration", socket)}
 	}
-	g, err := control.New(cfg, control.Options{Log: log, Logs: logs, Socket: socket, Notify: notify.FromEnvironment()})
+	g, err := control.New(cfg, control.Options{Log: log, Logs: logs, Socket: socket, Notify: notify.FromEnvironment(),
+		Command: command(), Predecessor: before})
 	if err != nil {
-		return err
+		return before.Fail(err)
 	}
 	if err := g.Start(ctx); err != nil {
 		return err
@@ -122,17 +128,46 @@ func run(ctx context.Context, o runOptions, stderr io.Writer) error {
 	dropPrivileges(cfg, log)
 	for {
 		select {
-		case <-hangup:
-			// What went wrong is in the log: nobody waits for an answer here.
-			if _, err := g.ReloadFile(ctx, api.ReloadRequest{}); err != nil {
-				log.Error("SIGHUP", "error", err)
-			}
+		case sig := <-orders:
+			obey(ctx, g, sig, log)
+		case <-g.LeftTo():
+			return end(ctx, g)
 		case <-ctx.Done():
-			drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
-			defer cancel()
-			return g.Close(drain)
+			return end(ctx, g)
 		}
 	}
+}
+
+// obey does what a signal asks for. What went wrong is in the log: nobody waits for an
+// answer here.
+func obey(ctx context.Context, g *control.Gateway, sig os.Signal, log *slog.Logger) {
+	switch sig {
+	case unix.SIGHUP:
+		if _, err := g.ReloadFile(ctx, api.ReloadRequest{}); err != nil {
+			log.Error("SIGHUP", "error", err)
+		}
+	case unix.SIGUSR2:
+		if _, err := g.Upgrade(ctx, api.UpgradeRequest{}); err != nil {
+			log.Debug("SIGUSR2", "error", err) // Upgrade has logged it
+		}
+	}
+}
+
+// end closes the gateway; requests that run have drainTime.
+func end(ctx context.Context, g *control.Gateway) error {
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	return g.Close(drain)
+}
+
+// command returns how this process was started, with the file of its program: the one
+// that has that name by then is what an upgrade starts.
+func command() []string {
+	file, err := os.Executable()
+	if err != nil {
+		file = os.Args[0]
+	}
+	return append([]string{file}, os.Args[1:]...)
 }
 
 // dropPrivileges keeps only the capabilities that the running gateway needs.

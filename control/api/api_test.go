@@ -35,6 +35,7 @@ type gateway struct {
 	level  string
 	reload func(path string) (ReloadResult, error)
 	stuck  []string
+	server *Server
 }
 
 func (g *gateway) Status() Status {
@@ -147,6 +148,13 @@ func (g *gateway) Explain(p Probe) (Explanation, error) {
 	return Explanation{Packet: p.Tuple.String(), Verdict: "dropped", Reason: "no-route", Steps: []Explained{}}, nil
 }
 
+func (g *gateway) Upgrade(_ context.Context, r UpgradeRequest) (UpgradeResult, error) {
+	if r.Binary == "/nonexistent" {
+		return UpgradeResult{}, fmt.Errorf("upgrade %w and rolled back", ErrRefused)
+	}
+	return UpgradeResult{Before: "1", After: "2", PID: 4711, Flows: 3}, nil
+}
+
 func (g *gateway) ReloadFile(_ context.Context, r ReloadRequest) (ReloadResult, error) {
 	return g.reload(r.Config)
 }
@@ -231,6 +239,7 @@ func serveTable(t *testing.T, c conntrack.Config) (*gateway, *Client, string) {
 	}
 	scrape := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("up 1\n")) })
 	s := NewServer(g, slog.New(slog.DiscardHandler), map[string]http.Handler{"GET /metrics": scrape})
+	g.server = s
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	client := NewClient(path)

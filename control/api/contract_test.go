@@ -62,6 +62,8 @@ var driven = []struct{ pattern, query, body string }{
 	{"GET /v1/config", "", ""},
 	{"POST /v1/reload", "", ""},
 	{"POST /v1/reload", "", `{"config":"/etc/culvert.toml","dry_run":true,"flows":2}`},
+	{"POST /v1/upgrade", "", ""},
+	{"POST /v1/upgrade", "", `{"binary":"/usr/local/bin/culvert"}`},
 	{"GET /v1/counters", "", ""},
 	{"GET /v1/helpers", "", ""},
 	{"GET /v1/ports", "", ""},

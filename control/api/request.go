@@ -86,13 +86,23 @@ func (s *Server) handler(rt route) http.Handler {
 				_ = control.SetReadDeadline(time.Now().Add(bodyTime))
 			}
 			r.Body = &body{r.Body, control}
-			err = rt.handle(w, r)
+			err = s.handle(&rt, w, r)
 		}
 		if err != nil {
 			s.log.Debug("request refused", "method", r.Method, "path", r.URL.Path, "error", err)
 			refuse(w, err)
 		}
 	})
+}
+
+// handle answers a request, unless another process is about to.
+func (s *Server) handle(rt *route, w http.ResponseWriter, r *http.Request) error {
+	done, err := s.pass(rt, r)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return rt.handle(w, r)
 }
 
 // body lifts the deadline of a request's body when it has come.

@@ -142,6 +142,8 @@ func (s *Server) routes() []route {
 		{pattern: "GET /v1/config", name: "getConfig", doc: "The configuration in force, as it was read", gives: Config{}, handle: answer(b.Config)},
 		{pattern: "POST /v1/reload", name: "reload", doc: "Read the configuration again, or say what that would change; answers when it is in force",
 			body: ReloadRequest{}, gives: ReloadResult{}, fails: []int{http.StatusUnprocessableEntity}, handle: s.reload},
+		{pattern: "POST /v1/upgrade", name: "upgrade", doc: "Have a new process, of another binary perhaps, go on with interfaces and flows; answers when it does, or when it was rolled back",
+			body: UpgradeRequest{}, gives: UpgradeResult{}, fails: []int{http.StatusUnprocessableEntity}, handle: s.upgrade},
 		{pattern: "GET /v1/counters", name: "listCounters", doc: "Dropped packets by reason, with advice", gives: []Counter{}, handle: answer(b.Counters)},
 		{pattern: "GET /v1/helpers", name: "listHelpers", doc: "What each helper could not read, announced, and was refused", gives: []Helper{}, handle: answer(b.Helpers)},
 		{pattern: "GET /v1/ports", name: "listPorts", doc: "How full the ports of external addresses are, the fullest first", gives: []PortUse{}, handle: s.ports},

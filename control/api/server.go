@@ -45,6 +45,7 @@ type Backend interface {
 	ReloadFile(ctx context.Context, r ReloadRequest) (ReloadResult, error)
 	AddInterface(ctx context.Context, spec InterfaceSpec) error
 	RemoveInterface(ctx context.Context, name string) error
+	Upgrade(ctx context.Context, r UpgradeRequest) (UpgradeResult, error)
 }
 
 // Bounds of a request.
@@ -66,6 +67,9 @@ type Server struct {
 	remote  http.Server        // of the TCP listener
 	cancel  context.CancelFunc // ends the event streams
 	tops    chan struct{}      // holds one for each reader of Tops
+
+	gate sync.RWMutex // requests that change something have a part of it, see Hold
+	left atomic.Bool  // to another process
 
 	credentials  atomic.Pointer[Credentials] // of the TCP listener
 	refused      atomic.Uint64               // connections beyond a bound

@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,6 +45,7 @@ type listener struct {
 	*net.UnixListener
 	path  string
 	inode uint64
+	kept  atomic.Bool // another process has it, too
 }
 
 // Listen makes the socket at path and its directory if need be. Its mode is 0600, and
@@ -184,6 +186,9 @@ func lockDirectory(dir string) (unlock func(), err error) {
 // Close stops listening and removes the socket file, unless another process has
 // put its own there.
 func (l *listener) Close() error {
+	if l.kept.Load() {
+		return l.UnixListener.Close()
+	}
 	if inode, err := inodeOf(l.path); err == nil && inode == l.inode {
 		os.Remove(l.path)
 	}

@@ -30,16 +30,21 @@ type Recorder struct {
 	ended bool
 }
 
-// Record begins to record what happens in a table, at once or when the first reader
-// comes. On demand it goes on for keep after the last reader has left, so that he can
+// Record makes a recorder of what happens in a table, from Begin on or from when the first
+// reader comes. On demand it goes on for keep after the last reader has left, so that he can
 // come back with his cursor; while nothing is recorded, events cost the data path a
 // load. Close it before the table.
 func Record(table *conntrack.Table, j *Journal, when Recording, keep time.Duration) *Recorder {
-	r := &Recorder{table: table, j: j, when: when, keep: keep}
-	if when == Always {
-		r.stop = table.Listen(conntrack.EveryEvent, j.Append)
+	return &Recorder{table: table, j: j, when: when, keep: keep}
+}
+
+// Begin says that the table is in use: what is always recorded is from now on.
+func (r *Recorder) Begin() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.when == Always && r.stop == nil && !r.ended {
+		r.stop = r.table.Listen(conntrack.EveryEvent, r.j.Append)
 	}
-	return r
 }
 
 // Tail returns a reader of what comes from now on.

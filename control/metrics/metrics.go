@@ -52,6 +52,7 @@ type Source interface {
 	Workers() []dataplane.WorkerStats
 	Queues() []dataplane.QueueLoad
 	Journal() journal.Stats
+	Upgrades() (done, rolledBack uint64, pause time.Duration)
 }
 
 // PortRequests are the requests of hosts for ports.
@@ -107,6 +108,8 @@ var (
 	info       = describe("culvert_build_info", "Always 1; the version is the label.", "version")
 	ready      = describe("culvert_ready", "1 when every configured interface is served.")
 	generation = describe("culvert_config_generation", "Generation of the state in force; grows with each reload and each change of the kernel that was followed.")
+	upgrades   = describe("culvert_upgrades_total", "Upgrades by outcome: done, that have led to this process, and rolled-back in it; the log says why.", "outcome")
+	upgradeGap = describe("culvert_upgrade_pause_seconds", "For how long packets waited in the kernel during the last upgrade; absent before the first one.")
 	flows      = describe("culvert_flows", "Tracked flows.")
 	flowStates = describe("culvert_flow_states", "Confirmed flows by protocol and state; protocols without states are UNREPLIED, REPLIED or ASSURED. Counted at most once a second.", "protocol", "state")
 	flowLimit  = describe("culvert_flows_limit", "Most flows that can be tracked; raise conntrack.max when culvert_flows nears it.")
@@ -186,6 +189,12 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	gauge(info, 1, st.Version)
 	gauge(ready, oneIf(st.Ready))
 	gauge(generation, float64(st.Generation))
+	done, rolledBack, pause := c.from.Upgrades()
+	count(upgrades, done, "done")
+	count(upgrades, rolledBack, "rolled-back")
+	if done > 0 {
+		gauge(upgradeGap, pause.Seconds())
+	}
 	gauge(flows, float64(st.Flows))
 	gauge(flowLimit, float64(st.FlowLimit))
 	t := c.from.Tracking()

@@ -52,6 +52,9 @@ func (source) PortRequests() PortRequests {
 	return PortRequests{Mappings: 29, Results: map[string]uint64{"success": 30}}
 }
 
+func (source) Upgrades() (done, rolledBack uint64, pause time.Duration) {
+	return 1, 2, time.Millisecond
+}
 func (source) Census() (c conntrack.Census) { return c }
 
 func (source) Workers() []dataplane.WorkerStats {
@@ -134,6 +137,7 @@ func closedSets() map[string][]string {
 		"address":   {"203.0.113.1", otherAddresses},
 		"zone":      {"5"},
 		"result":    {"success"},
+		"outcome":   {"done", "rolled-back"},
 		"worker":    {"0", "1"},
 		"queue": {string(dataplane.QueueNeighbour), string(dataplane.QueueEnding), string(dataplane.QueueRefusal),
 			string(dataplane.QueueAnnouncement), string(dataplane.QueuePortBlock), string(dataplane.QueueNotice), string(dataplane.QueueFragment), "event",

@@ -48,6 +48,10 @@ func (n Notifier) Reloading() error {
 	return n.send("RELOADING=1\nMONOTONIC_USEC=" + strconv.FormatInt(ts.Nano()/1000, 10))
 }
 
+// Main says that another process is the main one of the service from now on: this one
+// may be believed for the last time.
+func (n Notifier) Main(pid int) error { return n.send("MAINPID=" + strconv.Itoa(pid)) }
+
 // Stopping says that the shutdown has begun.
 func (n Notifier) Stopping() error { return n.send("STOPPING=1") }
 

@@ -10,6 +10,7 @@ package privilege
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -137,6 +138,21 @@ func Drop(keep ...Capability) error {
 		return fmt.Errorf("drop capabilities: %w: the binary was linked with cgo, build it with CGO_ENABLED=0", errors.ErrUnsupported)
 	}
 	return fmt.Errorf("drop capabilities: %w", errno)
+}
+
+// Inheritable returns the capabilities of a gateway that the calling thread has and that
+// a program which it starts does not get by itself: none of root's.
+func Inheritable() (all []uintptr) {
+	have, err := effective()
+	if err != nil || os.Geteuid() == 0 {
+		return nil
+	}
+	for _, c := range []Capability{NetAdmin, NetRaw, SysAdmin, BPF} {
+		if have.has(c) {
+			all = append(all, uintptr(c))
+		}
+	}
+	return all
 }
 
 // only returns s without what is not in keep.

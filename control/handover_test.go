@@ -1,0 +1,210 @@
+package control
+
+import (
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"example.com/culvert/control/api"
+	"example.com/culvert/control/upgrade"
+)
+
+// peer is a successor in the same process, which speaks through the other end of a pair.
+type peer struct {
+	*upgrade.Conn
+	killed func()
+	once   sync.Once
+}
+
+func (p *peer) PID() int { return 4711 }
+
+func (p *peer) Kill() bool {
+	p.once.Do(func() {
+		p.Conn.Close()
+		p.killed()
+	})
+	return true
+}
+
+// succeededBy has upgrades of b end with what does at the other end.
+func succeededBy(t *testing.T, b *bench, does func(*upgrade.Conn)) {
+	t.Helper()
+	b.handing.spawn = func(*Gateway, string) (successor, error) {
+		ours, theirs, err := upgrade.Pair()
+		if err != nil {
+			return nil, err
+		}
+		var other sync.WaitGroup
+		other.Go(func() {
+			does(theirs)
+			theirs.Close()
+		})
+		p := &peer{Conn: ours, killed: other.Wait}
+		t.Cleanup(func() { p.Kill() })
+		return p, nil
+	}
+}
+
+// heirOf makes a gateway that takes over from b, with its ports.
+func heirOf(t *testing.T, b *bench, c *upgrade.Conn, text string) *bench {
+	t.Helper()
+	next := newBench(t, text, Options{Predecessor: c, Socket: b.socket}, "lan0", "wan0")
+	next.opts.Ports = b.opts.Ports
+	next.ports, next.socket = b.ports, b.socket
+	return next
+}
+
+func TestAnotherProcessGoesOn(t *testing.T) {
+	one := start(t)
+	one.send(t, 40000)
+	one.received(t)
+	one.send(t, 40001)
+	one.received(t)
+	was, stats := flowsOf(one), one.Engine().Stats()
+	client := api.NewClient(one.socket)
+	defer client.Close()
+
+	started := make(chan error, 1)
+	var two *bench
+	succeededBy(t, one, func(c *upgrade.Conn) {
+		two = heirOf(t, one, c, masquerading)
+		started <- two.Start(t.Context())
+	})
+	result, err := client.Upgrade(t.Context(), api.UpgradeRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if result.Flows != 2 || result.Lost != 0 || result.PID != 4711 || result.Pause <= 0 || result.Before != Version() {
+		t.Errorf("the answer is %+v", result)
+	}
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-one.LeftTo():
+	default:
+		t.Error("the old one does not know that it is over")
+	}
+	if err := one.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	is := flowsOf(two)
+	for i := range was {
+		was[i].Timeout, is[i].Timeout = 0, 0
+		was[i].Hint, is[i].Hint = [2]uint32{}, [2]uint32{}
+		if is[i] != was[i] {
+			t.Errorf("the flow is\n%+v, was\n%+v", is[i], was[i])
+		}
+	}
+	if now := two.Engine().Stats(); now.Forwarded != stats.Forwarded {
+		t.Errorf("counts %d forwarded packets, want %d", now.Forwarded, stats.Forwarded)
+	}
+	two.send(t, 40000)
+	two.received(t)
+	if n := two.Table().Len(); n != 2 {
+		t.Errorf("%d flows, want 2", n)
+	}
+	for _, err := range two.Table().Check(two.Table().Now()) {
+		t.Error(err)
+	}
+	again := api.NewClient(one.socket)
+	defer again.Close()
+	st, err := again.Status(t.Context())
+	if err != nil || st.Generation != 2 {
+		t.Errorf("the socket answers with generation %d, %v; want 2", st.Generation, err)
+	}
+	if done, failed, pause := two.Upgrades(); done != 1 || failed != 0 || pause <= 0 {
+		t.Errorf("%d upgrades, %d failed, pause %v", done, failed, pause)
+	}
+}
+
+// Whatever the new process says or does not say, the old one goes on with its flows, and
+// its socket answers.
+func TestUpgradeThatFailsIsRolledBack(t *testing.T) {
+	hello := upgrade.Hello{Version: "next", Protocol: upgrade.Protocol, Format: upgrade.Digest()}
+	greet := func(c *upgrade.Conn) {
+		_ = c.Send(upgrade.KindHello, hello)
+		_, _ = c.Receive(upgrade.KindOffer, &upgrade.Offer{}, time.Second)
+	}
+	prepare := func(c *upgrade.Conn) {
+		greet(c)
+		_ = c.Send(upgrade.KindReady, upgrade.Ready{})
+		for {
+			last, _, err := c.ReceiveRound(&upgrade.Final{}, time.Second)
+			if err != nil || last {
+				return
+			}
+			_ = c.Send(upgrade.KindTaken, upgrade.Taken{})
+		}
+	}
+	for claim, tt := range map[string]struct {
+		does func(*upgrade.Conn)
+		why  string
+	}{
+		"ends at once":               {func(*upgrade.Conn) {}, "has ended"},
+		"speaks another protocol":    {func(c *upgrade.Conn) { h := hello; h.Protocol++; _ = c.Send(upgrade.KindHello, h) }, "protocol 2"},
+		"has another format":         {func(c *upgrade.Conn) { h := hello; h.Format = "0123"; _ = c.Send(upgrade.KindHello, h) }, "digest 0123"},
+		"says what it may not":       {func(c *upgrade.Conn) { _ = c.Send(upgrade.KindRunning, upgrade.Running{}) }, "running in place of hello"},
+		"says why not":               {func(c *upgrade.Conn) { greet(c); _ = c.Send(upgrade.KindFailed, upgrade.FailedError{Why: "bad rule"}) }, "bad rule"},
+		"ends when it has the offer": {greet, "has ended"},
+		"ends when packets wait":     {prepare, "has ended"},
+		"fails when packets wait":    {func(c *upgrade.Conn) { prepare(c); _ = c.Send(upgrade.KindFailed, upgrade.FailedError{Why: "no"}) }, "no"},
+	} {
+		t.Run(claim, func(t *testing.T) {
+			b := start(t)
+			b.send(t, 40000)
+			b.received(t)
+			client := api.NewClient(b.socket)
+			defer client.Close()
+			succeededBy(t, b, tt.does)
+			_, err := client.Upgrade(t.Context(), api.UpgradeRequest{})
+			if !errors.Is(err, api.ErrRefused) || !strings.Contains(err.Error(), tt.why) {
+				t.Fatalf("the answer is %v, want one that says %q", err, tt.why)
+			}
+			b.send(t, 40000)
+			b.received(t)
+			b.send(t, 40001)
+			b.received(t)
+			if n := b.Table().Len(); n != 2 {
+				t.Errorf("%d flows, want 2", n)
+			}
+			if n, err := client.CountFlows(t.Context()); err != nil || n != 2 {
+				t.Errorf("the socket says %d flows, %v", n, err)
+			}
+			if done, failed, _ := b.Upgrades(); done != 0 || failed != 1 {
+				t.Errorf("%d upgrades and %d that failed are counted", done, failed)
+			}
+		})
+	}
+}
+
+// A configuration that cannot be, or not without a restart, changes nothing.
+func TestUpgradeIsRefusedByTheNewConfiguration(t *testing.T) {
+	for claim, tt := range map[string]struct{ text, why string }{
+		"another number of workers": {strings.Replace(masquerading, "workers = 1", "workers = 1\nname = \"other\"", 1), "gateway.name changed"},
+		"an interface that is gone": {strings.Replace(masquerading, `"lan0"`, `"lan7"`, 1), "lan7"},
+	} {
+		t.Run(claim, func(t *testing.T) {
+			b := start(t)
+			b.send(t, 40000)
+			b.received(t)
+			failed := make(chan error, 1)
+			succeededBy(t, b, func(c *upgrade.Conn) {
+				next := heirOf(t, b, c, tt.text)
+				next.opts.Ports = nil
+				failed <- next.Start(t.Context())
+			})
+			_, err := b.Upgrade(t.Context(), api.UpgradeRequest{})
+			if err == nil || !strings.Contains(err.Error(), tt.why) {
+				t.Errorf("%v, want an error with %q", err, tt.why)
+			}
+			if err := <-failed; err == nil {
+				t.Error("the new gateway has started")
+			}
+			b.send(t, 40000)
+			b.received(t)
+		})
+	}
+}
