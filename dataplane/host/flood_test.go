@@ -32,6 +32,7 @@ func TestLocalFloodLosesNothingOfTheLink(t *testing.T) {
 		if !asked || len(frames) != 2 {
 			t.Fatalf("%d frames left within one turn, want the question and the advertisement", len(frames))
 		}
+		b.news.take() // of the stranger
 		if !b.DeliverLink(lan, arpAnswer(t, theirMAC)) {
 			t.Fatal("an answer was refused")
 		}
@@ -61,7 +62,7 @@ func TestBroadcastFloodLeavesRoomForAnswers(t *testing.T) {
 	for b.DeliverLink(lan, noise) {
 	}
 	b.hear(arpAnswer(t, theirMAC))
-	wantNews(t, "after the answer", b.news.take(), Neighbour{Addr: client4, MAC: theirMAC, State: Reachable})
+	wantNews(t, "after the answer", b.news.take(), Neighbour{Addr: client4.Next(), MAC: otherMAC, State: Stale}, Neighbour{Addr: client4, MAC: theirMAC, State: Reachable})
 }
 
 // TestNeighbourIsNotGivenUpForAnswersLostHere: verification goes on while the link

@@ -275,13 +275,19 @@ func (l *link) doubtLocked(n *neighbour, now tcpip.MonotonicTime) {
 	l.armLocked(now)
 }
 
-// learnStrangerLocked keeps the address of a host that asks for one of ours: it is
-// about to send us packets, whose answers need it. Strangers take at most half of the table.
+// learnStrangerLocked takes what a station says of itself that the link does not know.
+// The engine may know it: it goes on using what the link has forgotten, to make room or
+// with an interface that was set up anew, and ignores what it never asked for. The
+// address of a host that asks for one of ours is kept: it is about to send us packets,
+// whose answers need it. Strangers take at most half of the table.
 func (l *link) learnStrangerLocked(c claim, now tcpip.MonotonicTime) {
-	if c.kind != claimRequest || !c.hasMAC || len(l.neighbours) >= l.host.cfg.Neighbours/2 || !l.onLinkLocked(c.addr) {
+	if !c.hasMAC || c.keepOld || !l.onLinkLocked(c.addr) {
 		return
 	}
-	l.neighbours[c.addr] = &neighbour{addr: c.addr, mac: c.mac, phase: known, changed: now}
+	if c.kind == claimRequest && len(l.neighbours) < l.host.cfg.Neighbours/2 {
+		l.neighbours[c.addr] = &neighbour{addr: c.addr, mac: c.mac, phase: known, changed: now}
+	}
+	l.on(Neighbour{Port: l.id, Addr: c.addr, MAC: c.mac, State: Stale})
 }
 
 func (l *link) tellLocked(n *neighbour, s State) {

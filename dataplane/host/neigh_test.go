@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
+
+	"example.com/culvert/dataplane/port"
 )
 
 // question returns who a probe asks for, for whom, and whether it goes to everybody.
@@ -195,17 +197,53 @@ func TestStrangersAreKeptOnlyFromTheLink(t *testing.T) {
 	far := netip.MustParseAddr("192.0.2.77")
 	b.hear(arpFrame(t, layers.ARPRequest, broadcastMAC, theirMAC, client4, gateway4.Addr()))
 	b.hear(arpFrame(t, layers.ARPRequest, broadcastMAC, theirMAC, far, gateway4.Addr()))
-	wantNews(t, "unasked", b.news.take())
+	wantNews(t, "unasked", b.news.take(), Neighbour{Addr: client4, MAC: theirMAC, State: Stale})
 	_, told := b.ask(client4)
 	wantNews(t, "neighbour that asked before", told, Neighbour{Addr: client4, MAC: theirMAC, State: Stale})
 	_, told = b.ask(far)
 	wantNews(t, "address off the link", told)
 }
 
+// TestMoveOfANeighbourThatTheLinkHasForgottenIsTold: the engine still uses its old MAC,
+// and would for half a minute.
+func TestMoveOfANeighbourThatTheLinkHasForgottenIsTold(t *testing.T) {
+	everyone := netip.IPv6LinkLocalAllNodes()
+	for _, tt := range []struct {
+		name   string
+		addr   netip.Addr
+		notice []byte
+		told   bool
+	}{
+		{"arp", client4, arpFrame(t, layers.ARPReply, broadcastMAC, otherMAC, client4, client4), true},
+		{"neighbour discovery", client6, advertise(t, otherMAC, naOverride, everyone, client6), true},
+		{"without override", client6, advertise(t, otherMAC, 0, everyone, client6), false},
+		{"off the link", netip.MustParseAddr("192.0.2.77"), arpFrame(t, layers.ARPReply, broadcastMAC, otherMAC, netip.MustParseAddr("192.0.2.77"), client4), false},
+	} {
+		b := newBench(t, Config{})
+		b.ask(client4)
+		b.hear(arpAnswer(t, theirMAC))
+		b.RemovePort(lan)
+		if err := b.AddPort(lan, port.Info{Name: "lan0", MAC: ourMAC, MTU: 1400}, &b.wire, b.news.add); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.SetAddresses(lan, []netip.Prefix{gateway4, gateway6}, nil); err != nil {
+			t.Fatal(err)
+		}
+		b.news.take()
+		b.hear(tt.notice)
+		want := []Neighbour{}
+		if tt.told {
+			want = append(want, Neighbour{Addr: tt.addr, MAC: otherMAC, State: Stale})
+		}
+		wantNews(t, tt.name, b.news.take(), want...)
+	}
+}
+
 func TestUnsolicitedAnswersProveNothing(t *testing.T) {
 	b := newBench(t, Config{})
 	b.hear(arpFrame(t, layers.ARPRequest, broadcastMAC, theirMAC, client4, gateway4.Addr()))
 	b.hear(arpAnswer(t, theirMAC))
+	b.news.take()
 	frames, told := b.ask(client4)
 	wantNews(t, "asked", told, Neighbour{Addr: client4, MAC: theirMAC, State: Stale})
 	if len(frames) != 1 {
