@@ -55,6 +55,7 @@ type Gateway struct {
 	routes      []route.Route // in force
 	lastPlan    *plan         // that was carried out; nil before Start
 	retry       *time.Timer   // nil unless something is to be tried again
+	unsure      bool          // an interface is to be looked at, even if the kernel says nothing new
 	services    services
 	portService portService
 	exports     exports

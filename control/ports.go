@@ -211,7 +211,8 @@ func (g *Gateway) release(p *openPort) error {
 	return nil
 }
 
-// refresh follows a change of MAC, MTU or state.
+// refresh follows a change of MAC, MTU or state. An interface that cannot be asked
+// after is served as it was, and looked at again later. g.mu must be held.
 func (g *Gateway) refresh(p *openPort) error {
 	if p.port == nil {
 		return nil
@@ -223,8 +224,13 @@ func (g *Gateway) refresh(p *openPort) error {
 		}
 		return err
 	})
-	if err != nil {
+	if errors.Is(err, port.ErrGone) {
 		return fmt.Errorf("interface %v: %w", p.key, err)
+	}
+	if err != nil {
+		g.log.Warn("interface was not looked at; trying on", "interface", p.key.String(), "error", err)
+		g.unsure = true
+		return nil
 	}
 	if info == p.info {
 		return nil

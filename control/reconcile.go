@@ -53,9 +53,10 @@ func (g *Gateway) reconcile(p *plan, failure onFailure) error {
 		g.retry.Stop()
 		g.retry = nil
 	}
-	if len(leftOut) > 0 {
+	if len(leftOut) > 0 || g.unsure {
 		g.retryLater()
 	}
+	g.unsure = false
 	return nil
 }
 

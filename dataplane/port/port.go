@@ -1,6 +1,13 @@
 package port
 
-import "example.com/culvert/dataplane/packet"
+import (
+	"errors"
+
+	"example.com/culvert/dataplane/packet"
+)
+
+// ErrGone is what Refresh says of an interface that was deleted.
+var ErrGone = errors.New("the interface is gone")
 
 // Status is the outcome of Queue.Send.
 type Status uint8
@@ -42,8 +49,9 @@ type Info struct {
 // worker. Methods are for the control path and safe for concurrent use.
 type Port interface {
 	Info() Info
-	// Refresh reads MAC, MTU and state of the interface again. When the
-	// interface is gone it returns the last Info with Up false, and an error.
+	// Refresh reads MAC, MTU and state of the interface again. When the interface is
+	// gone it returns the last Info with Up false, and an error that wraps ErrGone.
+	// With any other error nothing has changed: the kernel could not be asked.
 	Refresh() (Info, error)
 	// Queue returns the queue of worker i, 0 <= i < NumQueues.
 	Queue(i int) Queue

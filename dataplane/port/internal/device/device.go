@@ -2,12 +2,15 @@
 package device
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"sync"
 	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"example.com/culvert/dataplane/port"
 	"example.com/culvert/dataplane/port/ns"
@@ -48,7 +51,8 @@ func (d *Device) Info() port.Info {
 	return d.info
 }
 
-// Refresh implements port.Port. An interface that cannot be found is down.
+// Refresh implements port.Port. Whoever cannot ask the kernel, for want of descriptors
+// or memory, knows no more than before: only an interface that is not there is down.
 func (d *Device) Refresh() (port.Info, error) {
 	known := d.Info()
 	var link netlink.Link
@@ -58,13 +62,22 @@ func (d *Device) Refresh() (port.Info, error) {
 	})
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err != nil {
+	if isGone(err) {
 		d.info.Up = false
 		d.up.Store(false)
+		return d.info, fmt.Errorf("interface %s: %w: %w", d.info.Name, port.ErrGone, err)
+	}
+	if err != nil {
 		return d.info, fmt.Errorf("interface %s: %w", d.info.Name, err)
 	}
 	d.update(link.Attrs())
 	return d.info, nil
+}
+
+// isGone reports whether an error says that there is no such interface, or no such
+// namespace.
+func isGone(err error) bool {
+	return errors.As(err, &netlink.LinkNotFoundError{}) || errors.Is(err, unix.ENODEV) || errors.Is(err, fs.ErrNotExist)
 }
 
 // Up reports whether the interface was up when it was last looked at.
