@@ -264,13 +264,17 @@ func (l *link) learn(c claim) {
 }
 
 // doubtLocked has everybody asked for n when its MAC may change again: two stations
-// claim the address, or it has just moved.
+// claim the address, or it has just moved. Probes to the MAC in question, if any are
+// under way, are not waited for.
 func (l *link) doubtLocked(n *neighbour, now tcpip.MonotonicTime) {
-	if n.phase != known {
+	switch {
+	case n.phase == known:
+		n.opened, n.lost = now, l.host.links.full.Load()
+	case n.phase == verifying && n.probes < maxProbes-1:
+	default:
 		return
 	}
 	n.phase, n.probes, n.due = verifying, maxProbes-1, n.changed.Add(lockTime)
-	n.opened, n.lost = now, l.host.links.full.Load()
 	l.open[n.addr] = n
 	l.armLocked(now)
 }

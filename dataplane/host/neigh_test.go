@@ -204,6 +204,34 @@ func TestStrangersAreKeptOnlyFromTheLink(t *testing.T) {
 	wantNews(t, "address off the link", told)
 }
 
+// TestMACThatChangesWhileItIsVerifiedIsAskedFor: the probes under way go to a station
+// that is not there any more.
+func TestMACThatChangesWhileItIsVerifiedIsAskedFor(t *testing.T) {
+	notice := func(mac [6]byte) []byte { return arpFrame(t, layers.ARPReply, broadcastMAC, mac, client4, client4) }
+	b := newBench(t, Config{})
+	b.ask(client4)
+	b.hear(arpAnswer(t, theirMAC))
+	b.clock.Advance(2 * lockTime)
+	b.hear(notice(otherMAC))
+	b.clock.Advance(lockTime / 4)
+	if frames, _ := b.ask(client4); len(frames) != 1 {
+		t.Fatalf("%d frames, want a probe of the MAC that was announced", len(frames))
+	}
+	b.clock.Advance(lockTime / 4)
+	b.hear(notice(theirMAC))
+	b.clock.Advance(probeEvery)
+	frames := b.wire.take()
+	if len(frames) != 1 {
+		t.Fatalf("%d frames after the lock time, want one question", len(frames))
+	}
+	if _, _, everybody := question(t, frames[0]); !everybody {
+		t.Error("the question goes to the MAC in doubt, want everybody asked")
+	}
+	b.news.take()
+	b.hear(arpAnswer(t, theirMAC))
+	wantNews(t, "after the answer", b.news.take(), Neighbour{Addr: client4, MAC: theirMAC, State: Reachable})
+}
+
 // TestMoveOfANeighbourThatTheLinkHasForgottenIsTold: the engine still uses its old MAC,
 // and would for half a minute.
 func TestMoveOfANeighbourThatTheLinkHasForgottenIsTold(t *testing.T) {
