@@ -58,6 +58,9 @@ func (n Notifier) Stopping() error { return n.send("STOPPING=1") }
 // Watchdog says that the process is alive.
 func (n Notifier) Watchdog() error { return n.send("WATCHDOG=1") }
 
+// patience is how long a manager that reads nothing may hold up who tells it something.
+const patience = time.Second
+
 func (n Notifier) send(message string) error {
 	if n.addr == nil {
 		return nil
@@ -67,6 +70,9 @@ func (n Notifier) send(message string) error {
 		return fmt.Errorf("service manager at %s: %w", n.addr.Name, err)
 	}
 	defer conn.Close()
+	if err := conn.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+		return fmt.Errorf("service manager at %s: %w", n.addr.Name, err)
+	}
 	if _, err := conn.Write([]byte(message)); err != nil {
 		return fmt.Errorf("service manager at %s: %w", n.addr.Name, err)
 	}

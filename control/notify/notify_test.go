@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -95,4 +96,21 @@ func TestWatchdogInterval(t *testing.T) {
 			t.Errorf("%s: interval %v, want %v", tt.claim, got, tt.want)
 		}
 	}
+}
+
+func TestManagerThatDoesNotReadHoldsUpNobodyForLong(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "notify.sock")
+	manager(t, name)
+	begun := time.Now()
+	for range 1000 { // net.unix.max_dgram_qlen is 10, and seldom more
+		err := To(name).Watchdog()
+		if err == nil {
+			continue
+		}
+		if took := time.Since(begun); !errors.Is(err, os.ErrDeadlineExceeded) || took > 10*patience {
+			t.Errorf("%v after %v, want %v after %v", err, took, os.ErrDeadlineExceeded, patience)
+		}
+		return
+	}
+	t.Error("a thousand messages found room that nobody has read")
 }
