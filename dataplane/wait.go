@@ -119,7 +119,7 @@ func (s *waiter) poll(w *Worker) {
 	}
 	ts := unix.Timespec{Nsec: idleTime}
 	w.park()
-	_, _, errno := unix.Syscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&s.fds[0])), uintptr(len(s.fds)),
+	n, _, errno := unix.Syscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&s.fds[0])), uintptr(len(s.fds)),
 		uintptr(unsafe.Pointer(&ts)), 0, 0, 0)
 	if errno == 0 && s.fds[0].Revents != 0 {
 		// Read before the store: a wake between the two writes nothing, and the
@@ -129,16 +129,18 @@ func (s *waiter) poll(w *Worker) {
 		_, _ = unix.Read(s.event, b[:])
 		s.woken.Store(false)
 	}
-	s.hangups()
+	s.hangups(errno == 0 && n == 0)
 }
 
-// hangups stops polling descriptors whose interface went away: they would end
-// every sleep at once.
-func (s *waiter) hangups() {
+// hangups stops polling descriptors whose interface went away or down: they would end
+// every sleep at once. After an idle time without any sign they are polled again: who
+// changes the view may not have noticed an interface that came back at once.
+func (s *waiter) hangups(idle bool) {
 	for i := 1; i < len(s.fds); i++ {
 		f := &s.fds[i]
-		if f.Revents&(unix.POLLERR|unix.POLLHUP|unix.POLLNVAL) != 0 && f.Revents&unix.POLLIN == 0 {
-			f.Fd = -1
+		broken := f.Revents&(unix.POLLERR|unix.POLLHUP|unix.POLLNVAL) != 0 && f.Revents&unix.POLLIN == 0
+		if broken || idle && f.Fd < 0 {
+			f.Fd = ^f.Fd // the kernel passes over negative ones
 		}
 	}
 }

@@ -121,6 +121,42 @@ func TestNoWakeIsLost(t *testing.T) {
 	}
 }
 
+// TestDescriptorThatWasBrokenIsPolledAgain: an interface that goes down and comes up
+// before anybody has looked would otherwise be looked at ten times a second only.
+func TestDescriptorThatWasBrokenIsPolledAgain(t *testing.T) {
+	l := newLab(t, labConfig{})
+	s := &l.w.sleep
+	l.w.begin(l.now)
+	l.w.wake()
+	s.poll(l.w)
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(pipe[0]) // the other end polls as an error
+	fd := pipe[1]
+	defer unix.Close(fd)
+	s.fds = append(s.fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	last := &s.fds[len(s.fds)-1]
+	s.poll(l.w)
+	if last.Fd >= 0 {
+		t.Fatal("a broken descriptor is polled on: it ends every sleep at once")
+	}
+	ready, err := unix.Eventfd(1, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(ready)
+	if err := unix.Dup3(ready, fd, unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	s.poll(l.w) // an idle time
+	s.poll(l.w)
+	if last.Revents&unix.POLLIN == 0 {
+		t.Error("the descriptor works again and ends no sleep")
+	}
+}
+
 // TestWaitingRegimes: which regime a worker waits in. Sleeping and napping both
 // park it, returning at once does not.
 func TestWaitingRegimes(t *testing.T) {
