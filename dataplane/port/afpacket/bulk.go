@@ -18,6 +18,10 @@ const bulkBatch = bigFrames
 // no longer try it first. One refusal may be a full backlog.
 const enoughStrikes = 8
 
+// trialAfter is how many frames of such a type are sent until the device gets one again:
+// it may have been full for long.
+const trialAfter = 1024
+
 // mmsghdr is struct mmsghdr of recvmmsg(2).
 type mmsghdr struct {
 	hdr unix.Msghdr
@@ -37,6 +41,7 @@ type bulk struct {
 	bytes   [bulkBatch]int
 	gso     [bulkBatch]uint8 // GSO type
 	strikes [256]uint8       // by GSO type: refused in a row by the device, then taken by segment
+	spared  [256]uint16      // by GSO type: taken by segment since the device got one
 }
 
 func (b *bulk) open(ifindex int, q Qdisc) (err error) {
@@ -88,6 +93,18 @@ func (b *bulk) add(p *packet.Packet, tag int) {
 // soft reports whether the device does not segment frames such as message i.
 func (b *bulk) soft(i int) bool { return b.strikes[b.gso[i]] >= enoughStrikes }
 
+// took takes note of a frame that a socket has sent.
+func (b *bulk) took(s *socket, gso uint8) {
+	if s == b.direct {
+		b.strikes[gso] = 0
+		return
+	}
+	if b.spared[gso]++; b.spared[gso] == trialAfter {
+		b.spared[gso] = 0
+		b.strikes[gso] = min(b.strikes[gso], enoughStrikes-1)
+	}
+}
+
 // run returns the socket for message i and how many messages from there on take the same one.
 func (b *bulk) run(i int) (*socket, int) {
 	soft := b.soft(i)
@@ -110,9 +127,7 @@ func (s *sender) flushBulk() {
 		n, e := b.sendmmsg(sock, i, k)
 		if e == 0 {
 			for range n {
-				if sock == b.direct {
-					b.strikes[b.gso[i]] = 0
-				}
+				b.took(sock, b.gso[i])
 				s.count(1, b.bytes[i])
 				i++
 			}

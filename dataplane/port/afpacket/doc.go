@@ -32,7 +32,8 @@
 // All of these bypass the queueing discipline. There the kernel drops GSO frames that
 // the device cannot segment itself; a refused one takes a third socket, which does
 // not bypass and lets the kernel segment, and after a few refusals in a row
-// all frames of that GSO type do.
+// all frames of that GSO type do, but for one now and then: the device may only have
+// been full.
 //
 // # Failure
 //
