@@ -133,6 +133,7 @@ func (g *Gateway) Status() api.Status {
 		st.Ports, st.Refusals = g.portWatch.report()
 		st.Requested = g.PortRequests().Mappings
 		st.Helpers = troubled(g.Helpers())
+		st.Still, st.Failing = g.stillWatch.now(), g.failing()
 		for _, p := range g.engine.PortStats() {
 			traffic[int(p.ID)] = p.Stats
 		}

@@ -300,6 +300,20 @@ func (x *exports) send(kind config.NATEvents, e ipfix.Event) {
 	x.sendLocked(kind, e)
 }
 
+// failing returns the flow logs, collectors and files of events that take nothing at
+// the moment.
+func (g *Gateway) failing() (names []string) {
+	for _, e := range g.Exports() {
+		if !e.Working {
+			names = append(names, map[string]string{api.ExportFlowLog: "flow log ", api.ExportIPFIX: "collector "}[e.Kind]+e.To)
+		}
+	}
+	if g.events.Stats().Failing {
+		names = append(names, "files of events")
+	}
+	return names
+}
+
 // Exports returns the flow logs and collectors, and how they fare.
 func (g *Gateway) Exports() []api.Export {
 	x := &g.exports

@@ -36,12 +36,13 @@ type Gateway struct {
 	engine *dataplane.Engine
 	events *journal.Recorder
 
-	current   atomic.Pointer[active]     // what is in force; never nil
-	server    atomic.Pointer[api.Server] // nil without a control interface
-	pressure  pressure
-	portWatch portWatch
-	loadWatch loadWatch
-	ending    chan struct{} // closed when the gateway is taken down
+	current    atomic.Pointer[active]     // what is in force; never nil
+	server     atomic.Pointer[api.Server] // nil without a control interface
+	pressure   pressure
+	portWatch  portWatch
+	loadWatch  loadWatch
+	stillWatch stillWatch
+	ending     chan struct{} // closed when the gateway is taken down
 
 	mu          sync.Mutex // serializes everything that changes the gateway; guards the rest
 	phase       phase
@@ -189,6 +190,7 @@ func (g *Gateway) start(ctx context.Context) error {
 	g.tasks.Go(g.watchPorts)
 	g.loadWatch.add(g.loadSample(time.Now()))
 	g.tasks.Go(g.watchLoad)
+	g.tasks.Go(g.watchWorkers)
 	g.tasks.Go(g.followAnnouncements)
 	g.serve()
 	g.followAll()

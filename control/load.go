@@ -124,7 +124,7 @@ func (g *Gateway) Workers() []dataplane.WorkerStats {
 	if g.current.Load().generation == 0 {
 		return nil
 	}
-	return g.engine.WorkerStats()
+	return g.stillWatch.count(g.engine.WorkerStats())
 }
 
 // queueEvent is the queue of the table, named beside those of the engine and the rings

@@ -92,6 +92,7 @@ type WorkerStats struct {
 	Forwarded  uint64        // packets sent out of a port
 	Bytes      uint64        // of IP packets forwarded or delivered
 	Busy       time.Duration // in steps that handled packets
+	Stalls     uint64        // how often it began no batch for StillAfter; who looks at Engine.Still knows
 	BatchSize  Histogram     // packets
 	BatchTime  Histogram     // seconds from taking packets of the queues to having sent them
 }

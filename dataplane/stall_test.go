@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -61,6 +62,11 @@ func TestOnlyAWorkerThatHangsIsStuck(t *testing.T) {
 	err := e.Stuck(&pulse)
 	if err == nil || !strings.Contains(err.Error(), "worker 0") || strings.Contains(err.Error(), "worker 1") {
 		t.Errorf("worker 0 hangs: %v, want it named alone", err)
+	}
+
+	goesOn(t, e.workers[1])
+	if got := e.Still(&pulse); !slices.Equal(got, []int{0}) {
+		t.Errorf("stand still: %v, want worker 0", got)
 	}
 
 	close(p.hang)

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"sync/atomic"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -144,7 +145,8 @@ func (w *Worker) past(gen uint32) bool {
 // run is the life of a worker started by Engine.Start.
 func (w *Worker) run() {
 	defer w.e.done.Done()
-	runtime.LockOSThread() // for good: the thread's affinity is changed
+	runtime.LockOSThread() // for good: the thread's affinity and name are changed
+	w.nameThread()
 	if cpus := w.e.cfg.PinCPUs; len(cpus) > 0 {
 		var set unix.CPUSet
 		set.Set(cpus[w.index%len(cpus)])
@@ -272,6 +274,13 @@ func (w *Worker) drop(why Reason) {
 	w.drops[why].Add(1)
 	if w.trace != nil {
 		w.trace.drop(why)
+	}
+}
+
+// nameThread gives the worker's thread its name, for top -H and debuggers.
+func (w *Worker) nameThread() {
+	if name, err := unix.BytePtrFromString(w.String()); err == nil {
+		_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0) // cannot fail but for a bad address
 	}
 }
 

@@ -25,6 +25,12 @@ func (st *Status) FindTroubles() []string {
 	for i := range st.Interfaces {
 		st.Interfaces[i].troubles(add)
 	}
+	for _, w := range st.Still {
+		add("worker %d stands still, and so do its packets: find out what keeps its thread from running (top -H shows it by this name), or restart the gateway", w)
+	}
+	for _, to := range st.Failing {
+		add("%s takes nothing: see to its disk or server; what cannot wait is lost, and counted", to)
+	}
 	if percent := st.Flows * 100 / max(st.FlowLimit, 1); percent >= fullTable {
 		add("the table of flows is %d %% full: raise conntrack.max, or find out what the largest holders do", percent)
 	}

@@ -21,6 +21,10 @@ func TestStatusNamesTroubles(t *testing.T) {
 			[]string{"interface eth0 is down: set it up, or see to its cable"}},
 		{"an uplink that is down", Status{Interfaces: []Interface{{Name: "dsl", State: StateUp, Uplink: &Uplink{State: StateDown, Since: since, Trouble: "no answer"}}}},
 			[]string{"uplink dsl is down since 2026-05-01 12:00:00: no answer"}},
+		{"a worker that hangs, or is not let run", Status{Still: []int{1}},
+			[]string{"worker 1 stands still, and so do its packets: find out what keeps its thread from running (top -H shows it by this name), or restart the gateway"}},
+		{"what is told to nobody", Status{Failing: []string{"flow log /var/log/flows"}},
+			[]string{"flow log /var/log/flows takes nothing: see to its disk or server; what cannot wait is lost, and counted"}},
 		{"a table that fills up", Status{Flows: 80, FlowLimit: 100},
 			[]string{"the table of flows is 80 % full: raise conntrack.max, or find out what the largest holders do"}},
 		{"ports that are nearly used up, or will be soon", Status{Ports: []PortUse{

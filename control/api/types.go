@@ -27,8 +27,10 @@ type Status struct {
 	Dropped    uint64      `json:"dropped_packets"`
 	Load       *Load       `json:"load,omitempty"` // of the last minute; absent in the first moment
 	Interfaces []Interface `json:"interfaces"`
-	Changes    *Changes    `json:"changes,omitempty"` // of the last reload, if any flow differed
-	Helpers    []Helper    `json:"helpers,omitempty"` // that could not read a message or were refused an announcement
+	Changes    *Changes    `json:"changes,omitempty"`         // of the last reload, if any flow differed
+	Helpers    []Helper    `json:"helpers,omitempty"`         // that could not read a message or were refused an announcement
+	Still      []int       `json:"still_workers,omitempty"`   // that have begun no batch for a second or longer
+	Failing    []string    `json:"failing_exports,omitempty"` // flow logs, collectors and files of events that take nothing at the moment
 }
 
 // Load is what a gateway did in the last minute, or since it started.

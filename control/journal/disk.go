@@ -138,11 +138,11 @@ type disk struct {
 	out     output           // nil: none yet
 	written conntrack.Counts // of the journal
 	buf     []byte
-	failing bool
 	err     error // of the last write
 
 	mu        sync.Mutex // guards what follows
-	files     []*file    // by number
+	failing   bool
+	files     []*file // by number
 	unwritten uint64
 	corrupt   uint64
 }
@@ -315,18 +315,22 @@ func (d *disk) fresh() (frames []frame) {
 // write appends a frame to the newest file and reports whether that was possible.
 func (d *disk) write(f *frame) bool {
 	d.buf = f.append(d.buf[:0])
-	if d.err = d.put(d.buf, f); d.err != nil {
-		if !d.failing {
-			d.j.opts.Log.Warn("events cannot be written; they are kept in memory, as long as there is room", "error", d.err)
-		}
-		d.failing = true
-		return false
-	}
-	if d.failing {
+	d.err = d.put(d.buf, f)
+	switch failed := d.fail(d.err != nil); {
+	case d.err != nil && !failed:
+		d.j.opts.Log.Warn("events cannot be written; they are kept in memory, as long as there is room", "error", d.err)
+	case d.err == nil && failed:
 		d.j.opts.Log.Info("events can be written again")
 	}
-	d.failing = false
-	return true
+	return d.err == nil
+}
+
+// fail sets failing and returns what it was.
+func (d *disk) fail(failing bool) (was bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	was, d.failing = d.failing, failing
+	return was
 }
 
 func (d *disk) put(b []byte, f *frame) error {
@@ -405,7 +409,7 @@ func (d *disk) sizeLocked() (n int64) {
 func (d *disk) stats(s *Stats) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s.Disk, s.DiskLimit, s.Unwritten, s.Corrupt = d.sizeLocked(), d.max, d.unwritten, d.corrupt
+	s.Disk, s.DiskLimit, s.Unwritten, s.Corrupt, s.Failing = d.sizeLocked(), d.max, d.unwritten, d.corrupt, d.failing
 }
 
 // first returns the oldest place in files.

@@ -36,6 +36,7 @@ type Stats struct {
 	DiskLimit   int64  // 0: none
 	Missed      uint64 // events that readers were told they missed
 	Unwritten   uint64 // events that no file could take
+	Failing     bool   // files take nothing at the moment
 	Corrupt     uint64 // bytes of files that could not be read
 }
 

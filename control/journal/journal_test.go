@@ -446,12 +446,15 @@ func TestFullDiskIsCountedAndHoldsUpNobody(t *testing.T) {
 		appendMany(j, 100)
 		j.disk.flush()
 	}
-	if j.disk.err == nil {
+	if j.disk.err == nil || !j.Stats().Failing {
 		t.Error("the full disk was not noticed")
 	}
 	full.set(false)
 	j.disk.flush()
 	s := j.Stats()
+	if s.Failing {
+		t.Error("the disk counts as full when it has room again")
+	}
 	if s.Unwritten == 0 {
 		t.Error("nothing was lost for the files")
 	}

@@ -60,7 +60,7 @@ func (source) Census() (c conntrack.Census) { return c }
 func (source) Workers() []dataplane.WorkerStats {
 	h := dataplane.Histogram{Bounds: []float64{1, 64}, Counts: []uint64{41, 42}, Count: 43, Sum: 44}
 	return []dataplane.WorkerStats{
-		{Received: 31, Stats: port.Stats{RxBytes: 32, RxRingDrops: 33}, Forwarded: 34, Bytes: 35, Busy: 1500 * time.Millisecond, BatchSize: h, BatchTime: h},
+		{Received: 31, Stats: port.Stats{RxBytes: 32, RxRingDrops: 33}, Forwarded: 34, Bytes: 35, Busy: 1500 * time.Millisecond, Stalls: 36, BatchSize: h, BatchTime: h},
 		{Received: 36},
 	}
 }
@@ -302,6 +302,7 @@ func TestValues(t *testing.T) {
 		{"culvert_worker_received_packets_total", "0", 31},
 		{"culvert_worker_received_bytes_total", "0", 32},
 		{"culvert_worker_receive_ring_dropped_total", "0", 33},
+		{"culvert_worker_stalls_total", "0", 36},
 		{"culvert_worker_forwarded_packets_total", "0", 34},
 		{"culvert_worker_forwarded_bytes_total", "0", 35},
 		{"culvert_worker_received_packets_total", "1", 36},

@@ -15,6 +15,7 @@ var (
 	workerTxB   = describe("culvert_worker_forwarded_bytes_total", "Bytes of IP packets that a worker sent or gave to the gateway itself.", "worker")
 	workerDrops = describe("culvert_worker_receive_ring_dropped_total", "Frames the kernel dropped because a worker was too slow to take them; add workers, or look which flows all meet on this one.", "worker")
 	workerBusy  = describe("culvert_worker_busy_seconds_total", "Time that a worker spent on packets; its rate is the share of a processor.", "worker")
+	workerStall = describe("culvert_worker_stalls_total", "How often a worker began no batch for a second or longer; find out what keeps its thread from running (top -H shows it by its name).", "worker")
 	workerSize  = describe("culvert_worker_batch_packets", "Packets that a worker took from a queue at once. Full batches (64) say that it has more to do than it can.", "worker")
 	workerTime  = describe("culvert_worker_batch_seconds", "Time from taking packets of a worker's queues to having sent them.", "worker")
 
@@ -30,6 +31,7 @@ func collectWorkers(workers []dataplane.WorkerStats, queues []dataplane.QueueLoa
 		count(workerTx, w.Forwarded, name)
 		count(workerTxB, w.Bytes, name)
 		count(workerDrops, w.RxRingDrops, name)
+		count(workerStall, w.Stalls, name)
 		to <- prometheus.MustNewConstMetric(workerBusy, prometheus.CounterValue, w.Busy.Seconds(), name)
 		histogram(to, workerSize, &w.BatchSize, name)
 		histogram(to, workerTime, &w.BatchTime, name)
