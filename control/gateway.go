@@ -191,6 +191,7 @@ func (g *Gateway) start(ctx context.Context) error {
 	g.loadWatch.add(g.loadSample(time.Now()))
 	g.tasks.Go(g.watchLoad)
 	g.tasks.Go(g.watchWorkers)
+	g.tasks.Go(g.watchMade)
 	g.tasks.Go(g.followAnnouncements)
 	g.serve()
 	g.followAll()

@@ -7,6 +7,7 @@ import (
 
 	"example.com/culvert/control/kernel"
 	"example.com/culvert/control/nsthread"
+	"example.com/culvert/dataplane/port/tun"
 	"example.com/culvert/rules/config"
 )
 
@@ -153,7 +154,7 @@ func (g *Gateway) resync() {
 	}
 	p, err := g.plan(g.cfg)
 	if err == nil {
-		if g.retry == nil && p.equal(g.lastPlan) {
+		if g.retry == nil && !g.unsure && p.equal(g.lastPlan) {
 			return // something else changed in the namespace
 		}
 		err = g.reconcile(p, leaveOut)
@@ -162,6 +163,37 @@ func (g *Gateway) resync() {
 		g.log.Error("change of the kernel was not followed", "error", err)
 		g.retryLater()
 	}
+}
+
+// watchMade has interfaces that the gateway made made anew when somebody has deleted
+// them. No message tells of that: their namespaces need not be followed.
+func (g *Gateway) watchMade() {
+	tick := time.NewTicker(retryAfter)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-g.ending:
+			return
+		}
+		if g.madeIsGone() {
+			g.resync()
+		}
+	}
+}
+
+// madeIsGone reports whether an interface that the gateway made was deleted, and has
+// resync look.
+func (g *Gateway) madeIsGone() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	gone := false
+	for _, p := range g.ports {
+		made, ok := p.port.(*tun.Port)
+		gone = gone || ok && made.Gone()
+	}
+	g.unsure = g.unsure || gone
+	return gone
 }
 
 // retryLater has resync run again. g.mu must be held.

@@ -34,6 +34,10 @@ func (p *Port) Info() port.Info { return p.dev.Info() }
 // Refresh implements port.Port.
 func (p *Port) Refresh() (port.Info, error) { return p.dev.Refresh() }
 
+// Gone reports whether the interface is known to be deleted: whoever used it last has
+// found that out. Nothing brings it back.
+func (p *Port) Gone() bool { return p.gone.Load() }
+
 // Queue implements port.Port.
 func (p *Port) Queue(i int) port.Queue { return p.queues[i] }
 

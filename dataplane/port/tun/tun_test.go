@@ -210,6 +210,9 @@ func TestDeletedInterfaceIsDownAndQuiet(t *testing.T) {
 		if n, _ := unix.Poll([]unix.PollFd{{Fd: int32(q.FD()), Events: unix.POLLIN}}, 0); n != 0 {
 			t.Errorf("%s: the descriptor is not quiet", name)
 		}
+		if !p.Gone() {
+			t.Errorf("%s: it does not know that it is gone", name)
+		}
 		if info, err := p.Refresh(); err == nil || info.Up {
 			t.Errorf("%s: Refresh: up %v, error %v", name, info.Up, err)
 		}
