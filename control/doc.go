@@ -59,6 +59,14 @@
 // the others after what they have. At the end they are closed before the engine, over
 // whose interfaces they may send.
 //
+// # Failures
+//
+// What the kernel refuses, or cannot be asked for want of descriptors, is left out or
+// left as it is, and tried again a second later (spaces.go); everything else goes on. An
+// interface that the gateway made is made anew when somebody has deleted it. Workers
+// that begin no batch for a second are named in log and status (still.go), and the
+// service manager hears nothing while one hangs in a batch (watchdog.go).
+//
 // # Namespaces
 //
 // A gateway lives in the network namespace of the thread that called New. It
