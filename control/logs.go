@@ -44,6 +44,14 @@ func (g *Gateway) LogSuppressed() uint64 {
 	return g.opts.Logs.Suppressed()
 }
 
+// LogLost returns how many lines nobody has read in time.
+func (g *Gateway) LogLost() uint64 {
+	if g.opts.Logs == nil {
+		return 0
+	}
+	return g.opts.Logs.Lost()
+}
+
 // errForeignLog tells that the log is somebody else's.
 var errForeignLog = fmt.Errorf("levels of the log are set by the program that runs the gateway: %w", ErrRefused)
 

@@ -107,8 +107,8 @@ func run(ctx context.Context, o runOptions, stderr io.Writer) error {
 	if err != nil {
 		return before.Fail(err)
 	}
-	logs := logging.New(stderr, control.LogSettings(&cfg.Log), o.fixed)
-	defer logs.Flush()
+	logs := logging.NewSpooled(stderr, control.LogSettings(&cfg.Log), o.fixed)
+	defer logs.Flush() // an error: nobody reads that either
 	log := logs.Logger()
 	orders := make(chan os.Signal, 1) // from here on these do not end the process
 	signal.Notify(orders, unix.SIGHUP, unix.SIGUSR2)

@@ -1,12 +1,14 @@
 package logging
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // Component is a part of the gateway whose level can be set by itself.
@@ -108,16 +110,39 @@ type Log struct {
 	fixed   Fixed
 	forms   [numForms]slog.Handler
 	repeats repeats
+	spool   *spool // nil: lines are written where they are logged
+}
+
+// NewSpooled is New for a w that may keep who writes waiting, such as a pipe: lines wait
+// for it in memory, and those that find no room are lost and counted. Flush it at the
+// end; its goroutine lives as long as the process.
+func NewSpooled(w io.Writer, s Settings, fixed Fixed) *Log {
+	spool := newSpool(w)
+	l := New(spool, s, fixed)
+	l.spool = spool
+	direct := formsOf(w)
+	spool.tell = func(lost uint64) {
+		r := slog.NewRecord(time.Now(), slog.LevelError, "lines of the log were lost: whoever reads it was too slow", 0)
+		r.AddAttrs(slog.Uint64("lines", lost))
+		_ = direct[l.Form()].Handle(context.Background(), r) // there is nowhere else to tell
+	}
+	go spool.run()
+	return l
 }
 
 // New returns a log that writes lines to w, one Write for each.
 func New(w io.Writer, s Settings, fixed Fixed) *Log {
 	l := &Log{fixed: fixed}
-	every := &slog.HandlerOptions{Level: slog.LevelDebug - 4} // Log decides
-	l.forms = [numForms]slog.Handler{Text: slog.NewTextHandler(w, every), JSON: slog.NewJSONHandler(w, every)}
+	l.forms = formsOf(w)
 	l.repeats.log = l
 	l.Apply(s)
 	return l
+}
+
+// formsOf returns handlers that write everything to w, one for each form.
+func formsOf(w io.Writer) [numForms]slog.Handler {
+	every := &slog.HandlerOptions{Level: slog.LevelDebug - 4} // Log decides
+	return [numForms]slog.Handler{Text: slog.NewTextHandler(w, every), JSON: slog.NewJSONHandler(w, every)}
 }
 
 // Apply puts s in force, for what is not fixed.
@@ -154,8 +179,23 @@ func (l *Log) Form() Form { return Form(l.form.Load()) }
 // Suppressed returns how many lines were held back since New.
 func (l *Log) Suppressed() uint64 { return l.repeats.suppressed.Load() }
 
-// Flush tells at once of what was held back so far.
-func (l *Log) Flush() { l.repeats.flush() }
+// Lost returns how many lines found no room since NewSpooled.
+func (l *Log) Lost() uint64 {
+	if l.spool == nil {
+		return 0
+	}
+	return l.spool.lost.Load()
+}
+
+// Flush tells at once of what was held back so far, and waits a second at most until
+// all is written; the error says what is not.
+func (l *Log) Flush() error {
+	l.repeats.flush()
+	if l.spool == nil {
+		return nil
+	}
+	return l.spool.drain()
+}
 
 // Logger returns a logger of the gateway; see For.
 func (l *Log) Logger() *slog.Logger { return slog.New(&handler{log: l, forms: l.forms}) }

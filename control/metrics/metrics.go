@@ -47,6 +47,7 @@ type Source interface {
 	PortRequests() PortRequests
 	Exports() []api.Export
 	LogSuppressed() uint64 // lines of the own log
+	LogLost() uint64       // lines of it that nobody has read in time
 	ControlRefused() (connections, unauthorized uint64)
 	Census() conntrack.Census
 	Workers() []dataplane.WorkerStats
@@ -235,6 +236,7 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	}
 	collectExports(c.from.Exports(), gauge, count)
 	count(heldBack, c.from.LogSuppressed())
+	count(logLost, c.from.LogLost())
 	connections, unauthorized := c.from.ControlRefused()
 	count(apiRefused, connections)
 	count(apiUnknown, unauthorized)

@@ -44,6 +44,7 @@ func (source) Exports() []api.Export {
 }
 
 func (source) LogSuppressed() uint64                              { return 58 }
+func (source) LogLost() uint64                                    { return 37 }
 func (source) ControlRefused() (connections, unauthorized uint64) { return 59, 60 }
 
 func (source) RuleLinesLost() uint64 { return 7 }
@@ -284,6 +285,7 @@ func TestValues(t *testing.T) {
 		{"culvert_exports_failing", "flowlog", 1},
 		{"culvert_exports_failing", "ipfix", 0},
 		{"culvert_log_suppressed_total", "", 58},
+		{"culvert_log_lost_total", "", 37},
 		{"culvert_control_refused_connections_total", "", 59},
 		{"culvert_control_unauthorized_requests_total", "", 60},
 		{"culvert_flows", "", 3},

@@ -327,3 +327,48 @@ func ask(t *testing.T, h *house, text string) net.Conn {
 	must(t, err)
 	return c
 }
+
+// TestLogThatNobodyReadsHoldsUpNothing has the log go into a pipe that is full: packets
+// pass, files are reloaded, what the kernel says is followed, and the gateway ends.
+func TestLogThatNobodyReadsHoldsUpNothing(t *testing.T) {
+	onlyCulvert(t, setup{}, func(t *testing.T, h *house) {
+		must(t, h.gw.Stop())
+		fifo := filepath.Join(h.Dir(), "log")
+		must(t, unix.Mkfifo(fifo, 0o600))
+		reader, err := unix.Open(fifo, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		must(t, err)
+		defer unix.Close(reader)
+		_, err = unix.FcntlInt(uintptr(reader), unix.F_SETPIPE_SZ, os.Getpagesize())
+		must(t, err)
+		path := filepath.Join(h.Dir(), "culvert.toml")
+		p, err := h.gw.Host.Start("sh", "-c", `exec "$0" "$@" 2>`+fifo, h.gw.Binary(), "run", "--log-level", "debug", "-c", path, "--socket", h.gw.Socket())
+		must(t, err)
+		until(t, "the gateway is ready", func() bool {
+			_, err := h.gw.Ctl(t.Context(), "status")
+			return err == nil
+		})
+		service := at(ipv4.server, echoPort)
+		serveUDP(t, h.server, service)
+		d := bindUDP(t, h.first, at(ipv4.first, 0))
+		full := func() bool {
+			waits, err := unix.IoctlGetInt(reader, unix.TIOCINQ)
+			must(t, err)
+			return waits > os.Getpagesize()-512
+		}
+		for i := 0; !full(); i++ { // each of these logs something
+			must(t, h.gw.Netlink().LinkSetMTU(ifname(t, h.gw.Host, "guest0"), 1400+i%2))
+			_, err := h.gw.Ctl(t.Context(), "reload")
+			must(t, err)
+		}
+		for range 5 {
+			_, err := h.gw.Ctl(t.Context(), "reload")
+			must(t, err)
+			d.ask(t, service, "does it pass?")
+		}
+		must(t, h.gw.Netlink().LinkSetMTU(ifname(t, h.gw.Host, "guest0"), 1300))
+		until(t, "the MTU is followed", func() bool {
+			return slices.ContainsFunc(h.status(t).Interfaces, func(i ifStatus) bool { return i.Name == "guest0" && i.MTU == 1300 })
+		})
+		must(t, p.Stop()) // an error if it takes longer than a moment
+	})
+}

@@ -284,7 +284,7 @@ func TestTUNThatSomebodyDeletesIsMadeAnew(t *testing.T) {
 		if kind != netns.Culvert {
 			continue
 		}
-		lab := netns.ForTest(t, bulkTopology(kind, "tun", veth))
+		lab := netns.ForTest(t, bulkTopology(kind, tun, veth))
 		client := lab.Host("client")
 		service := at(ipv4.server, echoPort)
 		serveUDP(t, lab.Host("server"), service)
