@@ -51,7 +51,7 @@ func (s *spool) run() {
 			close(done)
 		}
 		// Behind those that found room before, as far as there is an end of them.
-		if lost := s.lost.Load(); lost != told && (len(s.lines) == 0 || since >= spoolLines) {
+		if lost := s.lost.Load(); lost != told && (len(s.lines) == 0 || since >= 2*spoolLines) {
 			s.tell(lost - told)
 			told, since = lost, 0
 		}
