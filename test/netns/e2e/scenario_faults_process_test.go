@@ -90,7 +90,7 @@ var processFaults = []fault{
 	}},
 	{claim: "each worker stands still for a moment", strike: func(t *testing.T, s *steadily) {
 		for _, tid := range workersOf(t, s.gw.Process().Pid()) {
-			frozen(t, tid, func() { pause(300 * time.Millisecond) })
+			frozen(t, tid, func() { lasts(300 * time.Millisecond) })
 			s.recover(t)
 		}
 	}},
@@ -111,7 +111,7 @@ var processFaults = []fault{
 					}
 				}
 			}
-			pause(time.Millisecond)
+			lasts(time.Millisecond)
 		}
 	}},
 	{claim: "there are no file descriptors left", strike: func(t *testing.T, s *steadily) {
@@ -305,7 +305,7 @@ func begin(t *testing.T, h *house, flows int) {
 			_, err := d.WriteToUDPAddrPort([]byte("x"), at(ipv4.server, port))
 			must(t, err)
 		}
-		pause(5 * time.Millisecond)
+		lasts(5 * time.Millisecond)
 	}
 }
 

@@ -224,7 +224,7 @@ var networkFaults = []fault{
 		nl, up := h.router.Netlink(), ifname(t, h.router, "up0")
 		must(t, nl.LinkSetARPOff(up))
 		must(t, nl.LinkSetHardwareAddr(up, randomMAC()))
-		pause(200 * time.Millisecond)
+		lasts(200 * time.Millisecond)
 		must(t, nl.LinkSetARPOn(up))
 		must(t, nl.LinkSetHardwareAddr(up, randomMAC()))
 	}},
@@ -274,8 +274,8 @@ func randomMAC() net.HardwareAddr {
 	return mac
 }
 
-// pause is how long a fault lasts that only time ends.
-func pause(d time.Duration) { <-time.After(d) }
+// lasts is how long a fault lasts that only time ends.
+func lasts(d time.Duration) { <-time.After(d) }
 
 // TestTUNThatSomebodyDeletesIsMadeAnew: the gateway made it, in a namespace that it does
 // not follow.

@@ -19,7 +19,7 @@ import (
 	"example.com/culvert/test/netns"
 )
 
-// Steady traffic, while something else happens: of each family a stream of numbered
+// Steady traffic, while something else happens: of each family a series of numbered
 // datagrams that are echoed, and a connection that moves data both ways and compares
 // the sums of both ends.
 const (
@@ -38,7 +38,7 @@ type steadily struct {
 	*house
 	disk      string // where the gateway writes logs
 	read      int    // of the gateway's log
-	streams   []*stream
+	streams   []*series
 	transfers []*transfers
 }
 
@@ -51,7 +51,7 @@ func (h *house) goOn(t *testing.T, size int) *steadily {
 		s.read = len(h.gw.Process().Output())
 	}
 	for _, f := range families {
-		s.streams = append(s.streams, startStream(t, h.first, h.server, f, size))
+		s.streams = append(s.streams, startSeries(t, h.first, h.server, f, size))
 		s.transfers = append(s.transfers, startTransfers(t, h.first, f))
 	}
 	for _, x := range s.streams {
@@ -77,8 +77,8 @@ func (s *steadily) recover(t *testing.T) {
 	}
 }
 
-// stream is a sender of numbered datagrams and the books about them.
-type stream struct {
+// series is a sender of numbered datagrams and the books about them.
+type series struct {
 	f          *family
 	near, far  *net.UDPConn
 	quit, done chan struct{}
@@ -89,10 +89,10 @@ type stream struct {
 	since    int        // number that was sent when resume was called
 }
 
-// startStream returns when the first datagram was sent.
-func startStream(t *testing.T, client, server *netns.Host, f *family, size int) *stream {
+// startSeries returns when the first datagram was sent.
+func startSeries(t *testing.T, client, server *netns.Host, f *family, size int) *series {
 	t.Helper()
-	x := &stream{f: f, near: roomy(t, client, at(f.first, 0)), far: roomy(t, server, at(f.server, streamPort)),
+	x := &series{f: f, near: roomy(t, client, at(f.first, 0)), far: roomy(t, server, at(f.server, streamPort)),
 		quit: make(chan struct{}), done: make(chan struct{})}
 	go x.echo()
 	go x.listen()
@@ -114,7 +114,7 @@ func roomy(t *testing.T, host *netns.Host, on netip.AddrPort) *net.UDPConn {
 }
 
 // send sends at streamRate until stop.
-func (x *stream) send(size int) {
+func (x *series) send(size int) {
 	defer close(x.done)
 	tick := time.NewTicker(time.Second / streamRate)
 	defer tick.Stop()
@@ -142,14 +142,14 @@ func (x *stream) send(size int) {
 }
 
 // unsent takes back the number of a datagram that the client's own kernel refused.
-func (x *stream) unsent(n int) {
+func (x *series) unsent(n int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.reached, x.answered = x.reached[:n], x.answered[:n]
 }
 
 // echo is the server: it returns the numbers.
-func (x *stream) echo() {
+func (x *series) echo() {
 	x.read(x.far, func(n int, from netip.AddrPort) {
 		if n < len(x.reached) {
 			x.reached[n] = true
@@ -158,7 +158,7 @@ func (x *stream) echo() {
 	})
 }
 
-func (x *stream) listen() {
+func (x *series) listen() {
 	x.read(x.near, func(n int, _ netip.AddrPort) {
 		if n < len(x.answered) {
 			x.answered[n] = true
@@ -167,7 +167,7 @@ func (x *stream) listen() {
 }
 
 // read calls take with each number that comes, until the socket is closed.
-func (x *stream) read(c *net.UDPConn, take func(n int, from netip.AddrPort)) {
+func (x *series) read(c *net.UDPConn, take func(n int, from netip.AddrPort)) {
 	buf := make([]byte, 1<<16)
 	for {
 		n, from, err := c.ReadFromUDPAddrPort(buf)
@@ -184,14 +184,14 @@ func (x *stream) read(c *net.UDPConn, take func(n int, from netip.AddrPort)) {
 }
 
 // resume has fit look at nothing that was sent before.
-func (x *stream) resume() {
+func (x *series) resume() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.since = len(x.answered)
 }
 
 // fit reports whether, since resume, streamFit datagrams in a row were answered.
-func (x *stream) fit() bool {
+func (x *series) fit() bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	row := 0
@@ -207,7 +207,7 @@ func (x *stream) fit() bool {
 }
 
 // stop ends the sender. More calls do nothing.
-func (x *stream) stop() {
+func (x *series) stop() {
 	x.mu.Lock()
 	select {
 	case <-x.quit:
@@ -218,13 +218,12 @@ func (x *stream) stop() {
 	<-x.done
 }
 
-// toll is what became of a stream.
+// toll is what became of a series.
 type toll struct {
-	sent     int
-	there    int // were lost on their way to the server
-	back     int // their answers were
-	longest  int // in a row without an answer
-	outlasts bool
+	sent    int
+	there   int // were lost on their way to the server
+	back    int // their answers were
+	longest int // in a row without an answer
 }
 
 func (l toll) lost() int { return l.there + l.back }
@@ -233,9 +232,9 @@ func (l toll) String() string {
 	return fmt.Sprintf("%d sent, %d lost on the way there and %d on the way back, %d in a row", l.sent, l.there, l.back, l.longest)
 }
 
-// settle ends the stream and counts. Datagrams must arrive again: the answer to one of
+// settle ends the series and counts. Datagrams must arrive again: the answer to one of
 // the last says that nothing is on its way any more.
-func (x *stream) settle(t *testing.T) (l toll) {
+func (x *series) settle(t *testing.T) (l toll) {
 	t.Helper()
 	x.stop()
 	until(t, x.f.name+": the last datagrams are echoed", func() bool {
@@ -263,7 +262,7 @@ func (x *stream) settle(t *testing.T) (l toll) {
 }
 
 // quietLocked reports whether the last datagram is answered. x.mu must be held.
-func (x *stream) quietLocked() bool { return x.answered[len(x.answered)-1] }
+func (x *series) quietLocked() bool { return x.answered[len(x.answered)-1] }
 
 // transfers is a connection in use.
 type transfers struct {
