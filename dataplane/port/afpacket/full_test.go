@@ -70,8 +70,8 @@ const (
 	numberAt   = 54 // in a frame, behind headers of TCP
 )
 
-// numbered is a frame of n bytes with a number in it, whole or to be segmented.
-func numbered(t *testing.T, number uint32, n int, gso uint8) *packet.Packet {
+// withNumber is a frame of n bytes with a number in it, whole or to be segmented.
+func withNumber(t *testing.T, number uint32, n int, gso uint8) *packet.Packet {
 	t.Helper()
 	const room = packet.Headroom
 	mem := make([]byte, room+n)
@@ -103,7 +103,7 @@ func TestFullDeviceIsRefusedCountedAndUsedAgain(t *testing.T) {
 			var total uint64
 			for round := range uint32(3) {
 				for i := range uint32(burst) {
-					if st := q.Send(numbered(t, round*1000+i, tt.size, packet.GSONone)); st != port.Sent {
+					if st := q.Send(withNumber(t, round*1000+i, tt.size, packet.GSONone)); st != port.Sent {
 						t.Fatalf("%v, want sent", st)
 					}
 				}
@@ -135,7 +135,7 @@ func TestDeviceThatWasFullGetsSuperPacketsDirectlyAgain(t *testing.T) {
 	q := p.queues[0]
 	send := func(number uint32) {
 		t.Helper()
-		if st := q.Send(numbered(t, number, 5000, packet.GSOTCPv4)); st != port.Sent {
+		if st := q.Send(withNumber(t, number, 5000, packet.GSOTCPv4)); st != port.Sent {
 			t.Fatalf("%v, want sent", st)
 		}
 		if r := q.Flush(); r != [port.NumStatuses]uint32{} {
