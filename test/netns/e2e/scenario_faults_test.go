@@ -25,9 +25,18 @@ type fault struct {
 	// in the network afterwards is what was there before.
 	strike func(t *testing.T, s *steadily)
 	loss   loss
-	ends   bool // connections end, with notice
+	fate   fate
 	kernel bool // netfilter can meet it, too
 }
+
+// fate is what becomes of connections that are open. New ones always work afterwards.
+type fate uint8
+
+const (
+	stays fate = iota
+	ends       // with notice
+	isCut      // flows end, and nobody is left to be told: a segment may pick the connection up
+)
 
 // loss says which datagrams may be lost.
 type loss uint8
@@ -68,11 +77,13 @@ func (h *house) outlives(t *testing.T, x *fault, disk string) {
 	s.recover(t)
 	lasted := time.Since(began)
 	for _, c := range s.transfers {
-		if !x.ends {
+		switch x.fate {
+		case stays:
 			c.goesOn(t)
 			continue
+		case ends:
+			c.ended(t)
 		}
-		c.ended(t)
 		startTransfers(t, h.first, c.f).goesOn(t)
 	}
 	known := 0
@@ -176,7 +187,7 @@ func ifname(t *testing.T, host *netns.Host, name string) netlink.Link {
 var networkFaults = []fault{
 	{claim: "the outside interface goes down and comes up", loss: counted, kernel: true, strike: func(t *testing.T, s *steadily) { s.flap(t, "wan0", wanLink) }},
 	{claim: "the inside interface goes down and comes up", loss: elsewhere, kernel: true, strike: func(t *testing.T, s *steadily) { s.flap(t, "lan0", lanLink) }},
-	{claim: "the outside interface is deleted and made anew", loss: elsewhere, ends: true, strike: func(t *testing.T, s *steadily) {
+	{claim: "the outside interface is deleted and made anew", loss: elsewhere, fate: ends, strike: func(t *testing.T, s *steadily) {
 		h := s.house
 		must(t, h.gw.Netlink().LinkDel(ifname(t, h.gw.Host, "wan0")))
 		s.says(t, `"interface changed" interface=wan0 state=absent`)
@@ -186,7 +197,7 @@ var networkFaults = []fault{
 		h.exec(t, h.router, "ip", "link", "set", "up0", "up")
 		h.restore(t, wanLink)
 	}},
-	{claim: "the inside interface is deleted and made anew with another address of its own", loss: elsewhere, strike: func(t *testing.T, s *steadily) {
+	{claim: "the inside interface is deleted and made anew with another address of its own", loss: elsewhere, fate: isCut, strike: func(t *testing.T, s *steadily) {
 		h := s.house
 		must(t, h.gw.Netlink().LinkDel(ifname(t, h.gw.Host, "lan0")))
 		s.says(t, `"interface changed" interface=lan0 state=absent`)
@@ -206,7 +217,7 @@ var networkFaults = []fault{
 			s.recover(t)
 		}
 	}},
-	{claim: "the outside addresses change, and change back", loss: elsewhere, ends: true, strike: func(t *testing.T, s *steadily) {
+	{claim: "the outside addresses change, and change back", loss: elsewhere, fate: ends, strike: func(t *testing.T, s *steadily) {
 		for _, back := range []bool{false, true} {
 			for _, f := range families {
 				old, next := f.outside, near(f.outside, 34)
