@@ -56,7 +56,9 @@ type bench struct {
 func newBench(t *testing.T, text string, opts Options, names ...string) *bench {
 	t.Helper()
 	b := &bench{ports: make(map[string]*mem.Port), socket: filepath.Join(t.TempDir(), "culvert.sock")}
-	opts.Ports = make(map[string]port.Port)
+	if opts.Ports == nil {
+		opts.Ports = make(map[string]port.Port)
+	}
 	for _, name := range names {
 		p := newPort(t, name)
 		b.ports[name], opts.Ports[name] = p, p
