@@ -24,7 +24,7 @@ netns_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:buil
 longest = ./test/netns/e2e/
 bench_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^func Benchmark' . )))
 
-.PHONY: help build man test tools lint unit race netns soak bench bench-compare bench-quick fuzz corpus vuln clean
+.PHONY: help build man test tools lint unit race netns soak bench bench-wire bench-compare bench-quick plots fuzz corpus vuln clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -69,6 +69,13 @@ soak: build ## mixed traffic and changes for MINUTES, every invariant checked al
 
 bench: ## benchmarks in memory into a result file; BENCH=regexp BENCHTIME=1s COUNT=1 RESULT=dist/bench/COMMIT
 	@scripts/bench $(RESULT).memory.txt -run='^$$' -bench='$(BENCH)' -benchtime=$(BENCHTIME) -count=$(COUNT) -benchmem -timeout=3h $(bench_packages)
+
+bench-wire: build ## a gateway between two hosts beside the kernel's, as root, into a result file
+	@[ "$$(id -u)" = 0 ] || { echo "this makes network namespaces: run it as root" >&2; exit 1; }
+	@CULVERT_BIN=$(CURDIR)/bin/culvert scripts/bench $(RESULT).wire.txt -tags=netns -run='^$$' -bench='$(BENCH)' -benchtime=1x -count=$(COUNT) -timeout=3h ./test/bench/wire
+
+plots: ## diagrams of the result files in test/bench/results, which PERFORMANCE.md shows
+	@go run ./test/bench/plot -o test/bench/results test/bench/results/*.txt
 
 bench-compare: ## benchmarks of BASE=revision and HEAD in turns, compared; BENCH=regexp LONG=1
 	@BENCH='$(BENCH)' scripts/bench-compare $(or $(BASE),$(error say BASE=revision))
