@@ -46,7 +46,7 @@ const (
 	mixedOf   = 30 // packets of each protocol that a port gives in a step
 	mixedNew  = 2  // flows of each protocol that begin in a step
 	mixedStep = 4*mixedOf + 2*mixedNew
-	mixedIdle = time.Second // of flows without an answer
+	mixedIdle = 4 * time.Second // of flows without an answer, and longer than all take to begin
 )
 
 // mixture is the traffic of BenchmarkMixed.
@@ -57,7 +57,7 @@ type mixture struct {
 }
 
 func newMixture(t testing.TB, flows int) *mixture {
-	cfg := conntrack.Config{Max: 5*flows/2 + 1<<19, Timeouts: conntrack.Timeouts{UDP: mixedIdle}}
+	cfg := conntrack.Config{Max: 2*flows + 1<<20, Timeouts: conntrack.Timeouts{UDP: mixedIdle}}
 	cfg.Timeouts.TCP[conntrack.SynSent] = mixedIdle
 	x := newUDPWorld(t, flows, bulkConfig{table: cfg})
 	m := &mixture{world: x, fresh: flows}

@@ -93,3 +93,27 @@ func TestAxesHaveAFewRoundTicks(t *testing.T) {
 		t.Errorf("ticks %v", s.ticks)
 	}
 }
+
+// TestDiagramsOfTheDocumentationAreOfItsResults draws them again.
+func TestDiagramsOfTheDocumentationAreOfItsResults(t *testing.T) {
+	const kept = "../results"
+	files, err := filepath.Glob(kept + "/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no result files in %s: %v", kept, err)
+	}
+	dir := t.TempDir()
+	var out bytes.Buffer
+	if err := run(append([]string{"-o", dir}, files...), &out); err != nil {
+		t.Fatal(err)
+	}
+	for name := range strings.FieldsSeq(out.String()) {
+		now, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		was, err := os.ReadFile(filepath.Join(kept, filepath.Base(name)))
+		if err != nil || !bytes.Equal(now, was) {
+			t.Errorf("%s is not what the result files say (%v): make plots", filepath.Base(name), err)
+		}
+	}
+}

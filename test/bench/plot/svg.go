@@ -98,7 +98,7 @@ func (d *diagram) draw(w *bytes.Buffer) {
 		text(w, left-8, y+4, "end", "", short(v))
 	}
 	text(w, left+(width-left-right)/2, height-12, "middle", "", d.x)
-	text(w, -(top+(height-top-bottom)/2), 18, "middle", `transform="rotate(-90)"`, d.y)
+	text(w, -(top + (height-top-bottom)/2), 18, "middle", `transform="rotate(-90)"`, d.y)
 	for i, l := range d.lines {
 		colour := colours[i%len(colours)]
 		path := ""
