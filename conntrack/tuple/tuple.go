@@ -153,6 +153,14 @@ func HasPorts(proto uint8) bool {
 // IsICMP reports whether proto is ICMP or ICMPv6.
 func IsICMP(proto uint8) bool { return proto == ICMP || proto == ICMPv6 }
 
+// PortBuckets is how many classes PortBucket has.
+const PortBuckets = 64
+
+// PortBucket returns the class of a port, or of the exclusive or of two. It is linear:
+// the class of a^b is that of a, exclusive or that of b. Each 64 ports in a row have
+// all classes once.
+func PortBucket(x uint16) uint8 { return uint8((x ^ x>>6 ^ x>>12) & (PortBuckets - 1)) }
+
 // String formats t for people: "tcp 10.0.0.5:40000 > 198.51.100.7:443", and GRE of a
 // call with its ids: "gre 10.0.0.5:7 > 198.51.100.7:21".
 func (t Tuple) String() string {

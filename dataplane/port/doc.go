@@ -5,6 +5,7 @@
 //	tun       an interface that we make: TUN, or TAP for the exception path
 //	mem       in-memory ports for tests
 //	pcap      replays a capture file
+//	steer     which queue takes which packets
 //	own       TCX programs that keep the kernel's stack off an interface
 //
 // # Ownership of memory

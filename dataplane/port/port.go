@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"example.com/culvert/dataplane/packet"
+	"example.com/culvert/dataplane/port/steer"
 )
 
 // ErrGone is what Refresh says of an interface that was deleted.
@@ -61,6 +62,13 @@ type Port interface {
 	NewSender() (Sender, error)
 	// Close ends the port. No queue may be in use any more.
 	Close() error
+}
+
+// Steerer is implemented by ports that can be told which queue takes which packets.
+type Steerer interface {
+	// Steer has the queues take what t says: what arrives when it returns, and some of
+	// what arrived since it was called. What is in a queue stays there.
+	Steer(t *steer.Table) error
 }
 
 // Sender transmits frames. It is used by one goroutine at a time.

@@ -197,7 +197,7 @@ func recv(t testing.TB, q port.Queue, pkts []packet.Packet) []packet.Packet {
 }
 
 func TestQueuesSeeEachFrameOnce(t *testing.T) {
-	for f, name := range map[Fanout]string{FanoutHash: "hash", FanoutCPU: "cpu", FanoutQM: "queue"} {
+	for f, name := range map[Fanout]string{FanoutSteer: "table", FanoutHash: "hash", FanoutCPU: "cpu", FanoutQM: "queue"} {
 		n := newNetwork(t, 2)
 		p := open(t, n.g0, Config{Queues: 2, Fanout: f})
 		host := newRaw(t, n.c0)

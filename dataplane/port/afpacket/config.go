@@ -18,9 +18,10 @@ type Fanout uint8
 
 // Values of Fanout.
 const (
-	FanoutHash Fanout = iota // by flow; the hash is the same in both directions
-	FanoutCPU                // by the CPU that received the frame: no cache line changes core
-	FanoutQM                 // by the receive queue of the device
+	FanoutSteer Fanout = iota // as Port.Steer says, evenly at first
+	FanoutHash                // by flow; both directions of one that is not translated agree
+	FanoutCPU                 // by the CPU that received the frame: no cache line changes core
+	FanoutQM                  // by the receive queue of the device
 )
 
 // Accept says which frames the interface's address filter lets in, besides

@@ -3,7 +3,8 @@
 //
 // # Receive
 //
-// One socket for each queue, in a fanout group when there are several. A
+// One socket for each queue, in a fanout group when there are several, which a
+// program of ours divides (Port.Steer; package steer). A
 // TPACKET_V2 ring of 2112-byte slots (33 cache lines: a power of two would put the
 // headers of all slots into the same cache sets, and loses 30 %) takes ordinary
 // frames with their virtio_net_hdr. A longer frame, a GSO super-packet of up to

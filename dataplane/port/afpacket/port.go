@@ -11,6 +11,7 @@ import (
 	"example.com/culvert/dataplane/port"
 	"example.com/culvert/dataplane/port/internal/device"
 	"example.com/culvert/dataplane/port/ns"
+	"example.com/culvert/dataplane/port/steer"
 )
 
 // Port is an interface of the kernel.
@@ -21,9 +22,10 @@ type Port struct {
 }
 
 var (
-	_ port.Port   = (*Port)(nil)
-	_ port.Queue  = (*queue)(nil)
-	_ port.Closer = (*sender)(nil)
+	_ port.Port    = (*Port)(nil)
+	_ port.Steerer = (*Port)(nil)
+	_ port.Queue   = (*queue)(nil)
+	_ port.Closer  = (*sender)(nil)
 )
 
 // Open opens the interface. It needs CAP_NET_RAW and CAP_NET_ADMIN, and
@@ -68,6 +70,10 @@ func (p *Port) open() error {
 	if err := p.accept(a.Index); err != nil {
 		return err
 	}
+	even := steer.Even(p.cfg.Queues)
+	if err := p.Steer(&even); err != nil {
+		return err
+	}
 	for _, q := range p.queues {
 		if err := q.rx.setFilter(takeForeign); err != nil {
 			return err
@@ -96,6 +102,15 @@ func (p *Port) accept(ifindex int) error {
 		return rx.addMembership(ifindex, unix.PACKET_MR_PROMISC, nil)
 	}
 	return nil
+}
+
+// Steer implements port.Steerer. It changes nothing in a port with one queue, and in
+// one with another Fanout.
+func (p *Port) Steer(t *steer.Table) error {
+	if p.cfg.Queues == 1 || p.cfg.Fanout != FanoutSteer {
+		return nil
+	}
+	return p.queues[0].rx.steer(steer.Program(t))
 }
 
 // Info implements port.Port.

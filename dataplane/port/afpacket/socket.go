@@ -162,7 +162,8 @@ const newGroup = -1
 // joinFanout makes s one more member of group *id, or the first of a new one, whose
 // id, free in the namespace, the kernel chooses and *id then holds.
 func (s *socket) joinFanout(id *int, f Fanout) error {
-	mode := map[Fanout]int{FanoutHash: unix.PACKET_FANOUT_HASH, FanoutCPU: unix.PACKET_FANOUT_CPU, FanoutQM: unix.PACKET_FANOUT_QM}[f]
+	mode := map[Fanout]int{FanoutSteer: unix.PACKET_FANOUT_CBPF, FanoutHash: unix.PACKET_FANOUT_HASH,
+		FanoutCPU: unix.PACKET_FANOUT_CPU, FanoutQM: unix.PACKET_FANOUT_QM}[f]
 	arg, first := *id, *id == newGroup
 	if first {
 		arg = 0
@@ -177,6 +178,16 @@ func (s *socket) joinFanout(id *int, f Fanout) error {
 			return fmt.Errorf("packet socket: read fanout group: %w", err)
 		}
 		*id = v & 0xffff
+	}
+	return nil
+}
+
+// steer replaces the program by which the sockets of s's group share frames. The kernel
+// returns when nothing uses the old one any more.
+func (s *socket) steer(prog []unix.SockFilter) error {
+	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
+	if err := unix.SetsockoptSockFprog(s.fd, unix.SOL_PACKET, unix.PACKET_FANOUT_DATA, &fprog); err != nil {
+		return fmt.Errorf("packet socket: PACKET_FANOUT_DATA: %w", err)
 	}
 	return nil
 }

@@ -10,7 +10,8 @@
 // 13 times slower. Those queues are opened with a few ioctls. Plain queues are
 // opened through songgao/water, which cannot set the header.
 //
-// Several queues are a multi-queue interface; the kernel chooses the queue by flow.
+// Several queues are a multi-queue interface; the kernel chooses the queue by flow, or
+// as Port.Steer says.
 // There is no batched system call for TUN: Recv reads, and Send writes, one
 // frame a call. Send therefore hands the frame over at once and says at once
 // what became of it.

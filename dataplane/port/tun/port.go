@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"net"
 	"sync/atomic"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port"
 	"example.com/culvert/dataplane/port/internal/device"
+	"example.com/culvert/dataplane/port/steer"
 )
 
 // Port is a TUN or TAP interface.
@@ -23,9 +25,10 @@ type Port struct {
 }
 
 var (
-	_ port.Port   = (*Port)(nil)
-	_ port.Queue  = (*queue)(nil)
-	_ port.Closer = (*sender)(nil)
+	_ port.Port    = (*Port)(nil)
+	_ port.Steerer = (*Port)(nil)
+	_ port.Queue   = (*queue)(nil)
+	_ port.Closer  = (*sender)(nil)
 )
 
 // Info implements port.Port.
@@ -40,6 +43,26 @@ func (p *Port) Gone() bool { return p.gone.Load() }
 
 // Queue implements port.Port.
 func (p *Port) Queue(i int) port.Queue { return p.queues[i] }
+
+// Steer implements port.Steerer. It needs CAP_BPF, and changes nothing in a port with one
+// queue. A port that was never steered leaves it to the kernel, which gives a flow to the
+// queue that packets of its other direction were written to.
+func (p *Port) Steer(t *steer.Table) error {
+	if p.cfg.Queues == 1 || p.gone.Load() {
+		return nil
+	}
+	prog, err := steer.Load(t)
+	if err != nil {
+		return err
+	}
+	defer prog.Close() // the interface keeps it
+	fd := int32(prog.FD())
+	_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(p.queues[0].fd), unix.TUNSETSTEERINGEBPF, uintptr(unsafe.Pointer(&fd)))
+	if e != 0 && !p.gone.Load() {
+		return fmt.Errorf("TUNSETSTEERINGEBPF: %w", e)
+	}
+	return nil
+}
 
 // NewSender implements port.Port. Writing needs no queue of its own.
 func (p *Port) NewSender() (port.Sender, error) {
