@@ -19,6 +19,7 @@ type Search struct {
 	cur      uint8  // current span
 	done     uint32 // ports of the current span that were passed
 	start    uint32 // where the current span started
+	steer    bool   // begin a span with a port of the own one's bucket
 	stage    stage
 	avoid    avoided // ports of the current address that need not be offered
 }
@@ -108,6 +109,7 @@ var (
 
 func (c *Search) planPorts(ports PortRange, f Flags) {
 	c.keepOwn(ports, f)
+	c.steer = f&(Random|FullyRandom) == 0 // who wants ports hard to guess gets them
 	if f&RFC != 0 {
 		c.planRFC(ports)
 		return
@@ -199,6 +201,9 @@ func (c *Search) Next() (t tuple.Tuple, why Choice, ok bool) {
 				c.enter()
 				continue
 			}
+			if c.done == 0 && c.steer {
+				c.align(s)
+			}
 			if c.pass(s); c.done == s.n {
 				continue
 			}
@@ -217,6 +222,21 @@ func (c *Search) Next() (t tuple.Tuple, why Choice, ok bool) {
 		c.nextAddr()
 	}
 	return tuple.Tuple{}, None, false
+}
+
+// align moves the start of a span, less than 128 ports, to one of the own port's bucket
+// (tuple.PortBucket): then packets of the other direction come to the same worker. It
+// stays where it is if there is none in reach.
+func (c *Search) align(s *span) {
+	port := s.first + uint16(c.start)*uint16(s.stride)
+	low := uint16(tuple.PortBuckets - 1)
+	near := port&^low | uint16(tuple.PortBucket(port&^low)^tuple.PortBucket(c.own))
+	if s.stride == 2 && near&1 != s.first&1 {
+		near ^= tuple.PortBuckets | 1 // both change the last bit of the bucket
+	}
+	if at := (uint32(near) - uint32(s.first)) / uint32(s.stride); near >= s.first && at < s.n {
+		c.start = at
+	}
 }
 
 // pass goes on to the next port of a span that need not be avoided: to its end if

@@ -361,3 +361,45 @@ func TestAvoidedPortsAreLeftOut(t *testing.T) {
 		}
 	}
 }
+
+// A flow whose port is taken gets one of the same bucket, so that both its directions go
+// to one worker; not where ports are to be hard to guess.
+func TestANewPortKeepsTheBucketOfTheOwnOne(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(9, 1))
+	tests := []struct {
+		claim string
+		ports PortRange
+		flags Flags
+		all   bool
+	}{
+		{"any port", PortRange{}, 0, true},
+		{"any port of its parity", PortRange{}, RFC, true},
+		{"of a range", PortRange{20000, 29999}, 0, true},
+		{"hard to guess", PortRange{}, Random, false},
+		{"fully random", PortRange{}, FullyRandom, false},
+	}
+	for _, tt := range tests {
+		kept, starts := 0, map[uint16]bool{}
+		const flows = 2000
+		for range flows {
+			own := uint16(1024 + rnd.IntN(64512))
+			from := flow(tuple.UDP, "10.0.0.5", own)
+			c := (&Source{Ports: tt.ports, Flags: tt.flags}).Search(from, addr("203.0.113.1"), rnd.Uint64())
+			cand, why, _ := c.Next()
+			if why == Preserved {
+				cand, _, _ = c.Next()
+			}
+			if tuple.PortBucket(cand.SrcPort) == tuple.PortBucket(own) {
+				kept++
+			}
+			starts[cand.SrcPort] = true
+		}
+		// At the ends of a range, and next to the own port, there may be none.
+		if tt.all && kept < flows*97/100 || !tt.all && kept > flows/20 {
+			t.Errorf("%s: %d of %d keep the bucket", tt.claim, kept, flows)
+		}
+		if len(starts) < flows/2 {
+			t.Errorf("%s: %d flows begin at %d different ports", tt.claim, flows, len(starts))
+		}
+	}
+}
