@@ -10,14 +10,36 @@ import (
 // How long the three regimes of waiting last. Measured on two-core machines
 // with veth pairs: every wake-up out of ppoll costs the sender some 2000 cycles
 // and shrinks batches to 1..4; naps under load took a two-worker gateway from
-// 1.23 to 1.97 Mpps, a short spin after a packet took the round trip of a
-// request from 14.5 to 10.0 us.
+// 1.23 to 1.97 Mpps with 30 us and to 2.28 with 100, a short spin after a packet took
+// the round trip of a request from 14.5 to 10.0 us.
 const (
-	spinTime  = 15_000      // ns after the last packet
-	napTime   = 40_000      // ns between looks under load
-	loadFloor = 300         // packets in a millisecond that count as load
-	window    = 1_000_000   // ns over which load is measured
-	idleTime  = 100_000_000 // ns: an idle worker still passes epochs and expires flows
+	spinLeast = 15_000    // ns after the last packet
+	spinMost  = 50_000    // where packets come again that soon: a processor that idles takes as long to wake up
+	stolen    = 20_000    // ns between two looks of a spin: somebody else had the processor
+	noSpin    = 4_000_000 // ns without spinning, then: he may want it again
+
+	window    = 1_000_000 // ns over which load is measured
+	loadFloor = 300       // packets in it that count as load: nap
+	flowFloor = 50        // packets in it that may be a stream as well as questions and answers: try a nap
+	worthNap  = 4         // packets that a nap gathers out of a stream; answers wait for the gateway and gather less
+	retryNap  = 20 * window
+
+	shortNap = 40_000  // ns between looks at a stream
+	longNap  = 100_000 // ns between looks under load
+	leastNap = 20_000
+	gather   = 256 // packets of a nap at most, about: 1/8 of the slots of a ring
+
+	idleTime = 100_000_000 // ns: an idle worker still passes epochs and expires flows
+)
+
+// waited is what a worker did between two looks.
+type waited uint8
+
+const (
+	waitedNot waited = iota
+	waitedSpun
+	waitedNapped
+	waitedSlept
 )
 
 // waiter decides how a worker waits, from what it has received lately.
@@ -29,17 +51,20 @@ type waiter struct {
 
 	started  int64 // of the window, ns
 	packets  int   // in the window
-	busy     bool  // the last full window was above loadFloor
+	rate     int   // packets of the last full window
 	lastSeen int64 // time of the last packet
-	preempt  int64 // involuntary context switches at the last look
-	looks    uint32
-	yield    bool // somebody else wants this CPU: do not spin
+	lastLook int64
+	last     waited // since then
+	spin     int64  // ns after the last packet, spinLeast to spinMost
+	spinFrom int64  // not before: somebody else wants this processor
+	stream   bool   // the last short nap gathered enough
+	napFrom  int64  // time to try one again
 
 	woken atomic.Bool // event is readable
 }
 
 func (s *waiter) init(mode Waiting) (err error) {
-	s.mode = mode
+	s.mode, s.spin = mode, spinLeast
 	s.event, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
 	return err
 }
@@ -58,49 +83,82 @@ func (s *waiter) wake() {
 // wait spends the time until the worker should look again, and reports whether that
 // took any. n is what the last Step handled at time now.
 func (s *waiter) wait(w *Worker, n int, now int64) (slept bool) {
-	s.packets += n
-	if now-s.started >= window {
-		s.busy = s.packets >= loadFloor && now-s.started < 2*window
-		s.started, s.packets = now, 0
-	}
-	if n > 0 {
-		s.lastSeen = now
-	}
-	switch {
+	s.learn(n, now)
+	switch nap := s.nap(n, now); {
 	case n >= Batch/2:
-		return false // more is certainly there
-	case (s.busy || s.packets >= loadFloor) && s.mode != WaitLatency, s.mode == WaitThroughput && n > 0:
+		s.last = waitedNot // more is certainly there
+		return false
+	case nap > 0:
+		s.last = waitedNapped
 		w.park()
-		s.nap()
+		sleep(nap)
 		return true
 	case n > 0:
+		s.last = waitedNot
 		return false
-	case now-s.lastSeen < spinTime && s.maySpin(), s.mode == WaitLatency && s.maySpin():
-		return false
+	case s.mode == WaitLatency || now-s.lastSeen < s.spin:
+		if now >= s.spinFrom {
+			s.last = waitedSpun
+			return false
+		}
 	}
+	s.last = waitedSlept
 	s.poll(w)
 	return true
 }
 
-// maySpin reports whether nobody else has wanted this CPU lately. It asks the
-// kernel only now and then: the call costs as much as a look at the rings.
-func (s *waiter) maySpin() bool {
-	s.looks++
-	if s.looks%256 != 0 {
-		return !s.yield
+// learn takes note of what the last wait led to.
+func (s *waiter) learn(n int, now int64) {
+	if took := now - s.started; took >= window {
+		s.rate = s.packets
+		if took >= 2*window {
+			s.rate = 0
+		}
+		s.started, s.packets = now, 0
 	}
-	var ru unix.Rusage
-	if unix.Getrusage(unix.RUSAGE_THREAD, &ru) == nil {
-		s.yield = ru.Nivcsw > s.preempt+1
-		s.preempt = ru.Nivcsw
+	s.packets += n
+	took := now - s.lastLook
+	switch s.last {
+	case waitedSpun:
+		if took > stolen {
+			s.spinFrom = now + noSpin
+		}
+	case waitedNapped:
+		if s.stream = n >= worthNap; !s.stream {
+			s.napFrom = now + retryNap
+		}
+	case waitedSlept:
+		switch {
+		case n > 0 && took < spinMost:
+			s.spin = min(2*s.spin, spinMost)
+		case took > 10*spinMost:
+			s.spin = max(s.spin/2, spinLeast)
+		}
 	}
-	return !s.yield
+	if n > 0 {
+		s.lastSeen = now
+	}
+	s.lastLook = now
 }
 
-// nap sleeps for napTime without looking at the queues, like a NIC's interrupt
-// moderation.
-func (s *waiter) nap() {
-	ts := unix.Timespec{Nsec: napTime}
+// nap returns how long the worker shall not look at its queues, like a NIC's interrupt
+// moderation, ns; 0 if it shall.
+func (s *waiter) nap(n int, now int64) int64 {
+	rate := max(s.rate, s.packets)
+	switch {
+	case s.mode == WaitLatency:
+		return 0
+	case rate >= loadFloor:
+		return min(max(gather*window/int64(rate), leastNap), longNap)
+	case s.mode == WaitThroughput && n > 0, n > 0 && rate >= flowFloor && (s.stream || now >= s.napFrom):
+		return shortNap
+	}
+	return 0
+}
+
+// sleep sleeps for ns.
+func sleep(ns int64) {
+	ts := unix.Timespec{Nsec: ns}
 	_, _, _ = unix.Syscall6(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&ts)), 0, 0, 0, 0, 0)
 }
 

@@ -175,8 +175,25 @@ func TestWaitingRegimes(t *testing.T) {
 		{"a full batch: look again at once", WaitAuto, []look{{Batch, 1e9, false}, {Batch / 2, 1e9, false}}},
 		{"after a packet it spins for a moment, then sleeps", WaitAuto, []look{{1, 1e9, false}, {0, 1e9 + 10*us, false}, {0, 1e9 + 20*us, true}}},
 		{"under load it naps", WaitAuto, []look{{Batch, 1e9, false}, {loadFloor, 1e9 + 1, false}, {1, 1e9 + 2, true}}},
+		{"also when a nap brings nothing", WaitAuto, []look{{loadFloor, 1e9, false}, {0, 1e9 + 100*us, true}, {0, 1e9 + 200*us, true}}},
 		{"for throughput it naps after every packet", WaitThroughput, []look{{1, 1e9, true}}},
-		{"for latency it spins on", WaitLatency, []look{{1, 1e9, false}, {0, 2e9, false}}},
+		{"for latency it spins on", WaitLatency, []look{{1, 1e9, false}, {0, 1e9 + 10*us, false}, {0, 1e9 + 20*us, false}, {0, 1e9 + 30*us, false}}},
+		{"and does not nap", WaitLatency, []look{{loadFloor, 1e9, false}, {1, 1e9 + 10*us, false}}},
+		{"who loses the processor while it spins does not spin for a while", WaitAuto, []look{
+			{1, 1e9, false}, {0, 1e9 + 1*us, false}, {1, 1e9 + 30*us, false}, {0, 1e9 + 31*us, true}, {1, 1e9 + 100*us, false}, {0, 1e9 + 101*us, true},
+			{1, 1e9 + 5000*us, false}, {0, 1e9 + 5001*us, false}}},
+		{"nor for latency", WaitLatency, []look{{0, 1e9, false}, {0, 1e9 + 30*us, true}, {0, 1e9 + 100*us, true}, {0, 1e9 + 5000*us, false}}},
+		{"who is woken soon spins longer", WaitAuto, []look{
+			{1, 1e9, false}, {0, 1e9 + 16*us, true}, {1, 1e9 + 46*us, false}, {0, 1e9 + 47*us, false}, {0, 1e9 + 60*us, false}, {0, 1e9 + 75*us, false}, {0, 1e9 + 77*us, true}}},
+		{"and not for ever", WaitAuto, []look{
+			{1, 1e9, false}, {0, 1e9 + 16*us, true}, {1, 1e9 + 46*us, false}, {0, 1e9 + 77*us, true}, {1, 1e9 + 2000*us, false}, {0, 1e9 + 2014*us, false}, {0, 1e9 + 2016*us, true}}},
+		{"a stream is worth naps", WaitAuto, []look{
+			{30, 1e9, false}, {flowFloor - 31, 1e9 + 1*us, false}, {1, 1e9 + 2*us, true}, {worthNap, 1e9 + 43*us, true}, {worthNap, 1e9 + 84*us, true}}},
+		{"questions and answers are not", WaitAuto, []look{
+			{30, 1e9, false}, {flowFloor - 30, 1e9 + 1*us, true}, {worthNap - 1, 1e9 + 42*us, false}, {1, 1e9 + 50*us, false}, {1, 1e9 + 60*us, false}}},
+		{"but now and then it tries", WaitAuto, []look{
+			{30, 1e9, false}, {flowFloor - 30, 1e9 + 1*us, true}, {1, 1e9 + 42*us, false},
+			{1, 1e9 + 19_000*us, false}, {30, 1e9 + 19_001*us, false}, {flowFloor - 30, 1e9 + 19_002*us, false}, {1, 1e9 + 20_042*us, true}}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.claim, func(t *testing.T) {
