@@ -27,6 +27,7 @@ type loadSample struct {
 	ended    uint64
 	ringLost uint64 // frames, before they reached a worker
 	busy     []time.Duration
+	working  int
 }
 
 const (
@@ -50,7 +51,8 @@ func (g *Gateway) watchLoad() {
 
 func (g *Gateway) loadSample(now time.Time) loadSample {
 	t := g.table.Stats()
-	s := loadSample{at: now, stats: g.engine.Stats(), begun: t.Insert, ended: t.Expired + t.Deleted + t.EarlyDrop + t.Restart}
+	s := loadSample{at: now, stats: g.engine.Stats(), begun: t.Insert, ended: t.Expired + t.Deleted + t.EarlyDrop + t.Restart,
+		working: g.engine.Steering().Working}
 	for _, w := range g.engine.WorkerStats() {
 		s.ringLost += w.RxRingDrops
 		s.busy = append(s.busy, w.Busy)
@@ -95,6 +97,7 @@ func loadBetween(from, to *loadSample) *api.Load {
 		Ended:    rate(from.ended, to.ended),
 		RingLost: to.ringLost - min(from.ringLost, to.ringLost), // an interface that went takes its count along
 		Busy:     []float64{},
+		Working:  to.working,
 		Drops:    []api.Counter{},
 	}
 	for i := range min(len(from.busy), len(to.busy)) {
@@ -125,6 +128,14 @@ func (g *Gateway) Workers() []dataplane.WorkerStats {
 		return nil
 	}
 	return g.stillWatch.count(g.engine.WorkerStats())
+}
+
+// Steering returns how packets are spread over the workers.
+func (g *Gateway) Steering() (s dataplane.Steering) {
+	if g.current.Load().generation == 0 {
+		return s
+	}
+	return g.engine.Steering()
 }
 
 // queueEvent is the queue of the table, named beside those of the engine and the rings

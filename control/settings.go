@@ -23,12 +23,22 @@ func workersOf(cfg *config.Config) int {
 	return runtime.NumCPU()
 }
 
+// crewOf returns how many of the workers get packets: all that the configuration asks
+// for, and otherwise as many as the load needs.
+func crewOf(cfg *config.Config) dataplane.Crew {
+	if cfg.Gateway.Workers > 0 {
+		return dataplane.CrewAll
+	}
+	return dataplane.CrewByLoad
+}
+
 // cpusFor returns the processors that workers are pinned to, one after the other.
-// A single worker goes where there is room: many small gateways may share a
-// machine, and pinning all of them would put them on one processor.
-func cpusFor(workers int) (cpus []int) {
+// A single worker goes where there is room, and so do those whose number follows the
+// load: many small gateways may share a machine, and pinning all of them would put them
+// on one processor, where senders of the machine itself may be at work already.
+func cpusFor(crew dataplane.Crew, workers int) (cpus []int) {
 	var allowed unix.CPUSet
-	if workers < 2 || unix.SchedGetaffinity(0, &allowed) != nil {
+	if crew == dataplane.CrewByLoad || workers < 2 || unix.SchedGetaffinity(0, &allowed) != nil {
 		return nil
 	}
 	for cpu := range len(allowed) * 64 {
@@ -52,7 +62,8 @@ func (g *Gateway) engineConfig(workers int, helpers *alg.Set) dataplane.Config {
 	}
 	return dataplane.Config{
 		Workers:    workers,
-		PinCPUs:    cpusFor(workers),
+		Crew:       crewOf(g.cfg),
+		PinCPUs:    cpusFor(crewOf(g.cfg), workers),
 		Waiting:    waitings[g.cfg.Gateway.Waiting],
 		Table:      g.table,
 		Host:       g.host,

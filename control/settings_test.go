@@ -12,12 +12,26 @@ import (
 	"example.com/culvert/rules/config"
 )
 
-func TestWorkersArePinnedUnlessThereIsOne(t *testing.T) {
-	if cpus := cpusFor(1); cpus != nil {
+func TestWorkersArePinnedUnlessThereIsOneOrTheLoadDecides(t *testing.T) {
+	if cpus := cpusFor(dataplane.CrewByLoad, 2); cpus != nil {
+		t.Errorf("workers by load are pinned to %v, want free", cpus)
+	}
+	if cpus := cpusFor(dataplane.CrewAll, 1); cpus != nil {
 		t.Errorf("one worker is pinned to %v, want free", cpus)
 	}
-	if cpus := cpusFor(2); len(cpus) != runtime.NumCPU() {
+	if cpus := cpusFor(dataplane.CrewAll, 2); len(cpus) != runtime.NumCPU() {
 		t.Errorf("two workers are pinned to %v, want the %d processors this process may use", cpus, runtime.NumCPU())
+	}
+}
+
+func TestAConfiguredNumberOfWorkersIsTheNumberThatWork(t *testing.T) {
+	cfg := config.Defaults()
+	if crewOf(cfg) != dataplane.CrewByLoad {
+		t.Error("the default number does not follow the load")
+	}
+	cfg.Gateway.Workers = 2
+	if crewOf(cfg) != dataplane.CrewAll {
+		t.Error("not all of two configured workers work")
 	}
 }
 

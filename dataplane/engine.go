@@ -48,6 +48,7 @@ const (
 type Config struct {
 	Workers    int              // 1..; default 1
 	PinCPUs    []int            // CPU of worker i is PinCPUs[i%len]; empty: not pinned
+	Crew       Crew             // how many workers get packets
 	Waiting    Waiting          // see the constants
 	Table      *conntrack.Table // made for the same number of workers
 	Host       Host             // nil: no own stack (some tests)
@@ -83,6 +84,7 @@ type Engine struct {
 	view          atomic.Pointer[view]
 	tracing       atomic.Pointer[tracing] // who watches
 	workers       []*Worker
+	steering      steering
 	icmp          rateLimit
 	fragmentsLost atomic.Uint64 // held, and ended by expireFragments
 
@@ -137,6 +139,10 @@ func New(cfg Config) (*Engine, error) {
 		neigh:    route.NewNeighbours(cfg.Neighbours),
 		seed:     maphash.MakeSeed(),
 		senders:  make(map[senderKey]port.Sender),
+	}
+	e.steering.working.Store(int32(cfg.Workers))
+	if cfg.Crew == CrewByLoad {
+		e.steering.working.Store(1)
 	}
 	cfg.Table.OnEnd(e.flowEnded)
 	cfg.Table.OnExpectEnd(e.expectOver)
@@ -199,6 +205,10 @@ func (e *Engine) Start() error {
 			go e.tellRules(i)
 		}
 	}
+	if e.cfg.Crew == CrewByLoad && len(e.workers) > 1 {
+		e.done.Add(1)
+		go e.steerByLoad()
+	}
 	e.done.Add(1)
 	go e.upkeep()
 	return nil
@@ -244,6 +254,9 @@ func (e *Engine) Apply(st State) error {
 	old := e.view.Load()
 	v, err := e.newView(st, old.gen+1)
 	if err != nil {
+		return err
+	}
+	if err := e.direct(v, old); err != nil {
 		return err
 	}
 	if err := e.publish(old, v); err != nil {

@@ -68,6 +68,7 @@ type Worker struct {
 
 	seen    atomic.Uint32 // generation of the view of the last batch
 	watched atomic.Uint32 // generation of tracing
+	thread  atomic.Int32  // that it runs on, 0 before it runs
 	asleep  atomic.Bool   // not in a batch: counts as past every generation
 	rounds  atomic.Uint64 // batches begun, empty ones too: see Engine.Stuck
 	drops   [numReasons]atomic.Uint64
@@ -152,6 +153,7 @@ func (w *Worker) run() {
 		set.Set(cpus[w.index%len(cpus)])
 		_ = unix.SchedSetaffinity(0, &set) // a CPU that is not ours: run where we may
 	}
+	w.thread.Store(int32(unix.Gettid()))
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0) // naps of 30 us become 80 otherwise
 	now := w.e.cfg.Clock()
 	for !w.e.stop.Load() {

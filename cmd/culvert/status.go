@@ -62,7 +62,7 @@ func printStatus(w io.Writer, st api.Status) error {
 		fmt.Fprintf(w, "trouble: %s\n", trouble)
 	}
 	if l := st.Load; l != nil {
-		fmt.Fprintf(w, "load: %s packets/s, %s/s, workers busy %s (last %s)\n", si(l.Packets), bits(8*l.Bytes), percents(l.Busy), wholeSeconds(l.Seconds))
+		fmt.Fprintf(w, "load: %s packets/s, %s/s, %d of %s at work, busy %s (last %s)\n", si(l.Packets), bits(8*l.Bytes), l.Working, count(len(l.Busy), "worker"), percents(l.Busy), wholeSeconds(l.Seconds))
 		fmt.Fprintf(w, "flows: %d of %d, %d %% full; %s begin and %s end a second\n", st.Flows, st.FlowLimit, st.Flows*100/max(st.FlowLimit, 1), si(l.Begun), si(l.Ended))
 	} else {
 		fmt.Fprintf(w, "flows: %d of %d\n", st.Flows, st.FlowLimit)

@@ -57,13 +57,13 @@ func TestStatusIsOneScreen(t *testing.T) {
 	st := api.Status{
 		Name: "home", Ready: true, Generation: 3, Rules: 4, Started: time.Now().Add(-2 * time.Hour),
 		Flows: 812, FlowLimit: 65536, Forwarded: 120000, Dropped: 42,
-		Load: &api.Load{Seconds: 60, Packets: 12345, Bytes: 12_275_000, Begun: 12, Ended: 11.46, Busy: []float64{0.123, 0}, Drops: []api.Counter{
+		Load: &api.Load{Seconds: 60, Packets: 12345, Bytes: 12_275_000, Begun: 12, Ended: 11.46, Busy: []float64{0.123, 0}, Working: 1, Drops: []api.Counter{
 			{Reason: "rule-denied", Count: 30, Advice: "your rule; see culvert rules"}, {Reason: "no-route", Count: 2, Advice: "add a route or a next_hop"}}},
 		Interfaces: []api.Interface{{Name: "eth0", Area: "wan", State: api.StateUp, Driver: "af_packet", MTU: 1500, Addresses: []string{"203.0.113.1/24"}}},
 	}
 	good := `home: ready, generation 3, 4 rules, up 2h0m0s
 health: good
-load: 12.3 k packets/s, 98.2 Mbit/s, workers busy 12 %, 0 % (last 60 s)
+load: 12.3 k packets/s, 98.2 Mbit/s, 1 of 2 workers at work, busy 12 %, 0 % (last 60 s)
 flows: 812 of 65536, 1 % full; 12 begin and 11.5 end a second
 packets: 120000 forwarded, 42 dropped
 

@@ -42,6 +42,7 @@ type Load struct {
 	Ended    float64   `json:"ended_flows_per_second"`
 	RingLost uint64    `json:"receive_ring_dropped"` // frames that found no worker in time
 	Busy     []float64 `json:"busy"`                 // of each worker, the share of a processor that packets took
+	Working  int       `json:"working"`              // workers that get packets now
 	Drops    []Counter `json:"drops"`                // in this time, by reason, most first
 }
 

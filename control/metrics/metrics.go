@@ -51,6 +51,7 @@ type Source interface {
 	ControlRefused() (connections, unauthorized uint64)
 	Census() conntrack.Census
 	Workers() []dataplane.WorkerStats
+	Steering() dataplane.Steering
 	Queues() []dataplane.QueueLoad
 	Journal() journal.Stats
 	Upgrades() (done, rolledBack uint64, pause time.Duration)
@@ -208,6 +209,7 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	events := c.from.Journal()
 	collectJournal(&events, gauge, count)
 	collectWorkers(c.from.Workers(), c.from.Queues(), gauge, count, to)
+	collectSteering(c.from.Steering(), gauge, count)
 	for _, p := range foldPorts(st.Ports) {
 		zone := strconv.Itoa(int(p.Zone))
 		gauge(portsUsed, float64(p.Used+p.Kept), p.Address, zone, p.Protocol)

@@ -66,6 +66,10 @@ func (source) Workers() []dataplane.WorkerStats {
 	}
 }
 
+func (source) Steering() dataplane.Steering {
+	return dataplane.Steering{Working: 2, Changes: 68, Failed: 69}
+}
+
 func (source) Journal() journal.Stats {
 	return journal.Stats{Recording: true, Readers: 61, Events: conntrack.Counts{62}, Memory: 63, Disk: 64, Missed: 65, Unwritten: 66, Corrupt: 67}
 }
@@ -309,6 +313,9 @@ func TestValues(t *testing.T) {
 		{"culvert_worker_forwarded_bytes_total", "0", 35},
 		{"culvert_worker_received_packets_total", "1", 36},
 		{"culvert_worker_busy_seconds_total", "0", 1.5},
+		{"culvert_workers_working", "", 2},
+		{"culvert_steering_changes_total", "", 68},
+		{"culvert_steering_failed_total", "", 69},
 		{"culvert_journal_readers", "", 61},
 		{"culvert_journal_events_total", "new", 62},
 		{"culvert_journal_bytes", "memory", 63},

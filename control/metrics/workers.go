@@ -19,6 +19,10 @@ var (
 	workerSize  = describe("culvert_worker_batch_packets", "Packets that a worker took from a queue at once. Full batches (64) say that it has more to do than it can.", "worker")
 	workerTime  = describe("culvert_worker_batch_seconds", "Time from taking packets of a worker's queues to having sent them.", "worker")
 
+	working     = describe("culvert_workers_working", "Workers that interfaces give packets to: by load, unless workers in [gateway] says how many.")
+	steerings   = describe("culvert_steering_changes_total", "How often that number changed.")
+	steerFailed = describe("culvert_steering_failed_total", "Times that an interface could not be told which worker takes what; its packets go on as before. Should stay zero.")
+
 	queueLength = describe("culvert_queue_length", "What waits in a queue, of all workers together: packets for the address of a neighbour, flows to be ended with notice, what is to be logged (refusal, announcement, port-block) or told (event, port-notice); bytes of frames that wait for other fragments (fragment); and slots of 2 KB between workers and the own stack (host-link, host-question, host-in, host-out).", "queue")
 	queueRoom   = describe("culvert_queue_limit", "Most that a queue can hold.", "queue")
 )
@@ -40,6 +44,12 @@ func collectWorkers(workers []dataplane.WorkerStats, queues []dataplane.QueueLoa
 		gauge(queueLength, float64(q.Length), string(q.Name))
 		gauge(queueRoom, float64(q.Room), string(q.Name))
 	}
+}
+
+func collectSteering(s dataplane.Steering, gauge gauger, count counter) {
+	gauge(working, float64(s.Working))
+	count(steerings, s.Changes)
+	count(steerFailed, s.Failed)
 }
 
 func histogram(to chan<- prometheus.Metric, d *prometheus.Desc, h *dataplane.Histogram, labels ...string) {

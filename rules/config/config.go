@@ -33,7 +33,7 @@ type Config struct {
 // Gateway has the settings of the process.
 type Gateway struct {
 	Name     string // tells instances apart in logs, metrics and the socket's default path
-	Workers  int    // 0: one for each processor
+	Workers  int    // 0: at most one for each processor, by load
 	OnExit   OnExit
 	Waiting  Waiting
 	ICMPRate int    // own ICMP errors a second, 0: no limit
