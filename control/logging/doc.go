@@ -16,6 +16,10 @@
 // here, since rules bound their own lines. Messages are told apart up to a number;
 // those beyond it share one count.
 //
+// Whoever logs waits for nobody who reads, if the log is a spooled one (spool.go): lines
+// wait in memory for one goroutine that writes them. Those beyond its bound are lost and
+// counted, and a line behind the others says how many.
+//
 // It does not rotate or send anything: that is the business of whoever reads standard
 // error. What flows do is logged by package flowlog.
 package logging

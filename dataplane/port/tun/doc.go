@@ -18,7 +18,8 @@
 //
 // The interface vanishes with the port. If somebody deletes it before, Recv
 // finds nothing more, Send returns port.Down, and the descriptor of the queue
-// stays open but silent, so that a poller does not spin.
+// stays open but silent, so that a poller does not spin. Gone says so from then on, and
+// whoever wants the interface back has to open another port.
 //
 // No link-local IPv6 address is generated on these interfaces: nobody needs it,
 // and the kernel would send router solicitations and MLD reports into them.
