@@ -25,8 +25,8 @@ type point struct{ x, y float64 }
 
 // Geometry, in pixels.
 const (
-	width, height            = 720, 400
-	left, right, top, bottom = 70, 20, 45, 50
+	width, height            = 880, 400
+	left, right, top, bottom = 70, 200, 45, 50 // the legend is to the right
 	legendStep               = 18
 )
 
@@ -111,8 +111,8 @@ func (d *diagram) draw(w *bytes.Buffer) {
 				xs.at(p.x), ys.at(p.y), colour, html.EscapeString(l.name), short(p.x), short(p.y))
 		}
 		y := float64(top + 12 + i*legendStep)
-		fmt.Fprintf(w, `<path d="M%d %.1f h20" stroke="%s" stroke-width="2"/>`+"\n", left+12, y-4, colour)
-		text(w, left+38, y, "start", "", l.name)
+		fmt.Fprintf(w, `<path d="M%d %.1f h20" stroke="%s" stroke-width="2"/>`+"\n", width-right+16, y-4, colour)
+		text(w, width-right+42, y, "start", "", l.name)
 	}
 	w.WriteString("</svg>\n")
 }
