@@ -155,7 +155,7 @@ func BenchmarkMemory(b *testing.B) {
 func BenchmarkIdle(b *testing.B) {
 	for _, size := range sizes {
 		b.Run("gateway=culvert/flows="+size.name, func(b *testing.B) {
-			x := newBed(b, netns.Culvert, configOf(0, 2*size.flows)) // one that is nearly full looks for who has most of it
+			x := newBed(b, netns.Culvert, configOf(0, size.flows))
 			x.neighbours()
 			x.fill(size.flows)
 			<-time.After(time.Second) // what the flows' begin has left to do
