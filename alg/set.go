@@ -17,6 +17,7 @@ type Set struct {
 	mu      sync.Mutex // guards additions
 	helpers []Helper
 	made    atomic.Pointer[[]Attachment] // by number; 0 is none
+	told    func(number uint32, name string)
 }
 
 // Attachment is a helper with the options of a rule.
@@ -80,11 +81,18 @@ func (s *Set) Number(name string, o Options) (uint32, error) {
 			continue
 		}
 		made = append(slices.Clone(made), a)
+		if s.told != nil {
+			s.told(uint32(len(made)-1), name)
+		}
 		s.made.Store(&made)
 		return uint32(len(made) - 1), nil
 	}
 	return 0, fmt.Errorf("no helper %q: there are %s", name, strings.Join(s.Names(), ", "))
 }
+
+// OnNumber has f called with each number that is given to a helper from now on, before
+// anybody has it. It must be called before the first one, and f must not call s.
+func (s *Set) OnNumber(f func(number uint32, name string)) { s.told = f }
 
 // Get returns the helper with a number, nil if there is none.
 func (s *Set) Get(number uint32) *Attachment {

@@ -1,6 +1,7 @@
 package conntrack
 
 import (
+	"fmt"
 	"sync/atomic"
 
 	"example.com/culvert/conntrack/internal/word"
@@ -65,8 +66,12 @@ func (a *Adoption) Flow(s *Saved, helper uint32) error {
 	in := s.insertion(helper, a.policies)
 	in.Generation, in.Master = a.generation, a.master(&s.ext.master)
 	s.shift(a.shift, a.now)
-	if a.moved && e.Proto() == tuple.TCP {
-		s.loosen()
+	if e.Proto() == tuple.TCP {
+		if a.moved || e.word&wordLock != 0 { // or somebody died while he changed it
+			s.loosen()
+		} else if helper != 0 {
+			s.began()
+		}
 	}
 	seat := t.reader()
 	defer t.leave(seat)
@@ -124,12 +129,15 @@ func (a *Adoption) masterSlot(m *Master) uint32 {
 }
 
 // Expect takes an expectation whose master was adopted. helper and child are the
-// numbers that its helpers have here. Errors are ErrExpired and those of
+// numbers that its helpers have here. Errors are ErrTorn, ErrExpired and those of
 // Worker.Expect.
 func (a *Adoption) Expect(x *SavedExpect, helper, child uint32) error {
 	left := (x.deadline + a.shift).Sub(a.now)
 	if left <= 0 {
 		return ErrExpired
+	}
+	if !familyFits(&x.Tuple) {
+		return fmt.Errorf("%w: expectation of %v", ErrTorn, x.Tuple)
 	}
 	slot := a.masterSlot(&x.master)
 	if slot == 0 {
@@ -209,10 +217,21 @@ func (s *Saved) extended() bool {
 // resumeExt writes what s has beside a Proposal into an extension.
 func (s *Saved) resumeExt(x *extension) { x.start, x.seq = s.ext.start, s.ext.seq }
 
+// began says that whoever helps a TCP flow begins in its middle, where it is.
+func (s *Saved) began() {
+	var c tcpConn
+	c.load(&s.entry, s.entry.word)
+	for d := range s.ext.seq {
+		if a := &s.ext.seq[d]; *a == (Correction{}) && c.side[d].maxWin != 0 {
+			a.Pos = c.side[d].end | 1 // a correction by nothing
+		}
+	}
+}
+
 // loosen has the windows of a TCP flow not be held against it.
 func (s *Saved) loosen() {
 	var c tcpConn
-	c.load(&s.entry, s.entry.word)
+	c.load(&s.entry, s.entry.word&^wordLock)
 	for d := range c.flags {
 		c.flags[d] |= sideLoose
 	}

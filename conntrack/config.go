@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"time"
 	"unsafe"
+
+	"example.com/culvert/internal/keep"
 )
 
 // Profile is a set of default timeouts and of behaviour under pressure.
@@ -175,6 +177,10 @@ type Config struct {
 	Shares Shares // what one client may take of a table that is nearly full
 
 	MaxExpect int // expectations the table can hold; 0: Max/64, 16 to 4096, as Linux
+
+	// Memory has what a successor needs of the table if the process is killed (Remains). It
+	// must live longer than the table. Nil: that ends with the process.
+	Memory keep.Memory
 
 	// HelperName names the helper with a number that a Proposal had. Nil: no names.
 	HelperName func(helper uint32) string

@@ -1,6 +1,8 @@
 package conntrack
 
 import (
+	"sync/atomic"
+
 	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
 )
@@ -58,9 +60,11 @@ func (w *Worker) SetCorrection(r Ref, d tuple.Direction, a Correction) bool {
 		return false
 	}
 	s := &x.seq[d]
+	atomic.AddUint32(&x.turn, 1) // the flow's helper has one worker at a time here
 	word.Store32(&s.Pos, a.Pos)
 	word.Store32(&s.Before, a.Before)
 	word.Store32(&s.After, a.After)
+	atomic.AddUint32(&x.turn, 1)
 	if e.Status()&SeqAdjust == 0 {
 		e.SetStatus(SeqAdjust)
 	}

@@ -112,6 +112,18 @@
 // copies into another table. It trusts none: each is checked, and then claimed like a
 // new flow; only its counters, tracking state and times are what they were.
 //
+// # A process that is killed
+//
+// With Config.Memory the records of entries and extensions, the times when they are
+// due, expectations and timeouts lie in memory that outlives the process. ReadRemains
+// views what is there, with the same words as Save has; nothing else is needed, and
+// nothing else is believed: index, clients, and free lists are made anew by the adoption.
+// For that each of these is written so that who was interrupted is found out: an entry
+// counts when it has a time and is confirmed, and both come last; a lock that is held
+// says that what it guards may be torn (a TCP flow is not held to windows then); an
+// expectation's number is written last and cleared first; corrections have a count that
+// is odd while they change.
+//
 // # What it does not do
 //
 // It reads no packets (Segment has what trackers need), chooses no addresses or

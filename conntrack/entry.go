@@ -70,7 +70,8 @@ type extension struct {
 	helper      uint32    // number of the helper, 0 if none
 	master      Master    // of an expected flow
 	seq         [tuple.NumDirections]Correction
-	_           [2]uint64
+	turn        uint32 // odd while seq is being changed
+	_           [3]uint32
 }
 
 // Tuple returns the tuple of packets in direction d.

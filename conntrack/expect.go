@@ -235,8 +235,9 @@ func (t *Table) expect(slot uint32, x *Expectation, p ExpectPolicy, now Tick) er
 	ex.born++
 	ex.recs[n] = expectRecord{
 		x: *x, master: Master{slot, e.gen, e.half[tuple.Original].tuple}, deadline: now + min(p.Timeout, maxTimeout),
-		born: ex.born, next: ex.heads[cell], sibling: ex.family[slot%masterCells],
+		next: ex.heads[cell], sibling: ex.family[slot%masterCells],
 	}
+	atomic.StoreUint64(&ex.recs[n].born, ex.born) // last: whoever is left with half a record sees that
 	ex.heads[cell], ex.family[slot%masterCells] = n, n
 	ex.n.Add(1)
 	ex.filter[cell].Add(1)
@@ -300,11 +301,16 @@ func (ex *expects) takeLocked() uint32 {
 		return 0
 	}
 	if ex.recs == nil { // most gateways have no helpers
-		ex.recs = make([]expectRecord, 1, ex.max+1)
-		ex.held = make(map[announcer]int)
+		ex.use(make([]expectRecord, ex.max+1))
 	}
 	ex.recs = ex.recs[:len(ex.recs)+1]
 	return uint32(len(ex.recs) - 1)
+}
+
+// use gives ex the memory for its records.
+func (ex *expects) use(recs []expectRecord) {
+	ex.recs = recs[:1]
+	ex.held = make(map[announcer]int)
 }
 
 // removeExpectLocked ends an expectation that nothing has met.
@@ -336,6 +342,7 @@ func (t *Table) unlistExpectLocked(n uint32, now Tick) {
 	} else {
 		delete(ex.held, who)
 	}
+	atomic.StoreUint64(&r.born, 0) // first, for the same reason
 	*r = expectRecord{next: ex.free}
 	ex.free = n
 	ex.n.Add(-1)

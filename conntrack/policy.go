@@ -31,6 +31,9 @@ func (t *Table) Policy(timeouts Timeouts) (uint32, error) {
 	if len(old.timeouts) == maxPolicies {
 		return 0, fmt.Errorf("conntrack: more than %d different sets of timeouts", maxPolicies-1)
 	}
+	if err := t.keepPolicy(len(old.timeouts), &timeouts); err != nil {
+		return 0, err
+	}
 	t.policies.Store(&policies{
 		timeouts: append(old.timeouts[:len(old.timeouts):len(old.timeouts)], timeouts),
 		ticks:    append(old.ticks[:len(old.ticks):len(old.ticks)], timeouts.ticks()),

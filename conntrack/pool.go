@@ -14,7 +14,10 @@ type pool struct {
 	limit uint32
 	high  atomic.Uint32 // numbers above were never used
 
-	mu   sync.Mutex
+	mu       sync.Mutex
+	reserve  func(from, to uint32) error // room for numbers; nil: there is for all. With mu
+	reserved uint32                      // numbers that have it; with mu
+
 	free chain         // with mu
 	wake chan struct{} // with mu: told when high has passed low
 	low  uint32        // with mu
@@ -95,7 +98,7 @@ func (p *pool) refill(c *chain) {
 		return
 	}
 	high := p.high.Load()
-	last := min(high+refillCount, p.limit)
+	last := min(high+refillCount, p.roomLocked(high+refillCount))
 	for i := last; i > high; i-- {
 		c.push(p.link, i)
 	}
@@ -106,6 +109,23 @@ func (p *pool) refill(c *chain) {
 		default: // was told, or nobody cares
 		}
 	}
+}
+
+// reserveCount is how many numbers get room at a time.
+const reserveCount = 1 << 13
+
+// roomLocked returns up to which number there is room, if possible up to want. p.mu must be
+// held.
+func (p *pool) roomLocked(want uint32) uint32 {
+	if p.reserve == nil {
+		return p.limit
+	}
+	if p.reserved < min(want, p.limit) {
+		if more := min(p.reserved+reserveCount, p.limit); p.reserve(p.reserved, more) == nil {
+			p.reserved = more
+		}
+	}
+	return p.reserved
 }
 
 // grow says whom to tell when numbers come near to those without memory.

@@ -182,6 +182,8 @@ func (s *Saved) check(policies int) error {
 		return torn("state %d", e.word&stateMask)
 	case Tick(e.timeout) > maxTimeout:
 		return torn("timeout %d", e.timeout)
+	case s.ext.turn&1 != 0:
+		return torn("its corrections were being changed")
 	case int64(s.ext.policy) >= int64(policies):
 		return torn("timeouts %d of %d", s.ext.policy, policies)
 	}

@@ -44,6 +44,8 @@ type Table struct {
 	stamps  []uint64 // by slot: see stamp
 	shares  shares
 
+	keptPolicies []Timeouts // what a successor reads of policies; nil without Config.Memory
+
 	baselines []baseline  // by slot: what ZeroFrom has told
 	zeroed    atomic.Bool // it was called, ever
 
@@ -87,6 +89,7 @@ func New(cfg Config) (*Table, error) {
 	}
 	t := &Table{cfg: cfg, idle: cfg.Timeouts.ticks(), limits: cfg.tcpLimits()}
 	t.policies.Store(&policies{[]Timeouts{cfg.Timeouts}, []idleTicks{t.idle}})
+	t.expects.max = cfg.MaxExpect
 	if t.index, err = newIndex(newHashKey(cfg.Key), cfg.Max); err != nil {
 		return nil, err
 	}
@@ -108,7 +111,6 @@ func New(cfg Config) (*Table, error) {
 		t.workers[i].init(t, i)
 	}
 	t.control.init(t, cfg.Workers)
-	t.expects.max = cfg.MaxExpect
 	go t.events.run()
 	return t, nil
 }
@@ -116,13 +118,16 @@ func New(cfg Config) (*Table, error) {
 // allocate makes the arrays for n slots.
 func (t *Table) allocate(n int) error {
 	var err error
-	if t.entries, err = newArray[Entry](t, n+1); err != nil {
+	if t.entries, err = keptArray[Entry](t, entriesName, n+1); err != nil {
 		return err
 	}
-	if t.exts, err = newArray[extension](t, n+1); err != nil {
+	if t.exts, err = keptArray[extension](t, extsName, n+1); err != nil {
 		return err
 	}
-	if t.due, err = newArray[uint32](t, n+1); err != nil {
+	if t.due, err = keptArray[uint32](t, dueName, n+1); err != nil {
+		return err
+	}
+	if err := t.keep(); err != nil {
 		return err
 	}
 	if t.slots.link, err = newArray[uint32](t, n+1); err != nil {

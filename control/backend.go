@@ -123,6 +123,7 @@ func (g *Gateway) Status() api.Status {
 		FlowLimit:  a.cfg.Conntrack.Limit(),
 		Interfaces: []api.Interface{},
 		Changes:    a.changes,
+		Recalled:   g.keeper.result,
 	}
 	traffic := make(map[int]port.Stats)
 	if a.generation > 0 {

@@ -35,6 +35,7 @@ type Gateway struct {
 	host   *host.Host
 	engine *dataplane.Engine
 	events *journal.Recorder
+	keeper keeper // set by Start, too
 
 	current    atomic.Pointer[active]     // what is in force; never nil
 	server     atomic.Pointer[api.Server] // nil without a control interface
@@ -168,6 +169,9 @@ func (g *Gateway) start(ctx context.Context) error {
 	if err := g.reconcile(p, refuse); err != nil {
 		return err
 	}
+	if err := g.recall(); err != nil {
+		return err
+	}
 	exports, err := g.openExports(g.cfg)
 	if err != nil {
 		return err
@@ -180,6 +184,9 @@ func (g *Gateway) start(ctx context.Context) error {
 		return err
 	}
 	if err := g.succeed(); err != nil {
+		return err
+	}
+	if err := g.bequeath(); err != nil {
 		return err
 	}
 	g.events.Begin()
@@ -211,7 +218,7 @@ func (g *Gateway) build() (err error) {
 	if g.helped = hasHelpers(g.cfg); !g.helped {
 		table.Sockets = conntrack.SocketsUncounted // nobody announces any
 	}
-	if g.table, err = conntrack.New(table); err != nil {
+	if err = g.openTable(table, helpers); err != nil {
 		return err
 	}
 	if g.events, err = g.record(); err != nil {
@@ -282,6 +289,10 @@ func (g *Gateway) releaseLocked() error {
 	if g.table != nil {
 		errs = append(errs, g.closeTable())
 	}
+	if g.leaving && g.keeper.folder != nil {
+		g.keeper.folder.Remove() // flows are the successor's now, and in its folder
+	}
+	errs = append(errs, g.keeper.close())
 	g.current.Store(&active{cfg: g.cfg, waiting: []string{"closed"}, origins: &origins{}})
 	errs = append(errs, g.own.Close())
 	return errors.Join(errs...)

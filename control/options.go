@@ -20,6 +20,7 @@ const NoSocket = "-"
 type Options struct {
 	Log    *slog.Logger    // slog.Default() if nil
 	Socket string          // path of the control socket; empty: the configuration's, else the default for the gateway's name
+	State  string          // folder in place of conntrack.state
 	Notify notify.Notifier // service manager to tell
 
 	// Logs is what Log writes to, if its levels are to follow the configuration and

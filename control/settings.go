@@ -66,6 +66,7 @@ func (g *Gateway) engineConfig(workers int, helpers *alg.Set) dataplane.Config {
 		PinCPUs:    cpusFor(crewOf(g.cfg), workers),
 		Waiting:    waitings[g.cfg.Gateway.Waiting],
 		Table:      g.table,
+		Memory:     g.keeper.memory(),
 		Host:       g.host,
 		ICMPRate:   rate,
 		Neighbours: g.cfg.Limits.Neighbours,
@@ -148,6 +149,7 @@ func needsRestart(old, next *config.Config) error {
 	a, b := &old.Conntrack, &next.Conntrack // but acct, which is only how flows are printed
 	note("conntrack.max", a.Max == b.Max)
 	note("conntrack.reserve", a.Reserve == b.Reserve)
+	note("conntrack.state", a.State == b.State)
 	note("conntrack.profile", a.Profile == b.Profile)
 	note("conntrack.timestamp", a.Timestamp == b.Timestamp)
 	note("conntrack.tcp_loose", a.TCPLoose == b.TCPLoose)

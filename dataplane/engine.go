@@ -16,6 +16,7 @@ import (
 	"example.com/culvert/dataplane/frag"
 	"example.com/culvert/dataplane/port"
 	"example.com/culvert/dataplane/route"
+	"example.com/culvert/internal/keep"
 	"example.com/culvert/nat/ports"
 )
 
@@ -56,6 +57,7 @@ type Config struct {
 	ICMPRate   int              // own ICMP errors and resets a second; 0: default 1000, negative: no limit
 	Pending    int              // most packets of a worker that wait for neighbours; default 256
 	Fragments  frag.Config      // bounds of the fragment table
+	Memory     keep.Memory      // as conntrack.Config.Memory, for ports; nil: they end with the process
 	Clock      func() int64     // boot clock, ns; nil: the system's
 	Wall       func() time.Time // for rules with hours and weekdays; nil: the system's
 	RuleLog    func(RuleLine)   // gets what rules log; called from several goroutines; nil: nobody does
@@ -120,7 +122,7 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Wall == nil {
 		cfg.Wall = time.Now
 	}
-	leases, err := ports.New(cfg.Table.Max())
+	leases, err := ports.New(cfg.Table.Max(), cfg.Memory)
 	if err != nil {
 		return nil, err
 	}

@@ -13,8 +13,8 @@ import (
 	"example.com/culvert/dataplane/port"
 	"example.com/culvert/dataplane/port/mem"
 	"example.com/culvert/dataplane/route"
+	"example.com/culvert/internal/keep/keeptest"
 	"example.com/culvert/nat"
-	"example.com/culvert/nat/ports"
 	"example.com/culvert/rules"
 )
 
@@ -38,6 +38,8 @@ type lab struct {
 	host  *fakeHost
 	last  Stats
 	trace *traceAccount // nil: nobody watches
+
+	memory *keeptest.Memory // nil: nothing is kept
 }
 
 // labConfig says how a lab differs from the usual one.
@@ -48,6 +50,7 @@ type labConfig struct {
 	engine func(c *Config)                                 //
 	table  func(c *conntrack.Config)                       //
 	more   func(st *State, make portMaker)                 // after ports are made
+	kept   bool                                            // what a successor needs outlives the lab
 	cold   bool                                            // neighbours are not known from the start
 }
 
@@ -92,6 +95,10 @@ func newLab(t testing.TB, cfg labConfig) *lab {
 	if cfg.table != nil {
 		cfg.table(&tc)
 	}
+	if cfg.kept {
+		l.memory = &keeptest.Memory{}
+		tc.Memory = l.memory
+	}
 	var err error
 	if l.table, err = conntrack.New(tc); err != nil {
 		t.Fatal(err)
@@ -101,6 +108,7 @@ func newLab(t testing.TB, cfg labConfig) *lab {
 	if cfg.engine != nil {
 		cfg.engine(&ec)
 	}
+	ec.Memory = tc.Memory
 	if l.e, err = New(ec); err != nil {
 		t.Fatal(err)
 	}
@@ -378,39 +386,23 @@ func (l *lab) close() {
 	}
 	l.balance()
 	l.trace.check(l.e.Stats())
-	for _, err := range l.table.Check(tickAt(l.now)) {
-		l.Error(err)
-	}
 	checkLeases(l, l.e)
+	if l.memory != nil {
+		for _, where := range l.memory.Trespasses() {
+			l.Errorf("something was written where there may be no room: %s", where)
+		}
+	}
 	l.e.Close()
 	if err := l.table.Close(); err != nil {
 		l.Error(err)
 	}
 }
 
-// checkLeases checks that ports are held by the flows that there are, and only by them.
+// checkLeases checks the tables of an engine at rest, and that ports are held by the
+// flows that there are, and only by them.
 func checkLeases(t testing.TB, e *Engine) {
 	t.Helper()
-	for _, err := range e.leases.Check() {
-		t.Error(err)
-	}
-	each := func(yield func(*ports.Flow, ports.Use)) {
-		add := func(f *conntrack.Flow) bool {
-			flow := ports.Of(&f.Tuple[0], &f.Tuple[1], ports.Use(f.Holds))
-			yield(&flow, ports.Use(f.Holds))
-			return true
-		}
-		e.table.Dump(add)
-		e.table.DumpUnconfirmed(add)
-		e.table.DumpExpect(func(x *conntrack.Expect) bool {
-			if use := holds(&x.Expectation); use != ports.NoUse {
-				flow := ends(&x.Expectation)
-				yield(&flow, use)
-			}
-			return true
-		})
-	}
-	for _, err := range e.leases.CheckFlows(each) {
+	for _, err := range e.Check() {
 		t.Error(err)
 	}
 }

@@ -16,8 +16,24 @@ import (
 )
 
 // successor returns a lab like l that has taken over its flows, and what became of
-// them. The end of each lab checks that leases and flows agree.
+// them, which is the same whether l lives or was killed. The end of each lab checks that
+// leases and flows agree.
 func successor(l *lab, change func(*labConfig)) (*lab, Restored) {
+	l.Helper()
+	im := l.e.Image()
+	next, did := inheritor(l, change, &im)
+	if l.memory == nil {
+		return next, did
+	}
+	again, same := inheritor(l, change, l.left())
+	if same != did {
+		l.Errorf("of a process that was killed %+v is restored, of one that lives %+v", same, did)
+	}
+	return again, same
+}
+
+// inheritor returns a lab like l with the flows of an image.
+func inheritor(l *lab, change func(*labConfig), im *Image) (*lab, Restored) {
 	l.Helper()
 	cfg := l.cfg
 	if change != nil {
@@ -25,12 +41,25 @@ func successor(l *lab, change func(*labConfig)) (*lab, Restored) {
 	}
 	next := newLab(l.TB, cfg)
 	next.now = l.now
-	im := l.e.Image()
-	did, err := next.e.Restore(&im)
+	did, err := next.e.Restore(im)
 	if err != nil {
 		l.Fatal(err)
 	}
 	return next, did
+}
+
+// left returns what a successor finds if l is killed now.
+func (l *lab) left() *Image {
+	l.Helper()
+	left := l.memory.Left()
+	im, err := Remains(left.Array, left.Cut)
+	if err != nil {
+		l.Fatal(err)
+	}
+	if set := l.e.helpers.set; set != nil {
+		im.Helpers = set.All()
+	}
+	return im
 }
 
 // Whatever the mapping and the filtering, a successor maps and filters the same
@@ -51,7 +80,7 @@ func TestSuccessorMapsAndFiltersAsBefore(t *testing.T) {
 					if mapping == nat.Linux {
 						rule = translate(nat.Linux, nat.Linux, nil)
 					}
-					l := newLab(t, labConfig{rules: rule})
+					l := newLab(t, labConfig{kept: name == "ipv4", rules: rule})
 					say := talkers["udp"]
 					at := l.external(say, fam.client+":4000", fam.one+":53")
 					l.external(say, fam.other+":4000", fam.one+":53") // the same port of another host
@@ -101,7 +130,7 @@ func TestSuccessorKeepsPortsForTheirClients(t *testing.T) {
 		s.Ports = nat.PortRange{First: 5000, Last: 5000}
 	}
 	say := talkers["udp"]
-	l := newLab(t, labConfig{rules: translate(nat.EndpointIndependent, nat.AddressDependent, hold)})
+	l := newLab(t, labConfig{kept: true, rules: translate(nat.EndpointIndependent, nat.AddressDependent, hold)})
 	l.external(say, "10.0.0.5:4000", "198.51.100.7:53")
 	l.table.Flush()
 	l.advance(100 * time.Second)
@@ -124,7 +153,7 @@ func TestSuccessorKeepsPortsForTheirClients(t *testing.T) {
 }
 
 func TestSuccessorKnowsTheNumbersOfBothSides(t *testing.T) {
-	l := parrotLab(t, labConfig{}, alg.Options{})
+	l := parrotLab(t, labConfig{kept: true}, alg.Options{})
 	l.talkTCP()
 	l.send("wan", tcp(parrotTo, parrotOn, flags(ackFlag), seq(501, 155)))
 	l.ports["lan"].TakeFrames()
@@ -167,7 +196,7 @@ func TestRestoredFlowMayHaveGoneOn(t *testing.T) {
 }
 
 func TestSuccessorAwaitsWhatWasAnnounced(t *testing.T) {
-	l := parrotLab(t, labConfig{}, alg.Options{})
+	l := parrotLab(t, labConfig{kept: true}, alg.Options{})
 	if got, want := l.say("&10.0.0.5:6000\n"), "203.0.113.1:6000\n"; got != want {
 		t.Fatalf("the server was told %q, want %q", got, want)
 	}
@@ -195,7 +224,7 @@ func TestSuccessorAwaitsWhatWasAnnounced(t *testing.T) {
 // A flow from inside that keeps what was promised for its socket does so for the
 // successor, too, when the expectation is over.
 func TestSuccessorKeepsPromises(t *testing.T) {
-	l := parrotLab(t, labConfig{}, alg.Options{})
+	l := parrotLab(t, labConfig{kept: true}, alg.Options{})
 	l.say("@10.0.0.5:6000\n")
 	l.send("lan", udp("10.0.0.5:6000", "198.51.100.7:7000"))
 	l.want("wan", "udp 203.0.113.1:6000 > 198.51.100.7:7000 ttl 63 len 0")
@@ -211,7 +240,7 @@ func TestSuccessorKeepsPromises(t *testing.T) {
 }
 
 func TestSuccessorWithoutTheHelperLeavesItsFlowsAlone(t *testing.T) {
-	l := parrotLab(t, labConfig{}, alg.Options{})
+	l := parrotLab(t, labConfig{kept: true}, alg.Options{})
 	l.talkTCP()
 	next, did := successor(l, func(c *labConfig) { c.engine, c.table = nil, nil })
 	if did != (Restored{Flows: 1}) {
@@ -224,7 +253,7 @@ func TestSuccessorWithoutTheHelperLeavesItsFlowsAlone(t *testing.T) {
 // Flows end when they would have, also those whose time is over before somebody
 // takes them over.
 func TestSuccessorCountsIdleTimeOn(t *testing.T) {
-	l := newLab(t, labConfig{})
+	l := newLab(t, labConfig{kept: true})
 	l.send("lan", udp("10.0.0.5:4000", "198.51.100.7:53"))
 	l.advance(20 * time.Second)
 	l.send("lan", udp("10.0.0.5:4001", "198.51.100.7:53"))
@@ -248,7 +277,7 @@ func TestSuccessorCountsIdleTimeOn(t *testing.T) {
 // Marks, labels, timeouts of rules and the choice of the port are there again, and
 // the flow is one of the rules in force.
 func TestSuccessorHasAllThatIsListed(t *testing.T) {
-	l := newLab(t, labConfig{})
+	l := newLab(t, labConfig{kept: true})
 	l.send("lan", tcp("10.0.0.5:4000", "198.51.100.7:80", seq(100, 0)))
 	l.send("wan", tcp("198.51.100.7:80", "203.0.113.1:4000", flags(packet.SYN|packet.ACK), seq(500, 101)))
 	l.send("lan", tcp("10.0.0.5:4000", "198.51.100.7:80", flags(ackFlag), seq(101, 501)))

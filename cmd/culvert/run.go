@@ -33,6 +33,7 @@ type runOptions struct {
 	config    string
 	lan, wan  []string
 	socket    string
+	state     string
 	logFormat choice
 	logLevel  choice
 	fixed     logging.Fixed // what of these two the command line says
@@ -51,6 +52,7 @@ func runCommand() *cobra.Command {
 	f.StringSliceVar(&o.lan, "lan", nil, "inside `INTERFACE`, without a file; repeat for more")
 	f.StringSliceVar(&o.wan, "wan", nil, "outside `INTERFACE`, without a file: IPv4 leaves masqueraded")
 	f.StringVar(&o.socket, "socket", "", "control `PATH` (default CULVERT_SOCKET, the file's, or /run/culvert/NAME.sock for root)")
+	f.StringVar(&o.state, "state", "", "`DIRECTORY` where flows outlive the process, in place of conntrack.state of the file")
 	o.logFormat = choice{"text", []string{"text", "json"}}
 	f.Var(&o.logFormat, "log-format", "`FORM` of the log on standard error: text or json")
 	o.logLevel = choice{"info", []string{"debug", "info", "warn", "error"}}
@@ -117,7 +119,7 @@ func run(ctx context.Context, o runOptions, stderr io.Writer) error {
 	if strings.HasPrefix(socket, "https://") {
 		return usageError{err: fmt.Errorf("%s: run makes a socket and wants a path; the listener is api.listen of the configuration", socket)}
 	}
-	g, err := control.New(cfg, control.Options{Log: log, Logs: logs, Socket: socket, Notify: notify.FromEnvironment(),
+	g, err := control.New(cfg, control.Options{Log: log, Logs: logs, Socket: socket, State: o.state, Notify: notify.FromEnvironment(),
 		Command: command(), Predecessor: before})
 	if err != nil {
 		return before.Fail(err)

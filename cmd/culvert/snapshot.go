@@ -111,13 +111,16 @@ func snapshotRestoreCommand() *cobra.Command {
 		if err != nil {
 			return fmt.Errorf("%s: %w", args[0], err)
 		}
-		return render(cmd.OutOrStdout(), output, result, func(w io.Writer) error { return restoredText(w, &result) })
+		return render(cmd.OutOrStdout(), output, result, func(w io.Writer) error {
+			_, err := fmt.Fprintln(w, restoredText(&result))
+			return err
+		})
 	}
 	return cmd
 }
 
 // restoredText says what was restored, and what was not and why.
-func restoredText(w io.Writer, r *api.RestoreResult) error {
+func restoredText(r *api.RestoreResult) string {
 	var not []string
 	for _, x := range []struct {
 		n   int
@@ -134,6 +137,5 @@ func restoredText(w io.Writer, r *api.RestoreResult) error {
 	if len(not) > 0 {
 		text += "; left out " + strings.Join(not, ", ")
 	}
-	_, err := fmt.Fprintln(w, text)
-	return err
+	return text
 }

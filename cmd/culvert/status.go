@@ -74,6 +74,11 @@ func printStatus(w io.Writer, st api.Status) error {
 		fmt.Fprintf(w, "last reload: %d of %s differed: %d kept, %d ended, %d reevaluated\n",
 			c.Changed(), count(c.Flows, "live flow"), c.Kept, c.Ended, c.Reevaluated)
 	}
+	if r := st.Recalled; r != nil && r.Refused != "" {
+		fmt.Fprintf(w, "of the last process no flows are there: %s\n", r.Refused)
+	} else if r != nil && *r != (api.Recalled{}) {
+		fmt.Fprintf(w, "of the last process: %s\n", restoredText(&r.RestoreResult))
+	}
 	for _, p := range st.Ports[:min(len(st.Ports), portsShown)] {
 		if p.Percent() >= portsFrom || p.FullIn != 0 {
 			fmt.Fprintf(w, "ports: %s\n", p)

@@ -20,6 +20,14 @@ type RestoreResult struct {
 	Torn         int `json:"torn"`    // its record makes no sense
 }
 
+// Recalled says what became of the flows that the process before this one had left in
+// conntrack.state. All zero: it had left nothing.
+type Recalled struct {
+	RestoreResult
+	Seconds float64 `json:"seconds"`           // that it took, before the first packet
+	Refused string  `json:"refused,omitempty"` // why nothing could be read
+}
+
 // saveSnapshot streams a snapshot. A reader who gets no digest got no snapshot.
 func (s *Server) saveSnapshot(w http.ResponseWriter, _ *http.Request) error {
 	if s.backend.Table() == nil {

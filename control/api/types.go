@@ -28,6 +28,7 @@ type Status struct {
 	Load       *Load       `json:"load,omitempty"` // of the last minute; absent in the first moment
 	Interfaces []Interface `json:"interfaces"`
 	Changes    *Changes    `json:"changes,omitempty"`         // of the last reload, if any flow differed
+	Recalled   *Recalled   `json:"recalled,omitempty"`        // at the start; absent without conntrack.state
 	Helpers    []Helper    `json:"helpers,omitempty"`         // that could not read a message or were refused an announcement
 	Still      []int       `json:"still_workers,omitempty"`   // that have begun no batch for a second or longer
 	Failing    []string    `json:"failing_exports,omitempty"` // flow logs, collectors and files of events that take nothing at the moment

@@ -112,6 +112,7 @@ var (
 	generation = describe("culvert_config_generation", "Generation of the state in force; grows with each reload and each change of the kernel that was followed.")
 	upgrades   = describe("culvert_upgrades_total", "Upgrades by outcome: done, that have led to this process, and rolled-back in it; the log says why.", "outcome")
 	upgradeGap = describe("culvert_upgrade_pause_seconds", "For how long packets waited in the kernel during the last upgrade; absent before the first one.")
+	recalled   = describe("culvert_recalled", "What of the flows that the process before this one left in conntrack.state is there again, by kind: flows, expectations, ports; and what is not: expired, taken by others, full, torn. Without conntrack.state nothing.", "result")
 	flows      = describe("culvert_flows", "Tracked flows.")
 	flowStates = describe("culvert_flow_states", "Confirmed flows by protocol and state; protocols without states are UNREPLIED, REPLIED or ASSURED. Counted at most once a second.", "protocol", "state")
 	flowLimit  = describe("culvert_flows_limit", "Most flows that can be tracked; raise conntrack.max when culvert_flows nears it.")
@@ -196,6 +197,12 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	count(upgrades, rolledBack, "rolled-back")
 	if done > 0 {
 		gauge(upgradeGap, pause.Seconds())
+	}
+	if r := st.Recalled; r != nil {
+		for result, n := range map[string]int{"flows": r.Flows, "expectations": r.Expectations, "ports": r.Ports,
+			"expired": r.Expired, "taken": r.Taken, "full": r.Full, "torn": r.Torn} {
+			gauge(recalled, float64(n), result)
+		}
 	}
 	gauge(flows, float64(st.Flows))
 	gauge(flowLimit, float64(st.FlowLimit))

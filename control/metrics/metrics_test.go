@@ -26,7 +26,8 @@ type source struct{}
 
 func (source) Status() api.Status {
 	return api.Status{Version: "v1", Ready: true, Generation: 2, Flows: 3, FlowLimit: 100, Forwarded: 7,
-		Ports: []api.PortUse{{Address: "203.0.113.1", Zone: 5, Protocol: "tcp", Used: 60, Kept: 2, Total: 100, FullIn: 39}},
+		Recalled: &api.Recalled{RestoreResult: api.RestoreResult{Flows: 61, Torn: 62}},
+		Ports:    []api.PortUse{{Address: "203.0.113.1", Zone: 5, Protocol: "tcp", Used: 60, Kept: 2, Total: 100, FullIn: 39}},
 		Interfaces: []api.Interface{
 			{Name: "eth0", Netns: "blue", State: api.StateUp, Uplink: &api.Uplink{State: api.StateUp, Changes: 8}, Counters: api.Traffic{RxPackets: 9}},
 			{Name: "eth1", State: api.StateAbsent},
@@ -148,6 +149,7 @@ func closedSets() map[string][]string {
 			string(dataplane.QueueAnnouncement), string(dataplane.QueuePortBlock), string(dataplane.QueueNotice), string(dataplane.QueueFragment), "event",
 			string(host.RingLink), string(host.RingQuestion), string(host.RingIn), string(host.RingOut)},
 		"protocol":                                 {"tcp", "udp", "icmp", "icmpv6", "sctp", "dccp", "gre", "udplite", conntrack.OtherProto},
+		"culvert_recalled result":                  {"flows", "expectations", "ports", "expired", "taken", "full", "torn"},
 		"culvert_flows_ended_total cause":          {"expired", "deleted", "early-drop", "replaced"},
 		"culvert_flows_refused_total cause":        {"table-full", "client-share", "chain-full"},
 		"culvert_exported_records_total kind":      exportKinds[:],

@@ -107,7 +107,8 @@
 // ends them. When there is no room for leases otherwise, they end early.
 //
 // Another process resumes the leases of flows that it takes over (Resume), then keeps
-// what was kept (Keep).
+// what was kept (Keep). If this one was killed, Remains finds what was kept in the memory
+// that New was given.
 //
 // # Finding a free port
 //

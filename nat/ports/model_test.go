@@ -21,7 +21,7 @@ func at(s string) Endpoint {
 
 func newSet(t testing.TB, flows int) *Set {
 	t.Helper()
-	s, err := New(flows)
+	s, err := New(flows, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

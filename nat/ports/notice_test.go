@@ -20,7 +20,7 @@ func noticed(s *Set) (all []Notice) {
 }
 
 func TestMappingsAreToldWhenTheyBeginAndEnd(t *testing.T) {
-	s, err := New(64)
+	s, err := New(64, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func TestMappingsAreToldWhenTheyBeginAndEnd(t *testing.T) {
 }
 
 func TestClientsAreToldOnceWhenTheirPortsReachAMark(t *testing.T) {
-	s, err := New(64)
+	s, err := New(64, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

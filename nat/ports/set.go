@@ -11,6 +11,7 @@ import (
 	"unsafe"
 
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/keep"
 )
 
 // Tick is a time in units of 10 ms on a clock that wraps around.
@@ -100,10 +101,11 @@ type Set struct {
 	seed     maphash.Seed
 	shards   []shard
 	perShard uint32
-	heads    []uint32 // by chain: slot of the first lease
-	leases   []lease  // by slot; slot 0 of each shard is not used
-	until    []uint32 // by slot: 0 unless the lease is kept
-	mem      [][]byte
+	heads    []uint32    // by chain: slot of the first lease
+	leases   []lease     // by slot; slot 0 of each shard is not used
+	until    []uint32    // by slot: 0 unless the lease is kept
+	mem      [][]byte    // of the set's own
+	memory   keep.Memory // of leases and until; nil: the set's own
 
 	kept     atomic.Int64 // leases that nobody has, kept for a while
 	hints    atomic.Int64 // leases of kindHint
@@ -121,8 +123,9 @@ type shard struct {
 	mu   sync.Mutex
 	free uint32        // given back
 	high atomic.Uint32 // slots of the shard that were ever used
+	room uint32        // slots with memory in Set.memory
 	n    int
-	_    [40]byte
+	_    [32]byte
 }
 
 const maxShards = 64
@@ -135,22 +138,23 @@ const leasesPerFlow = 4
 var ErrTooMany = errors.New("too many flows for port leases")
 
 // New makes a set for as many flows. It reserves address space; memory is used
-// as leases come.
-func New(flows int) (*Set, error) {
+// as leases come. If the process is killed, kept has what a successor needs to know
+// (Remains); it must live longer than the set. Nil: that ends with the process.
+func New(flows int, kept keep.Memory) (*Set, error) {
 	want := max(flows, 64) * leasesPerFlow
 	if want > 1<<29 {
 		return nil, ErrTooMany
 	}
 	n := min(1<<bits.Len(uint(want/256)), maxShards)
 	per := uint32(want/n + want/n/4 + 64)
-	s := &Set{seed: maphash.MakeSeed(), shards: make([]shard, n), perShard: per}
+	s := &Set{seed: maphash.MakeSeed(), shards: make([]shard, n), perShard: per, memory: kept}
 	s.spaces.init()
 	s.events.init()
 	s.notices.to = make(chan Notice, noticeRoom)
 	var err error
-	if s.leases, err = array[lease](s, n*int(per)); err == nil {
+	if s.leases, err = keptArray[lease](s, leasesName, n*int(per)); err == nil {
 		if s.heads, err = array[uint32](s, n*int(per)); err == nil {
-			s.until, err = array[uint32](s, n*int(per))
+			s.until, err = keptArray[uint32](s, untilName, n*int(per))
 		}
 	}
 	if err != nil {
@@ -176,11 +180,11 @@ func (s *Set) Close() error {
 	for _, mem := range s.mem {
 		errs = append(errs, freeMemory(mem))
 	}
-	if s.mem != nil {
+	if s.heads != nil {
 		close(s.events.to)
 		close(s.notices.to)
 	}
-	s.mem = nil
+	s.mem, s.heads = nil, nil
 	return errors.Join(errs...)
 }
 
@@ -248,7 +252,7 @@ func (s *Set) make(c chain, k *key, v *Endpoint, rule uint32, t terms) *lease {
 	switch {
 	case slot != 0:
 		sh.free = s.leases[c.base+slot].next
-	case sh.high.Load()+1 < s.perShard:
+	case sh.high.Load()+1 < s.perShard && s.reserve(c, sh.high.Load()+1):
 		slot = sh.high.Add(1)
 	default:
 		if slot = s.evict(c); slot == 0 {

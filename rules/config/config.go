@@ -145,8 +145,9 @@ type Route struct {
 
 // Conntrack has the settings of the connection table.
 type Conntrack struct {
-	Max        int  // flows, 0: by memory; see Limit
-	Reserve    bool // take the memory of Max flows at once
+	Max        int    // flows, 0: by memory; see Limit
+	Reserve    bool   // take the memory of Max flows at once
+	State      string // folder for what outlives the process; empty: nothing does
 	Profile    Profile
 	Accounting bool // print packet and byte counters
 	Timestamp  bool // keep and print start times

@@ -96,7 +96,7 @@ func TestServiceNeedsNoMoreThanItsUnitGives(t *testing.T) {
 	gw, err := box.Start("unshare", "--mount", "sh", "-c", `mount --bind "$0" /dev/net/tun && exec "$@"`, tun,
 		"setpriv", "--reuid="+user, "--regid="+user, "--clear-groups", "--no-new-privs",
 		"--inh-caps="+caps, "--ambient-caps="+caps, "--bounding-set="+caps,
-		"strace", "-f", "-qq", "-e", "signal=none", "-y", "-o", record, binary, "run", "-c", config, "--socket", socket)
+		"strace", "-f", "-qq", "-e", "signal=none", "-y", "-o", record, binary, "run", "-c", config, "--socket", socket, "--state", filepath.Join(runtime, "state"))
 	must(t, err)
 	if out, err := box.Exec(t.Context(), binary, "status", "--wait", patience.String(), "--socket", socket); err != nil {
 		t.Fatalf("%v\n%s%s", err, out, gw.Output())

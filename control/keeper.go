@@ -1,0 +1,245 @@
+package control
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"example.com/culvert/alg"
+	"example.com/culvert/conntrack"
+	"example.com/culvert/control/api"
+	"example.com/culvert/control/snapshot"
+	"example.com/culvert/dataplane"
+	"example.com/culvert/internal/keep"
+	"example.com/culvert/rules/config"
+)
+
+// keeper is what of a gateway outlives its process, and what the process before it has
+// left. The zero value is that of a gateway without conntrack.state.
+type keeper struct {
+	folder *keep.Folder
+	left   *leftover // until recall
+	result *api.Recalled
+}
+
+// leftover is what a process has left that was killed, or that ended.
+type leftover struct {
+	files *keep.Leftover
+	image *dataplane.Image
+}
+
+// stateVersion is another one whenever the meaning of what is kept is, though it lies in
+// memory as before.
+const stateVersion = 1
+
+// stateHeader says what the files of a process are worth to another.
+type stateHeader struct {
+	Version int           `json:"version"`
+	Layout  string        `json:"layout"`
+	Boot    string        `json:"boot"`
+	Clock   time.Duration `json:"clock"` // of the boot, when the gateway began; to tell the files apart
+	Program string        `json:"program"`
+	Held    bool          `json:"held"` // nobody else gets packets of the flows when the process ends
+}
+
+// Names of helpers by number, as they are kept.
+const (
+	helpersName = "helpers"
+	maxHelpers  = 1 << 12
+)
+
+type helperName [32]byte
+
+// stateDir returns the folder for what outlives the process, "" if nothing does.
+func (g *Gateway) stateDir() string { return cmp.Or(g.opts.State, g.cfg.Conntrack.State) }
+
+// openTable makes the table, in the folder that is configured. Flows that a
+// predecessor left there are ready for recall then.
+func (g *Gateway) openTable(table conntrack.Config, helpers *alg.Set) (err error) {
+	dir := g.stateDir()
+	if dir == "" {
+		g.table, err = conntrack.New(table)
+		return err
+	}
+	for {
+		if err := g.openState(dir, helpers); err != nil {
+			return fmt.Errorf("conntrack.state: %w", err)
+		}
+		table.Memory = g.keeper.folder
+		g.table, err = conntrack.New(table)
+		if err == nil {
+			return nil
+		}
+		err = fmt.Errorf("conntrack.state: %w", err)
+		if g.keeper.left == nil || !errors.Is(err, unix.ENOSPC) {
+			return err
+		}
+		// To forward packets comes first.
+		g.log.Error("flows of the last process are given up: there is no room for them beside new ones", "folder", dir, "error", err)
+		err = errors.Join(g.keeper.left.files.Remove(), g.keeper.close())
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// openState opens the folder and looks at what is there.
+func (g *Gateway) openState(dir string, helpers *alg.Set) error {
+	rivals := keep.Alone
+	if g.heir != nil {
+		rivals = keep.Successor
+	}
+	folder, err := keep.Open(dir, rivals)
+	if err != nil {
+		return err
+	}
+	g.keeper = keeper{folder: folder, result: &api.Recalled{}}
+	names, err := folder.Array(helpersName, maxHelpers*len(helperName{}))
+	if err == nil {
+		err = folder.Reserve(names)
+	}
+	if err != nil {
+		return errors.Join(err, g.keeper.close())
+	}
+	helpers.OnNumber(func(number uint32, name string) {
+		if number < maxHelpers {
+			copy(names[int(number)*len(helperName{}):][:len(helperName{})-1], name)
+		} else {
+			g.log.Warn("a flow with this helper has none after a restart: rules had too many different helpers and options", "helper", name)
+		}
+	})
+	if g.heir != nil { // it has the flows from who lives
+		return nil
+	}
+	for _, files := range folder.Leftovers() {
+		image, err := readState(files)
+		if err == nil {
+			g.keeper.left = &leftover{files, image}
+			g.keeper.result.Refused = ""
+			break
+		}
+		g.log.Warn("flows of the last process are not taken over", "folder", files.Path(), "error", err)
+		g.keeper.result.Refused = err.Error()
+		_ = files.Close() // address space
+	}
+	return nil
+}
+
+// readState views what a process has left. An error says why nobody can.
+func readState(files *keep.Leftover) (*dataplane.Image, error) {
+	here, err := stateHere()
+	if err != nil {
+		return nil, err
+	}
+	var h stateHeader
+	if err := files.Header(&h); err != nil {
+		return nil, err
+	}
+	switch {
+	case h.Boot != here.Boot:
+		return nil, errors.New("they are of another boot")
+	case h.Version != here.Version, h.Layout != here.Layout:
+		return nil, fmt.Errorf("version %s keeps flows in another way than %s", h.Program, here.Program)
+	}
+	image, err := dataplane.Remains(files.Array, files.Cut)
+	if err != nil {
+		return nil, err
+	}
+	names, err := files.Array(helpersName)
+	if err != nil {
+		return nil, err
+	}
+	for size := len(helperName{}); len(names) >= size; names = names[size:] {
+		name, _, _ := strings.Cut(string(names[:size]), "\x00")
+		image.Helpers = append(image.Helpers, name)
+	}
+	image.Moved = !h.Held
+	return image, nil
+}
+
+// stateHere returns the header of this process, Held apart.
+func stateHere() (stateHeader, error) {
+	at, err := snapshot.Here(Version())
+	return stateHeader{Version: stateVersion, Layout: dataplane.Layout(), Boot: at.Boot, Clock: at.Clock, Program: at.Program}, err
+}
+
+// recall takes over the flows that the last process left, before the first packet.
+func (g *Gateway) recall() error {
+	if g.keeper.left == nil {
+		return nil
+	}
+	return g.recallLeft(g.keeper.left)
+}
+
+// bequeath makes what this process leaves that which its successor reads, and no longer
+// what the last one has left. One that takes over from another that lives does so when
+// that cannot go on any more.
+func (g *Gateway) bequeath() error {
+	k := &g.keeper
+	if k.folder == nil {
+		return nil
+	}
+	header, err := stateHere()
+	if err != nil {
+		return err
+	}
+	header.Held = g.cfg.Gateway.OnExit == config.Hold
+	if err := k.folder.Describe(header); err != nil {
+		return fmt.Errorf("conntrack.state: %w", err)
+	}
+	if k.left != nil {
+		err = k.left.files.Close()
+		k.left = nil
+	}
+	if !k.folder.InMemory() {
+		g.log.Warn("conntrack.state is not on a tmpfs: packets wait while the kernel writes flows to a disk", "folder", g.stateDir())
+	}
+	if lacking, e := k.folder.Lacking(); e == nil && lacking > 0 {
+		g.log.Warn("conntrack.state has no room for a full table: flows with a port or a helper of their own will be refused before", "folder", g.stateDir(), "lacking_bytes", lacking)
+	}
+	return err
+}
+
+// recallLeft restores what was left, and has it checked.
+func (g *Gateway) recallLeft(left *leftover) error {
+	begin := time.Now()
+	did, err := g.engine.Restore(left.image)
+	if err != nil {
+		g.keeper.result.Refused = err.Error()
+		g.log.Error("flows of the last process are not taken over", "folder", left.files.Path(), "error", err)
+		return nil
+	}
+	if faults := g.engine.Check(); len(faults) > 0 {
+		// A table that is wrong is worse than an empty one, which the next start has.
+		return errors.Join(fmt.Errorf("conntrack.state: flows of the last process: %d faults, they are given up: %w", len(faults), errors.Join(faults...)),
+			left.files.Remove())
+	}
+	g.logRestored("the last process", did)
+	*g.keeper.result = api.Recalled{RestoreResult: api.RestoreResult(did), Seconds: time.Since(begin).Seconds()}
+	return nil
+}
+
+// memory returns what the engine has to keep its state in, nil without conntrack.state.
+func (k *keeper) memory() keep.Memory {
+	if k.folder == nil {
+		return nil
+	}
+	return k.folder
+}
+
+// close gives back the memory. No table may use it any more.
+func (k *keeper) close() error {
+	var errs []error
+	if k.left != nil {
+		errs = append(errs, k.left.files.Close())
+	}
+	if k.folder != nil {
+		errs = append(errs, k.folder.Close())
+	}
+	*k = keeper{result: k.result}
+	return errors.Join(errs...)
+}

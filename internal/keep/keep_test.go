@@ -1,0 +1,185 @@
+package keep
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+)
+
+// inMemory returns a folder on a tmpfs.
+func inMemory(t *testing.T) string {
+	t.Helper()
+	root, err := os.MkdirTemp("/dev/shm", "culvert-keep-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(root) })
+	return filepath.Join(root, "state")
+}
+
+func open(t *testing.T, root string, r Rivals) *Folder {
+	t.Helper()
+	f, err := Open(root, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func fill(t *testing.T, f *Folder, name, text string, size int) {
+	t.Helper()
+	mem, err := f.Array(name, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Reserve(mem[:len(text)]); err != nil {
+		t.Fatal(err)
+	}
+	copy(mem, text)
+}
+
+func closed(t *testing.T, c interface{ Close() error }) {
+	t.Helper()
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestArraysOutliveTheirFolder(t *testing.T) {
+	root := inMemory(t)
+	first := open(t, root, Alone)
+	if !first.InMemory() {
+		t.Error("/dev/shm is not a tmpfs")
+	}
+	fill(t, first, "words", "here I am", 10<<20)
+	if err := first.Describe("me"); err != nil {
+		t.Fatal(err)
+	}
+	closed(t, first)
+	second := open(t, root, Alone)
+	left := second.Leftovers()
+	if len(left) != 1 {
+		t.Fatalf("%d processes have left something, want 1", len(left))
+	}
+	var header string
+	if err := left[0].Header(&header); err != nil || header != "me" {
+		t.Errorf("the header is %q, %v", header, err)
+	}
+	mem, err := left[0].Array("words")
+	if err != nil || len(mem) != 10<<20 || string(mem[:9]) != "here I am" {
+		t.Errorf("%d bytes are left, beginning with %q: %v", len(mem), mem[:min(len(mem), 9)], err)
+	}
+	if err := left[0].Cut("words", 9); err != nil || string(mem[:9]) != "here I am" {
+		t.Errorf("cut to its length it has %q, %v", mem[:9], err)
+	}
+	if mem, err := left[0].Array("nothing"); err == nil {
+		t.Errorf("%d bytes of an array that nobody made", len(mem))
+	}
+	closed(t, left[0])
+	if err := second.Describe("you"); err != nil {
+		t.Fatal(err)
+	}
+	closed(t, second)
+	third := open(t, root, Alone)
+	if left := third.Leftovers(); len(left) != 1 || left[0].Header(&header) != nil || header != "you" {
+		t.Errorf("%d leftovers, the first of %q: want the last one alone", len(left), header)
+	}
+	closed(t, third)
+}
+
+// A process that ends before it has taken over what was left leaves nothing itself, and
+// what was left is there for the next one.
+func TestUndescribedFolderIsWorthNothing(t *testing.T) {
+	root := inMemory(t)
+	first := open(t, root, Alone)
+	if err := first.Describe(1); err != nil {
+		t.Fatal(err)
+	}
+	closed(t, first)
+	half := open(t, root, Alone)
+	fill(t, half, "words", "half", 4)
+	closed(t, half)
+	killed := filepath.Join(root, prefix+"9999999999999999999") // with no header, and its lock is free
+	if err := os.Mkdir(killed, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var header int
+	next := open(t, root, Alone)
+	if left := next.Leftovers(); len(left) != 1 || left[0].Header(&header) != nil || header != 1 {
+		t.Fatalf("%d leftovers, the first of %d: want that of the first process", len(left), header)
+	}
+	if err := next.Describe(2); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(killed); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what a process left in the middle is still there: %v", err)
+	}
+	next.Remove()
+	closed(t, next)
+	if all, err := filepath.Glob(filepath.Join(root, prefix+"*")); err != nil || len(all) != 0 {
+		t.Errorf("%q are left, %v", all, err)
+	}
+}
+
+func TestFolderIsForOneProcess(t *testing.T) {
+	root := inMemory(t)
+	first := open(t, root, Alone)
+	if f, err := Open(root, Alone); !errors.Is(err, ErrBusy) {
+		t.Errorf("a second process gets %v, %v, want %v", f, err, ErrBusy)
+	}
+	second := open(t, root, Successor)
+	if n := len(second.Leftovers()); n != 0 {
+		t.Errorf("%d leftovers of a process that lives", n)
+	}
+	closed(t, second)
+	closed(t, first)
+}
+
+func TestRoomThatIsMissingIsCounted(t *testing.T) {
+	f := open(t, inMemory(t), Alone)
+	defer closed(t, f)
+	if lacking, err := f.Lacking(); err != nil || lacking != 0 {
+		t.Errorf("%d bytes are missing without arrays, %v", lacking, err)
+	}
+	mem, err := f.Array("huge", 1<<44) // 16 TiB of addresses
+	if err != nil {
+		t.Fatal(err)
+	}
+	lacking, err := f.Lacking()
+	if err != nil || lacking <= 1<<42 || lacking >= 1<<44 {
+		t.Errorf("%d bytes are missing for 16 TiB, %v", lacking, err)
+	}
+	if err := f.Reserve(mem[1<<20 : 3<<20]); err != nil {
+		t.Error(err)
+	}
+	mem[1<<20], mem[3<<20-1] = 1, 1
+}
+
+func TestLayoutsDifferByNamesTypesAndOffsets(t *testing.T) {
+	type a struct{ x, y uint32 }
+	type b struct{ y, x uint32 }
+	type c struct {
+		x uint32
+		y int32
+	}
+	type d struct{ x, y uint32 }
+	type e struct{ x [2]a }
+	seen := map[string]reflect.Type{}
+	for _, typ := range []reflect.Type{reflect.TypeFor[a](), reflect.TypeFor[b](), reflect.TypeFor[c](), reflect.TypeFor[e](), reflect.TypeFor[[2]a]()} {
+		if other := seen[Layout(typ)]; other != nil {
+			t.Errorf("%v is like %v", typ, other)
+		}
+		seen[Layout(typ)] = typ
+	}
+	if Layout(reflect.TypeFor[a]()) != Layout(reflect.TypeFor[d]()) {
+		t.Error("two types of the same fields differ")
+	}
+	defer func() {
+		if recover() == nil {
+			t.Error("a pointer can outlive its process")
+		}
+	}()
+	Layout(reflect.TypeFor[*int]())
+}
