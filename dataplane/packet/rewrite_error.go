@@ -67,7 +67,7 @@ func writeEmbedded(p *Packet, to *tuple.Tuple) (delta uint64) {
 		sum = fold(uint64(sum) + uint64(d.Ports))
 	}
 	at := sumOffset(t.Proto)
-	if sum == 0 || t.Proto == tuple.SCTP || at+2 > len(b) {
+	if sum == 0 || at == noSum || t.Proto == tuple.SCTP || at+2 > len(b) {
 		return delta // SCTP: the CRC32c covers bytes that are not here
 	}
 	if t.Proto == tuple.UDP || t.Proto == tuple.UDPLite {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"example.com/culvert/conntrack/tuple"
@@ -369,6 +370,38 @@ func TestNothingOnTheDataPathAllocates(t *testing.T) {
 		})
 		if n != 0 {
 			t.Errorf("protocol %d: %v allocations a packet, want 0", proto, n)
+		}
+	}
+}
+
+// TestErrorsQuoteWhatHasNoChecksumAsItWas: of a packet of a protocol without a checksum,
+// however much of it is quoted, the addresses alone are translated.
+func TestErrorsQuoteWhatHasNoChecksumAsItWas(t *testing.T) {
+	r := rand.New(rand.NewPCG(13, 13))
+	for _, v4 := range []bool{true, false} {
+		for _, proto := range []uint8{tuple.GRE, 50, 246} {
+			inner := randomIPOf(r, proto, v4)
+			inner = append(inner, randomBytes(r, 600)...)
+			if v4 {
+				binary.BigEndian.PutUint16(inner[2:], uint16(len(inner)))
+			} else {
+				binary.BigEndian.PutUint16(inner[4:], uint16(len(inner)-40))
+			}
+			slowFill(inner)
+			p := frame(errorAbout(r, inner, len(inner)), sumComplete)
+			mustParse(t, p)
+			outer, to := p.Tuple, p.Embedded
+			for to.Src == p.Embedded.Src || to.Dst == p.Embedded.Dst {
+				to = randomTuple(r, p.Embedded)
+			}
+			payload := slices.Clone(p.Mem[p.EmbL4:p.End])
+			TranslateError(p, &outer, &to)
+			if !bytes.Equal(p.Mem[p.EmbL4:p.End], payload) {
+				t.Errorf("protocol %d, IPv4 %v: what is quoted behind the header has changed", proto, v4)
+			}
+			if err := slowCheck(p.IP(), sumComplete); err != nil {
+				t.Errorf("protocol %d, IPv4 %v: %v", proto, v4, err)
+			}
 		}
 	}
 }
