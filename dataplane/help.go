@@ -181,11 +181,21 @@ func (w *Worker) sendPieces(p *packet.Packet, way *egress, did *segmentDone) {
 		}
 		packet.ClearTCPFlags(q, gone)
 		if sent > 0 {
-			w.tally.forwarded-- // one packet came: the others are made here
-			count(&w.counter.originated, 1)
+			w.another(way)
 		}
 		w.depart(q, way)
 	}
+}
+
+// another counts a packet beyond the first of those that one has become: one came, the
+// others are made here.
+func (w *Worker) another(way *egress) {
+	if way.eg.id == HostPort {
+		w.tally.delivered--
+	} else {
+		w.tally.forwarded--
+	}
+	count(&w.counter.originated, 1)
 }
 
 // helpDatagram takes a UDP packet through the helper of its flow.
@@ -195,8 +205,7 @@ func (w *Worker) helpDatagram(f *helped, p *packet.Packet, way *egress) bool {
 		g := packet.MakeSegmenter(p)
 		for n := 0; g.Next(q, w.editBuffer(g.BufferLen())); n++ {
 			if n > 0 {
-				w.tally.forwarded--
-				count(&w.counter.originated, 1)
+				w.another(way)
 			}
 			one := *q
 			if !w.helpDatagram(f, &one, way) {

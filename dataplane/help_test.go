@@ -93,3 +93,21 @@ func TestFlowThatFoundNoMemoryIsNotReadFromItsMiddle(t *testing.T) {
 	l.ports["wan"].TakeFrames()
 	l.ports["lan"].TakeFrames()
 }
+
+// TestSuperPacketThatAHelperTakesApartIsDeliveredOnce: what is counted is the packet that
+// came, not the datagrams that a service of the gateway gets of it.
+func TestSuperPacketThatAHelperTakesApartIsDeliveredOnce(t *testing.T) {
+	l := parrotLab(t, labConfig{}, alg.Options{})
+	l.send("host", udp("203.0.113.1:40000", "198.51.100.7:5000"))
+	l.take("wan")
+	before := l.e.Stats()
+	ip := udp("198.51.100.7:5000", "203.0.113.1:40000", length(3000))
+	l.inject("wan", partial(l, "wan", ip, packet.Offload{GSOType: packet.GSOUDPL4, GSOSize: 1000, HdrLen: 28, CsumOffset: 6}))
+	l.step()
+	if n := len(l.ports["host"].TakeFrames()); n != 3 {
+		t.Errorf("the service got %d datagrams, want 3", n)
+	}
+	if s := l.e.Stats(); s.Delivered != before.Delivered+1 || s.Forwarded != before.Forwarded {
+		t.Errorf("%d packets counted as delivered and %d as forwarded, want 1 and none", s.Delivered-before.Delivered, s.Forwarded-before.Forwarded)
+	}
+}
