@@ -221,17 +221,35 @@ func (w *Worker) commit(slot uint32, ho, hr uint64, toward *[tuple.NumDirections
 	if id := x.find(w.t.entries, &e.half[tuple.Reply].tuple, hr); id != 0 {
 		return refOf(id), ReplyTaken
 	}
+	if !w.t.takePlace() {
+		return Ref{}, TableFull
+	}
 	word.Store32(&e.status, uint32(e.Status()|linked)) // still ours alone
 	if !x.insertLocked(ho, slot<<1|uint32(tuple.Original)) {
+		w.t.live.Add(-1)
 		return Ref{}, ChainFull
 	}
 	if !x.insertLocked(hr, slot<<1|uint32(tuple.Reply)) {
 		x.removeLocked(ho, slot<<1|uint32(tuple.Original))
+		w.t.live.Add(-1)
 		return Ref{}, ChainFull
 	}
 	countToward(toward, 1)
-	w.t.live.Add(1)
 	return Ref{}, Claimed
+}
+
+// takePlace counts one more entry, unless another worker has taken the last place since
+// room looked.
+func (t *Table) takePlace() bool {
+	for {
+		n := t.live.Load()
+		if n >= int64(t.cfg.Max) {
+			return false
+		}
+		if t.live.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
 }
 
 // Confirm says that the first packet of a claimed flow has left: its life

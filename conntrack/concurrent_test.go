@@ -290,3 +290,36 @@ func TestRacingPacketsOfOneSocketAreBothTracked(t *testing.T) {
 		t.Errorf("%d flows, %d lost claims, %d of them resolved", s.Insert, s.InsertFailed, s.ClashResolve)
 	}
 }
+
+// TestTableNeverHoldsMoreThanItsMax has workers fill one table at the same time, again and
+// again the last place.
+func TestTableNeverHoldsMoreThanItsMax(t *testing.T) {
+	for _, profile := range []Profile{Linux, RFC} {
+		const most, workers, rounds = 64, 4, 5000
+		table := newTable(t, Config{Max: most, Workers: workers, Profile: profile, Shares: Shares{Floor: 1 << 20}})
+		var running sync.WaitGroup
+		for i := range workers {
+			running.Go(func() {
+				w := table.Worker(i)
+				for n := range rounds {
+					w.Begin(start)
+					k := flowTuple(tuple.UDP, i*rounds+n)
+					r, c := w.Claim(proposal(k), w.now)
+					if got := table.Len(); got > most {
+						t.Errorf("%d flows in a table of %d", got, most)
+						return
+					}
+					if c == Claimed {
+						w.Track(r, data, w.now)
+						w.Confirm(r, w.now)
+						if profile == RFC {
+							w.Kill(r)
+						}
+					}
+				}
+				w.Park()
+			})
+		}
+		running.Wait()
+	}
+}
