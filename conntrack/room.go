@@ -16,6 +16,9 @@ func (w *Worker) room(h uint64, who uint32, now Tick) Claim {
 		return Claimed
 	}
 	above := t.aboveShare(who, now)
+	if who == sharedClient && t.cfg.Profile != RFC {
+		above = false // of nobody in particular: it may be the first flow of one who has not flooded
+	}
 	switch {
 	case above && t.cfg.Profile == RFC:
 		return ClientFull
@@ -58,25 +61,46 @@ func (w *Worker) dropExpired(h uint64, now Tick) (done bool) {
 }
 
 // dropEarly ends an entry that nobody would miss much, to make room for a flow
-// of a client: that of the largest holder it meets, and of one no smaller than
-// the client if that has more than its share itself.
+// of a client: one of a client that has more than its share, else of the largest
+// holder it meets, and of one no smaller than the client if that has more than
+// its share itself. What the floor allows to everybody makes nobody a holder, nor
+// do those who are too many to be counted one by one. Of several such entries the
+// one goes that has been silent longest: a handshake that is about to be answered
+// is younger than what a flood has left behind.
 func (w *Worker) dropEarly(h uint64, who uint32, above bool, now Tick) bool {
 	t := w.t
-	victim, most := uint32(0), uint32(0)
+	share, floor := t.shares.flows.Load(), uint32(t.cfg.Shares.Floor)
+	least := uint32(0)
 	if above {
-		most = max(atomic.LoadUint32(&t.clients.recs[who].flows), 2) - 2 // the one it wants is counted, and equals will do
+		least = max(atomic.LoadUint32(&t.clients.recs[who].flows), 2) - 2 // the one it wants is counted, and equals will do
 	}
-	share := t.shares.flows.Load()
+	var best struct {
+		slot, flows uint32
+		over        bool // its client has more than its share
+		silent      int32
+	}
+	rivals := 0
 	consider := func(slot uint32, e *Entry) bool {
-		flows := atomic.LoadUint32(&t.clients.recs[word.Load32(&t.owner[slot])].flows)
-		if flows <= most || !e.expendable() {
+		owner := word.Load32(&t.owner[slot])
+		flows := atomic.LoadUint32(&t.clients.recs[owner].flows)
+		if flows <= least || !e.expendable() {
 			return true
 		}
-		victim, most = slot, flows
-		return flows <= share
+		over := flows > share && flows > floor && owner != sharedClient
+		if flows <= floor || over || owner == sharedClient { // those are alike
+			flows = 1
+		}
+		if over {
+			rivals++
+		}
+		silent := now.Sub(Tick(word.Load32(&e.half[tuple.Original].seen)))
+		if best.slot == 0 || over && !best.over || over == best.over && (flows > best.flows || flows == best.flows && silent > best.silent) {
+			best.slot, best.flows, best.over, best.silent = slot, flows, over, silent
+		}
+		return rivals < earlyDropRivals
 	}
 	w.near(h, consider)
-	if victim == 0 || most <= share { // nobody above his share yet: look elsewhere, too
+	if !best.over { // nobody above his share yet: look elsewhere, too
 		slots := t.slots.high.Load()
 		for i := range min(slots, earlyDropSlots) {
 			slot := 1 + (uint32(h)+i)%slots
@@ -85,13 +109,14 @@ func (w *Worker) dropEarly(h uint64, who uint32, above bool, now Tick) bool {
 			}
 		}
 	}
-	return victim != 0 && w.kill(victim, always, now)
+	return best.slot != 0 && w.kill(best.slot, always, now)
 }
 
 // How far an early drop looks for its victim.
 const (
 	earlyDropBuckets = 8
 	earlyDropSlots   = 32
+	earlyDropRivals  = 6 // entries of clients above their share that it compares
 )
 
 // expendable reports whether e may be evicted to make room.

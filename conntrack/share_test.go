@@ -288,3 +288,49 @@ func TestPressureAllocatesNothing(t *testing.T) {
 		t.Errorf("a claim in a full table allocates %v times", n)
 	}
 }
+
+// TestHandshakeSurvivesAFloodOfManyClients: a table is full of what many clients have
+// begun, each of them few flows. What another one, who has more than each of them, and
+// such as nobody has heard of have begun just now stays while the flood goes on for as long
+// as an answer takes; also when they are more than are counted one by one.
+func TestHandshakeSurvivesAFloodOfManyClients(t *testing.T) {
+	for _, sources := range []int{50, 200, 1 << 16} {
+		w := newWorker(t, Config{Max: 4000})
+		n := 0
+		begin := func(count int) {
+			for range count {
+				k := flowTuple(tuple.UDP, n)
+				k.Src = tuple.AddrFrom4([4]byte{10, 9, byte(n % sources >> 8), byte(n % sources)})
+				k.DstPort = uint16(n >> 8)
+				if n++; n%40 == 0 {
+					w.Begin(w.now + 1)
+				}
+				try(w, proposal(k))
+			}
+		}
+		for i := range 20 {
+			w.assure(mustAdmit(t, w, clientFlow(1, i), data, w.now).Slot)
+		}
+		begin(20_000)
+		for i := range 40 {
+			if c := try(w, clientFlow(1, 1000+i)); c != Claimed {
+				t.Errorf("%d sources: new flow %d of another client: %v", sources, i, c)
+			}
+			newcomer := byte(100 + i)
+			if c := try(w, clientFlow(newcomer, 0)); c != Claimed {
+				t.Errorf("%d sources: first flow of client %d: %v", sources, i, c)
+			}
+			begin(200)
+			if got := has(w, newcomer); got != 1 {
+				t.Errorf("%d sources: client %d has %d flows, want the one it has begun", sources, i, got)
+			}
+			if got := has(w, 1); got != 21+i {
+				t.Fatalf("%d sources: the other client has %d flows, want %d", sources, got, 21+i)
+			}
+			k := clientFlow(1, 1000+i).Original
+			if r := w.Find(&k); r.Found() {
+				w.assure(r.Slot) // it was answered
+			}
+		}
+	}
+}
