@@ -24,7 +24,7 @@ netns_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:buil
 longest = ./test/netns/e2e/
 bench_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^func Benchmark' . )))
 
-.PHONY: help build man test tools lint unit race netns soak bench bench-wire bench-compare bench-quick plots fuzz corpus vuln clean
+.PHONY: help build man test tools lint unit race netns soak floods bench bench-wire bench-compare bench-quick plots fuzz corpus vuln clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -66,6 +66,10 @@ netns: build ## end-to-end tests in network namespaces, as root
 soak: build ## mixed traffic and changes for MINUTES, every invariant checked all the time, as root
 	@[ "$$(id -u)" = 0 ] || { echo "this makes network namespaces: run it as root" >&2; exit 1; }
 	@CULVERT_BIN=$(CURDIR)/bin/culvert SOAK=$(MINUTES)m go test -tags netns -count=1 -v -timeout $$(($(MINUTES) + 5))m ./test/netns/soak
+
+floods: build ## floods through Culvert and through the kernel, side by side, for six minutes, as root
+	@[ "$$(id -u)" = 0 ] || { echo "this makes network namespaces: run it as root" >&2; exit 1; }
+	@CULVERT_BIN=$(CURDIR)/bin/culvert FLOODS=long go test -tags netns -count=1 -v -timeout 20m ./test/netns/flood
 
 bench: ## benchmarks in memory into a result file; BENCH=regexp BENCHTIME=1s COUNT=1 RESULT=dist/bench/COMMIT
 	@scripts/bench $(RESULT).memory.txt -run='^$$' -bench='$(BENCH)' -benchtime=$(BENCHTIME) -count=$(COUNT) -benchmem -timeout=3h $(bench_packages)
