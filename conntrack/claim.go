@@ -24,7 +24,7 @@ type Proposal struct {
 	Master          Master    // of an expected flow, set by Announced.Inherit
 }
 
-const claimTries = 4 // expired entries in the way of one claim
+const claimTries = 4 // expired entries, and other workers, in the way of one claim
 
 // Claim takes both tuples of a new flow under the locks of both shards. On
 // Claimed the entry is found by lookups, but not listed, does not expire and
@@ -68,6 +68,11 @@ func (w *Worker) Claim(p *Proposal, now Tick) (Ref, Claim) {
 		if e := &t.entries[taken.Slot]; taken.Found() && at == 0 && e.expired(taken.Dir, now) {
 			w.kill(taken.Slot, ifExpired, now)
 			continue
+		}
+		if c == TableFull { // another worker has taken the place that room has found or made
+			if c = w.room(ho, who, now); c == Claimed {
+				continue
+			}
 		}
 		if !taken.Found() {
 			w.abandon(slot, who, p)

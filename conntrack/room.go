@@ -90,8 +90,8 @@ func (w *Worker) dropEarly(h uint64, who uint32, above bool, now Tick) bool {
 		if flows <= floor || over || owner == sharedClient { // those are alike
 			flows = 1
 		}
-		if over {
-			rivals++
+		if rivals++; over {
+			rivals += earlyDropOver - 1
 		}
 		silent := now.Sub(Tick(word.Load32(&e.half[tuple.Original].seen)))
 		if best.slot == 0 || over && !best.over || over == best.over && (flows > best.flows || flows == best.flows && silent > best.silent) {
@@ -116,7 +116,8 @@ func (w *Worker) dropEarly(h uint64, who uint32, above bool, now Tick) bool {
 const (
 	earlyDropBuckets = 8
 	earlyDropSlots   = 32
-	earlyDropRivals  = 6 // entries of clients above their share that it compares
+	earlyDropRivals  = 24 // entries that it compares
+	earlyDropOver    = 4  // for how many of them one of a client above its share counts
 )
 
 // expendable reports whether e may be evicted to make room.
