@@ -67,6 +67,18 @@
 // that begin no batch for a second are named in log and status (still.go), and the
 // service manager hears nothing while one hangs in a batch (watchdog.go).
 //
+// # Upgrades
+//
+// Upgrade starts the program anew and talks with it (package upgrade has the words,
+// handover.go this side, heir.go the other). All that takes time is done while packets
+// go on: the new process reads its configuration, takes what there is by its descriptors
+// and opens what is new, and takes the flows in rounds, each with what has changed since
+// the one before. Then requests that change something wait, listeners pause, the workers
+// stop, and the last round goes over with the places in the rings, counters, neighbours
+// and requested ports; the new workers begin, and the old process ends without giving
+// anything back. Until it has heard that they began it can go on itself: it kills the
+// other one, looks where its rings stand, and starts its workers again.
+//
 // # Namespaces
 //
 // A gateway lives in the network namespace of the thread that called New. It

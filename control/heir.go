@@ -307,6 +307,9 @@ func (h *heir) round(to *dataplane.TakeOver) (*upgrade.Final, error) {
 		to.End(slot)
 	}
 	for i := range s.Flows {
+		to.Vacate(&s.Flows[i])
+	}
+	for i := range s.Flows {
 		if !to.Flow(&s.Flows[i]) {
 			taken.Not = append(taken.Not, s.Flows[i].Slot())
 		}

@@ -139,7 +139,16 @@ func (k *TakeOver) Begin(policies []conntrack.Timeouts, helpers []string) error 
 // End ends the flow in a slot, if there is one.
 func (k *TakeOver) End(slot uint32) { k.table.End(slot) }
 
-// Flow takes a flow in place of what there is in its slot, and reports whether it could.
+// Vacate ends the flow that was in the slot of s before, if it is another one. It is
+// called for all flows of a round before any is taken: one may have the tuple or the port
+// of another one's predecessor.
+func (k *TakeOver) Vacate(s *conntrack.Saved) {
+	if k.table.Verify(s) == nil && !k.table.Has(s) {
+		k.table.End(s.Slot())
+	}
+}
+
+// Flow takes a flow, and reports whether it could.
 func (k *TakeOver) Flow(s *conntrack.Saved) bool {
 	if err := k.table.Verify(s); err != nil {
 		k.count(err)
@@ -148,7 +157,6 @@ func (k *TakeOver) Flow(s *conntrack.Saved) bool {
 	if k.table.Has(s) {
 		return k.counted(k.table.Flow(s, k.helperOf(s)))
 	}
-	k.table.End(s.Slot())
 	original, reply, use := s.Tuple(tuple.Original), s.Tuple(tuple.Reply), ports.Use(s.Holds())
 	ends := ports.Of(&original, &reply, use)
 	if !k.take(&ends, use, s.Rule()) {

@@ -54,6 +54,9 @@ func (h *heir) round(l *lab) {
 	var kept []ports.Saved
 	h.from.Round(h.to.End, func(s *conntrack.Saved) { flows = append(flows, *s) }, func(x *ports.Saved) { kept = append(kept, *x) })
 	for i := range flows {
+		h.to.Vacate(&flows[i])
+	}
+	for i := range flows {
 		if !h.to.Flow(&flows[i]) {
 			h.from.Again(flows[i].Slot())
 		}
@@ -185,6 +188,9 @@ func TestFlowThatDidNotFitIsSentAgain(t *testing.T) {
 		l.external(say, "10.0.0.5:4000", "198.51.100.7:53")
 	}
 	h.round(l)
+	for i := range torn {
+		h.to.Vacate(&torn[i])
+	}
 	for i := range torn { // as if the round had seen them still
 		h.to.Flow(&torn[i])
 		h.from.Again(torn[i].Slot())
@@ -251,4 +257,30 @@ func TestHeirKnowsTheNeighboursAndWhatWasLost(t *testing.T) {
 	h.want("wan", "udp 203.0.113.1:4000 > 198.51.100.7:53 ttl 63 len 0")
 	l.advance(10 * time.Second) // it had not given up
 	l.ports["lan"].TakeFrames()
+}
+
+// A connection that a helper may have left, for what it said, must not find another one
+// that believes what comes next to be its beginning.
+func TestHeirReadsNoConnectionFromItsMiddle(t *testing.T) {
+	l := parrotLab(t, labConfig{}, alg.Options{})
+	l.talkTCP()
+	l.send("wan", tcp(parrotTo, parrotOn, flags(ackFlag), seq(501, 155)))
+	l.ports["lan"].TakeFrames()
+	h := newHeir(l)
+	h.round(l)
+	h.inherit(l)
+	f, ok := flowTo(h.lab, 5000)
+	if !ok || f.Helper != "parrot" {
+		t.Fatalf("the flow has helper %q", f.Helper)
+	}
+	h.w.begin(h.now)
+	ref := h.w.ct.Find(&f.Tuple[0])
+	for d, side := range h.w.ct.TCPSides(ref) {
+		if side.Known {
+			t.Errorf("the history of direction %d counts as known", d)
+		}
+	}
+	h.w.park()
+	h.send("lan", tcp(parrotIn, parrotTo, flags(ackFlag), seq(106, 501)))
+	h.want("wan", "tcp "+parrotOn+" > "+parrotTo+" A seq 155 ack 501 ttl 63 len 0") // its numbers go on
 }

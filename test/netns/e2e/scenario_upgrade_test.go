@@ -12,6 +12,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -21,6 +23,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"example.com/culvert/control/api"
+	"example.com/culvert/dataplane"
+	"example.com/culvert/test/netns"
 )
 
 // upgraded has another process go on with the gateway, and stops that one when the test
@@ -204,6 +208,107 @@ func TestConnectionsGoOnInAnotherProcess(t *testing.T) {
 			t.Errorf("the metrics do not tell of two upgrades: %v", err)
 		}
 	})
+}
+
+// TestUpgradeAtASteadyRate upgrades with many idle flows and a fast stream, and accounts
+// for each datagram: it arrived, or a reason or a ring counts it. CULVERT_LONG=1 takes the
+// numbers that gateways are bought by.
+func TestUpgradeAtASteadyRate(t *testing.T) {
+	flows, rate := 1000, 20_000
+	if os.Getenv("CULVERT_LONG") != "" {
+		flows, rate = 100_000, 100_000
+	}
+	onlyCulvert(t, setup{config: "[conntrack]\nmax = 262144"}, func(t *testing.T, h *house) {
+		serveUDP(t, h.server, at(ipv4.server, markerPort))
+		sockets := []datagrams{bindUDP(t, h.first, at(ipv4.first, 0)), bindUDP(t, h.first, at(ipv4.first, 0))}
+		sockets[0].ask(t, at(ipv4.server, markerPort), "mark") // nobody waits for an address
+		until(t, "the flows are there", func() bool {
+			for i := range flows {
+				_, err := sockets[i%2].WriteToUDPAddrPort([]byte("idle"), at(ipv4.server, uint16(10_000+i/2)))
+				must(t, err)
+				if i%500 == 0 {
+					pause(t.Context(), time.Millisecond)
+				}
+			}
+			return h.status(t).Flows >= flows
+		})
+		for try := 1; !h.upgradeAtRate(t, uint16(7000+try), flows, rate); try++ {
+			if try == steadyTries {
+				t.Errorf("each of %d upgrades lost more than what comes in 5 ms", try)
+				return
+			}
+		}
+	})
+}
+
+// steadyTries is how often a machine that has other things to do may be too slow for the
+// stream.
+const steadyTries = 3
+
+// upgradeAtRate upgrades while so many datagrams a second are sent, accounts for each, and
+// reports whether the gateway has lost no more than comes in 5 ms.
+func (h *house) upgradeAtRate(t *testing.T, port uint16, flows, rate int) bool {
+	t.Helper()
+	udp := streamUDP(t, h, &ipv4, port, rate)
+	until(t, "the stream is under way", func() bool { return udp.came.Load() > int64(rate)/5 })
+	before, room := h.lost(t), noRoom(t, h.server)
+	sent, began := udp.sent.Load(), time.Now()
+	r := h.upgraded(t)
+	pace := float64(udp.sent.Load()-sent) / time.Since(began).Seconds()
+	pause(t.Context(), time.Second/5)
+	lost := udp.end(t)
+	t.Logf("%d flows, %.0f datagrams a second: packets waited %.2f ms, prepared in %.0f ms; %d of %d datagrams lost", r.Flows, pace, r.Pause, r.Prepared, lost, udp.sent.Load())
+	if r.Lost != 0 || r.Flows < flows {
+		t.Errorf("%d flows are taken over, %d lost; want %d", r.Flows, r.Lost, flows)
+	}
+	counted, beyond := h.lost(t)-before, noRoom(t, h.server)-room
+	if lost > counted+beyond {
+		t.Errorf("%d datagrams were lost, %d are counted by the gateway and %d by the hosts behind it", lost, counted, beyond)
+	}
+	return counted <= int64(rate)*5/1000
+}
+
+// noRoom returns how many packets the kernels of hosts had no room for, which have to
+// take at once what has waited: between two devices, and in the sockets of one host.
+func noRoom(t *testing.T, host *netns.Host) (n int64) {
+	t.Helper()
+	out, err := host.Exec(t.Context(), "cat", "/proc/net/softnet_stat")
+	must(t, err)
+	for line := range strings.Lines(out) {
+		dropped, err := strconv.ParseInt(strings.Fields(line)[1], 16, 64)
+		must(t, err)
+		n += dropped
+	}
+	out, err = host.Exec(t.Context(), "cat", "/proc/net/snmp")
+	must(t, err)
+	var names []string
+	for line := range strings.Lines(out) {
+		if words := strings.Fields(line); words[0] != "Udp:" {
+			continue
+		} else if names == nil {
+			names = words
+		} else {
+			full, err := strconv.ParseInt(words[slices.Index(names, "RcvbufErrors")], 10, 64)
+			must(t, err)
+			n += full
+		}
+	}
+	return n
+}
+
+// lost returns how many packets the gateway counts as lost, but for what hosts say to all.
+func (h *house) lost(t *testing.T) (n int64) {
+	t.Helper()
+	out, err := h.gw.Ctl(t.Context(), "counters", "-o", "json")
+	must(t, err)
+	var counters []api.Counter
+	must(t, json.Unmarshal([]byte(out), &counters))
+	for _, c := range counters {
+		if c.Reason != dataplane.Multicast.String() {
+			n += int64(c.Count)
+		}
+	}
+	return n + int64(h.ringLost(t))
 }
 
 // ids are those of the flows that live long.
