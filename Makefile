@@ -24,7 +24,7 @@ netns_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:buil
 longest = ./test/netns/e2e/
 bench_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^func Benchmark' . )))
 
-.PHONY: help build man test tools lint unit race netns soak floods bench bench-wire bench-compare bench-quick plots fuzz corpus vuln clean
+.PHONY: help build man test tools lint unit race netns soak floods bench profile bench-wire bench-compare bench-quick plots fuzz corpus vuln clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -80,6 +80,9 @@ bench-wire: build ## a gateway between two hosts beside the kernel's, as root, i
 
 plots: ## diagrams of the result files in test/bench/results, which PERFORMANCE.md shows
 	@go run ./test/bench/plot -o test/bench/results test/bench/results/*.txt
+
+profile: ## measure anew what the compiler reads of where packets go: cmd/culvert/default.pgo
+	@scripts/profile cmd/culvert/default.pgo
 
 bench-compare: ## benchmarks of BASE=revision and HEAD in turns, compared; BENCH=regexp LONG=1
 	@BENCH='$(BENCH)' scripts/bench-compare $(or $(BASE),$(error say BASE=revision))
