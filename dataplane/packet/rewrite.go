@@ -14,9 +14,7 @@ type Delta struct {
 // tuple to. Both must be of one family and protocol; zones are ignored. Of ICMP
 // only the identifier of queries that have one is translated, never type and code.
 func DeltaOf(from, to *tuple.Tuple) (d Delta) {
-	if from.Family == tuple.IPv4 {
-		d.Addrs = addrsDelta4(from, to)
-	} else if from.Src != to.Src || from.Dst != to.Dst {
+	if from.Src != to.Src || from.Dst != to.Dst {
 		d.Addrs = fold(addrDelta(&from.Src, &to.Src) + addrDelta(&from.Dst, &to.Dst))
 	}
 	switch {
@@ -34,17 +32,6 @@ func DeltaOf(from, to *tuple.Tuple) (d Delta) {
 // never zero, so that a zero delta can stand for no change.
 func wordDelta(from, to uint16) uint64 { return uint64(^from) + uint64(to) + 0xffff }
 
-// addrsDelta4 returns the change of sums over the addresses of IPv4 tuples, 0 if there
-// is none.
-func addrsDelta4(from, to *tuple.Tuple) uint16 {
-	oldSrc, newSrc := be.Uint32(from.Src[12:]), be.Uint32(to.Src[12:])
-	oldDst, newDst := be.Uint32(from.Dst[12:]), be.Uint32(to.Dst[12:])
-	if oldSrc == newSrc && oldDst == newDst {
-		return 0
-	}
-	return fold(0xffff + uint64(^oldSrc) + uint64(newSrc) + uint64(^oldDst) + uint64(newDst))
-}
-
 // addrDelta returns the unfolded change of a sum when from becomes to.
 func addrDelta(from, to *tuple.Addr) uint64 {
 	s := uint64(0xffff) // never zero, as in wordDelta
@@ -60,7 +47,47 @@ func addrDelta(from, to *tuple.Addr) uint64 {
 // sets p.Tuple. Later fragments get the addresses only, first fragments
 // everything but SCTP ports. Partial checksums stay partial.
 func Translate(p *Packet, to *tuple.Tuple) {
-	DeltaOf(&p.Tuple, to).Apply(p, to)
+	t := &p.Tuple
+	if t.Family == tuple.IPv4 && (t.Proto == tuple.UDP || t.Proto == tuple.TCP) && !p.Flags.Fragment() {
+		translate4(p, to)
+		return
+	}
+	DeltaOf(t, to).Apply(p, to)
+}
+
+// translate4 is Translate of what most packets are, TCP and UDP over IPv4 in one piece:
+// both addresses in one store, both ports in another.
+func translate4(p *Packet, to *tuple.Tuple) {
+	t := &p.Tuple
+	var change uint64 // of sums; 0: none
+	if src, dst, toSrc, toDst := be.Uint32(t.Src[12:]), be.Uint32(t.Dst[12:]), be.Uint32(to.Src[12:]), be.Uint32(to.Dst[12:]); src != toSrc || dst != toDst {
+		change = 0xffff + uint64(^src) + uint64(toSrc) + uint64(^dst) + uint64(toDst)
+		ip := p.Mem[p.L3:p.L4]
+		be.PutUint64(ip[12:], uint64(toSrc)<<32|uint64(toDst))
+		be.PutUint16(ip[10:], ^fold(uint64(^be.Uint16(ip[10:]))+change))
+		t.SetAddrs(to)
+	}
+	h := p.Mem[p.L4:p.End]
+	sum := h[6:]
+	if t.Proto == tuple.TCP {
+		sum = h[16:]
+	}
+	if p.Flags&PartialChecksum != 0 && change != 0 { // of the addresses alone
+		addPartial(sum, fold(change))
+	}
+	if t.SrcPort != to.SrcPort || t.DstPort != to.DstPort {
+		ports, toPorts := uint32(t.SrcPort)<<16|uint32(t.DstPort), uint32(to.SrcPort)<<16|uint32(to.DstPort)
+		change += 0xffff + uint64(^ports) + uint64(toPorts)
+		be.PutUint32(h, toPorts)
+		t.SetRest(to.SrcPort, to.DstPort, t.Proto, t.Family, t.Zone)
+	}
+	switch {
+	case p.Flags&PartialChecksum != 0 || change == 0:
+	case t.Proto == tuple.UDP:
+		addUDPSum(sum, fold(change))
+	default:
+		addSum(sum, fold(change))
+	}
 }
 
 // Apply is Translate with the Delta at hand: d must be DeltaOf(&p.Tuple, to).
