@@ -77,8 +77,9 @@ func parseSix(text string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(netip.AddrFrom4(h), uint16(high)<<8|uint16(low)), err
 }
 
-// serveFTP is the server of one session: as much of it as the demo's client needs.
-func (d *demo) serveFTP(f family) func(net.Conn) {
+// serveFTP is the server of one session: as much of it as the demo's client needs. Data
+// connections end with ctx, whoever does not come to them.
+func (d *demo) serveFTP(ctx context.Context, f family) func(net.Conn) {
 	host := d.lab.Host(server)
 	return func(conn net.Conn) {
 		c := newFTPControl(conn)
@@ -91,10 +92,11 @@ func (d *demo) serveFTP(f family) func(net.Conn) {
 		}()
 		data := func() (net.Conn, error) {
 			if passive != nil {
+				defer context.AfterFunc(ctx, func() { passive.Close() })()
 				return passive.Accept()
 			}
 			from := net.TCPAddrFromAddrPort(netip.AddrPortFrom(f.server.Addr(), ftpDataPort))
-			return host.DialFrom(context.Background(), from, "tcp", active.String())
+			return host.DialFrom(ctx, from, "tcp", active.String())
 		}
 		if c.say("220 ready") != nil {
 			return
@@ -135,7 +137,9 @@ func (d *demo) serveFTP(f family) func(net.Conn) {
 				}
 				var to net.Conn
 				if to, err = data(); err == nil {
+					release := bound(ctx, to)
 					_, err = io.Copy(to, ftpNoise())
+					release()
 					to.Close()
 				}
 				answer = "226 that was all"

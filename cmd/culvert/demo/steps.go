@@ -123,8 +123,10 @@ func (d *demo) startServices(ctx context.Context) error {
 			return err
 		}
 	}
+	serving, stop := context.WithCancel(ctx)
+	d.closers = append(d.closers, func() error { stop(); return nil })
 	for _, f := range families {
-		if err := d.startFamily(f); err != nil {
+		if err := d.startFamily(serving, f); err != nil {
 			return fmt.Errorf("%s: %w", f.name, err)
 		}
 	}
@@ -133,12 +135,12 @@ func (d *demo) startServices(ctx context.Context) error {
 
 // startFamily starts the services of one family: at the server, and the web
 // server of the client.
-func (d *demo) startFamily(f family) error {
+func (d *demo) startFamily(ctx context.Context, f family) error {
 	return errors.Join(
 		d.serveDNS(f),
 		d.serveWeb(server, f.server.Addr()),
 		d.serveWeb(client, f.client.Addr()),
-		d.listen(d.lab.Host(server), hostPort(f.server.Addr(), ftpPort), d.serveFTP(f)),
+		d.listen(d.lab.Host(server), hostPort(f.server.Addr(), ftpPort), d.serveFTP(ctx, f)),
 		d.listen(d.lab.Host(server), hostPort(f.server.Addr(), bulkPort), serveBulk),
 		d.listen(d.lab.Host(server), hostPort(f.server.Addr(), echoPort), echo),
 	)
