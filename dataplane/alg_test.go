@@ -77,7 +77,7 @@ func (parrot) Inspect(c *alg.Context, b []byte) (e alg.Edit) {
 
 // helperAt returns a set of one helper, and a Config.Helper that gives it to flows to a
 // port.
-func helperAt(t *testing.T, port uint16, h alg.Helper, o alg.Options) (*alg.Set, func(tuple.Tuple) uint32) {
+func helperAt(t testing.TB, port uint16, h alg.Helper, o alg.Options) (*alg.Set, func(tuple.Tuple) uint32) {
 	t.Helper()
 	set, err := alg.NewSet(h)
 	if err != nil {
@@ -96,7 +96,7 @@ func helperAt(t *testing.T, port uint16, h alg.Helper, o alg.Options) (*alg.Set,
 }
 
 // helperLab is a lab in which flows to a port have a helper.
-func helperLab(t *testing.T, cfg labConfig, port uint16, h alg.Helper, o alg.Options) *lab {
+func helperLab(t testing.TB, cfg labConfig, port uint16, h alg.Helper, o alg.Options) *lab {
 	t.Helper()
 	set, give := helperAt(t, port, h, o)
 	cfg.table = func(c *conntrack.Config) { c.HelperName = set.Name }
@@ -105,7 +105,7 @@ func helperLab(t *testing.T, cfg labConfig, port uint16, h alg.Helper, o alg.Opt
 }
 
 // parrotLab is a lab in which flows to port 5000 have the helper parrot.
-func parrotLab(t *testing.T, cfg labConfig, o alg.Options) *lab {
+func parrotLab(t testing.TB, cfg labConfig, o alg.Options) *lab {
 	t.Helper()
 	return helperLab(t, cfg, 5000, parrot{}, o)
 }
