@@ -95,7 +95,9 @@ func (s *Server) pass(rt *route, r *http.Request) (done func(), err error) {
 // Pausable is a listener that can be left to another process that has it, too.
 type Pausable struct {
 	net.Listener
-	mu     sync.Mutex
+	accepting sync.Mutex // held by who waits for a connection, one at a time
+
+	mu     sync.Mutex    // guards what follows
 	paused chan struct{} // closed when it goes on; nil: it is not paused
 	closed bool
 }
@@ -111,7 +113,9 @@ func NewPausable(l net.Listener) net.Listener {
 // Accept implements net.Listener.
 func (p *Pausable) Accept() (net.Conn, error) {
 	for {
+		p.accepting.Lock()
 		c, err := p.Listener.Accept()
+		p.accepting.Unlock()
 		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return c, err
 		}
@@ -124,14 +128,19 @@ func (p *Pausable) Accept() (net.Conn, error) {
 	}
 }
 
-// Pause has connections wait in the kernel.
+// Pause has connections wait in the kernel: when it returns, none is accepted any more.
 func (p *Pausable) Pause() error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.paused == nil && !p.closed {
 		p.paused = make(chan struct{})
 	}
-	return p.deadline(time.Unix(1, 0))
+	err := p.deadline(time.Unix(1, 0))
+	p.mu.Unlock()
+	if err == nil {
+		p.accepting.Lock() // who waited does no more, or has one
+		p.accepting.Unlock()
+	}
+	return err
 }
 
 // Resume ends a pause.
