@@ -137,10 +137,15 @@ func (p *Pausable) Pause() error {
 	err := p.deadline(time.Unix(1, 0))
 	p.mu.Unlock()
 	if err == nil {
-		p.accepting.Lock() // who waited does no more, or has one
-		p.accepting.Unlock()
+		p.settle()
 	}
 	return err
+}
+
+// settle returns when who waited for a connection does no more, or has one.
+func (p *Pausable) settle() {
+	p.accepting.Lock()
+	defer p.accepting.Unlock()
 }
 
 // Resume ends a pause.

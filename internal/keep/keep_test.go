@@ -158,14 +158,14 @@ func TestRoomThatIsMissingIsCounted(t *testing.T) {
 }
 
 func TestLayoutsDifferByNamesTypesAndOffsets(t *testing.T) {
-	type a struct{ x, y uint32 }
-	type b struct{ y, x uint32 }
+	type a struct{ X, Y uint32 }
+	type b struct{ Y, X uint32 }
 	type c struct {
-		x uint32
-		y int32
+		X uint32
+		Y int32
 	}
-	type d struct{ x, y uint32 }
-	type e struct{ x [2]a }
+	type d struct{ X, Y uint32 }
+	type e struct{ X [2]a }
 	seen := map[string]reflect.Type{}
 	for _, typ := range []reflect.Type{reflect.TypeFor[a](), reflect.TypeFor[b](), reflect.TypeFor[c](), reflect.TypeFor[e](), reflect.TypeFor[[2]a]()} {
 		if other := seen[Layout(typ)]; other != nil {
