@@ -109,7 +109,8 @@ var (
 
 func (c *Search) planPorts(ports PortRange, f Flags) {
 	c.keepOwn(ports, f)
-	c.steer = f&(Random|FullyRandom) == 0 // who wants ports hard to guess gets them
+	// Ports that are hard to guess, or that keep order and parity, are what they are.
+	c.steer = f&(Random|FullyRandom|RFC) == 0
 	if f&RFC != 0 {
 		c.planRFC(ports)
 		return
