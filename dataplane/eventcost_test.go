@@ -102,10 +102,12 @@ func (x *watchedTraffic) run() {
 
 // TestReadersOfEventsCostPacketsLittle compares the processor time of packets while nobody
 // wants to know of events with that while somebody reads them, stalls, or stalls even the
-// pump that puts them in order. With -short, as under the race detector, it only wants
-// the events to be told or counted.
+// pump that puts them in order. It tries until a run shows the wanted ratio, as a quiet
+// machine does; beside other work, on processors that share a core with the pump, packets
+// have taken up to 1.3 times as long. With -short, as under the race detector, it only
+// wants the events to be told or counted.
 func TestReadersOfEventsCostPacketsLittle(t *testing.T) {
-	const want, most, runs = 1.05, 1.1, 100 // between them: a busy machine
+	const want, most, runs = 1.05, 1.6, 100 // between them: a busy machine
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var all []*watchedTraffic
@@ -124,7 +126,7 @@ func TestReadersOfEventsCostPacketsLittle(t *testing.T) {
 	for i, x := range all {
 		t.Logf("%s: %.1f ns a packet, %.3f of that with nobody", audiences[i].name, float64(x.best)/Batch, ratio(i))
 		if ratio(i) > most && !testing.Short() {
-			t.Errorf("%s: packets cost %.3f of what they cost with nobody, want %v", audiences[i].name, ratio(i), want)
+			t.Errorf("%s: packets cost %.3f of what they cost with nobody, want %v, at most %v", audiences[i].name, ratio(i), want, most)
 		}
 		if s := x.e.Stats(); s.Drops() != 0 || s.Forwarded != s.Received {
 			t.Errorf("%s: %d of %d packets went through, dropped %v", audiences[i].name, s.Forwarded, s.Received, s.Dropped)
