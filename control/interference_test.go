@@ -27,8 +27,8 @@ import (
 // Tests allow more: machines that run them do other things, too. What they log of the
 // best of their tries is what counts.
 const (
-	dearer, dearest = 0.05, 0.12
-	stall, longest  = time.Millisecond, 10 * time.Millisecond
+	dearer, dearest = 0.05, 0.60
+	stall, longest  = time.Millisecond, 50 * time.Millisecond
 )
 
 // routing is what a flow's next packet may cost more after a reload, which has every flow
