@@ -130,7 +130,7 @@ func newReadmeSite(t *testing.T) *readmeSite {
 	if err := os.Symlink(self, filepath.Join(s.dir, "culvert")); err != nil {
 		t.Fatal(err)
 	}
-	s.names = strings.NewReplacer("/run/culvert/culvert.sock", s.socket, "/etc/culvert/", s.dir+"/", "192.0.2.1:9465", "127.0.0.1:9465",
+	s.names = strings.NewReplacer("/run/culvert/culvert.sock", s.socket, "/run/culvert/state", s.dir+"/state", "/etc/culvert/", s.dir+"/", "192.0.2.1:9465", "127.0.0.1:9465",
 		"/tmp/culvert", filepath.Join(s.dir, "built"), "FILE", s.config, "eth1", "lan0", "eth0", "wan0")
 	s.write(t, siteConfig+masqueradeRule+s.names.Replace(`
 [api]
