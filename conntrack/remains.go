@@ -121,7 +121,10 @@ func viewer[T any](to *[]T) func([]byte) error {
 		if len(mem)%size != 0 || uintptr(unsafe.Pointer(unsafe.SliceData(mem)))%8 != 0 {
 			return fmt.Errorf("%w: %d bytes of records of %d", ErrTorn, len(mem), size)
 		}
-		*to = unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(mem))), len(mem)/size)
+		*to = nil
+		if len(mem) > 0 {
+			*to = unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(mem))), len(mem)/size)
+		}
 		return nil
 	}
 }

@@ -56,6 +56,7 @@ var readmeWays = []readmeWay{
 	{regexp.MustCompile(`^culvert top *(#.*)?$`), streams, ""},
 	{regexp.MustCompile(`^curl .*/events`), streams, ""},
 	{regexp.MustCompile(`^culvert (trace|capture) `), watches, ""},
+	{regexp.MustCompile(`^culvert upgrade `), rewritten(" upgrade", " upgrade --help"), "test/netns/e2e/scenario_upgrade_test.go:TestConnectionsGoOnInAnotherProcess"},
 	{regexp.MustCompile(`^(culvert|curl) `), succeeds, ""},
 	{regexp.MustCompile(`^(go mod edit|grep -rl) `), inACopy, ""},
 }

@@ -72,6 +72,9 @@ func Remains(array func(name string) ([]byte, error)) (iter.Seq[*Saved], error) 
 	if len(until)%word != 0 || len(leases) != n*size {
 		return nil, fmt.Errorf("%w: %d bytes of leases, %d of times", ErrTorn, len(leases), len(until))
 	}
+	if n == 0 {
+		return func(func(*Saved) bool) {}, nil
+	}
 	times := unsafe.Slice((*uint32)(unsafe.Pointer(unsafe.SliceData(until))), n)
 	all := unsafe.Slice((*lease)(unsafe.Pointer(unsafe.SliceData(leases))), n)
 	return func(yield func(*Saved) bool) {
