@@ -241,9 +241,10 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// poll waits until cond holds.
+// poll waits until cond holds: a minute at most, since other tests may want the same
+// processors.
 func poll(ctx context.Context, what string, cond func() (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

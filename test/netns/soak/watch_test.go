@@ -44,7 +44,10 @@ func (s *lab) follow(t *testing.T) *events {
 	go func() {
 		for lines := bufio.NewReaderSize(body, 64<<10); ; {
 			line, err := lines.ReadBytes('\n')
-			if err != nil {
+			if err != nil { // by whoever closes it, or too early
+				e.mu.Lock()
+				e.wrong = append(e.wrong, fmt.Sprintf("the stream ended after event %d: %v", e.last, err))
+				e.mu.Unlock()
 				return
 			}
 			e.add(line)
