@@ -30,6 +30,7 @@ type events struct {
 
 	mu    sync.Mutex        // guards what follows
 	live  map[uint32]string // the flow as its first event has it, by id
+	known map[uint32]string // those of mark and all that began since; nil before it
 	last  uint64            // number of the last event
 	begun int
 	wrong []string
@@ -77,6 +78,9 @@ func (e *events) add(line []byte) {
 			e.wrong = append(e.wrong, fmt.Sprintf("flow %d began twice", x.Flow.ID))
 		}
 		e.live[x.Flow.ID] = strings.TrimSpace(string(line))
+		if e.known != nil {
+			e.known[x.Flow.ID] = e.live[x.Flow.ID]
+		}
 		e.begun++
 	case x.Type == "DESTROY":
 		if e.live[x.Flow.ID] == "" {
@@ -87,9 +91,10 @@ func (e *events) add(line []byte) {
 }
 
 // judge compares the flows that have begun and not ended with those that are listed: a
-// flow that is not listed any more may have its end told a moment later.
+// flow that is not listed any more may have its end told a moment later, and one that
+// is listed may have ended when the books are looked at.
 func (e *events) judge(t *testing.T) {
-	before := e.now()
+	before := e.mark()
 	listed, err := e.s.listed(t.Context())
 	must(t, err)
 	over := without(before, listed)
@@ -97,7 +102,7 @@ func (e *events) judge(t *testing.T) {
 		what string
 		odd  func() map[uint32]string
 	}{
-		{"a flow that is listed has begun", func() map[uint32]string { return without(listed, e.now()) }},
+		{"a flow that is listed has begun", func() map[uint32]string { return without(listed, e.since()) }},
 		{"a flow that is not listed ends", func() map[uint32]string { return within(over, e.now()) }},
 	} {
 		var odd map[uint32]string
@@ -124,6 +129,22 @@ func (e *events) now() map[uint32]string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return maps.Clone(e.live)
+}
+
+// mark returns now, and has since go on from there.
+func (e *events) mark() map[uint32]string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.known = maps.Clone(e.live)
+	return maps.Clone(e.live)
+}
+
+// since returns the flows that had begun and not ended at mark, and those that began
+// after it: none that is listed after mark is missing in the end.
+func (e *events) since() map[uint32]string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return maps.Clone(e.known)
 }
 
 // without and within return those of flows that others lack, and that others have.
