@@ -180,6 +180,7 @@ func (g *Gateway) start(ctx context.Context) error {
 	if err := g.takeOver(); err != nil {
 		return err
 	}
+	g.recordToo()
 	if err := g.engine.Start(); err != nil {
 		return err
 	}

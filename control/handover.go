@@ -219,7 +219,7 @@ func (h *handover) commit(result *api.UpgradeResult) error {
 	stopped := dataplane.BootClock()
 	h.stopped = true
 	g.engine.Stop()
-	final := upgrade.Final{Round: h.names(), Legacy: g.engine.Legacy(), Stopped: stopped}
+	final := upgrade.Final{Round: h.names(), Legacy: g.engine.Legacy(), Stopped: stopped, Recorded: g.events.Recording()}
 	for _, p := range g.movable() {
 		final.Ports = append(final.Ports, upgrade.Rested{Queues: restsOf(p.port), Box: restsOf(p.box)})
 	}
@@ -249,10 +249,22 @@ func (h *handover) commit(result *api.UpgradeResult) error {
 	for _, l := range g.services.listeners() {
 		l.Keep(true)
 	}
-	if err := h.next.Send(upgrade.KindLeave, upgrade.Leave{}); err != nil {
+	h.leave()
+	return nil
+}
+
+// leave gives the events that were recorded to the other process, and says that it is
+// alone.
+func (h *handover) leave() {
+	g := h.g
+	past, err := g.events.Leave()
+	if err != nil {
+		g.log.Error("events of before are not handed over", "error", err)
+	}
+	defer past.Close()
+	if err := h.next.Send(upgrade.KindLeave, upgrade.Leave{Events: past}, past.Descriptors()...); err != nil {
 		g.log.Warn("the new process was not told that it is alone", "error", err)
 	}
-	return nil
 }
 
 // hold has connections and requests that change something wait.

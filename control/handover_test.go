@@ -2,12 +2,15 @@ package control
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"example.com/culvert/conntrack"
 	"example.com/culvert/control/api"
+	"example.com/culvert/control/journal"
 	"example.com/culvert/control/upgrade"
 )
 
@@ -120,6 +123,64 @@ func TestAnotherProcessGoesOn(t *testing.T) {
 	}
 }
 
+// A reader of events who comes back to the next process gets what he has not had, and is
+// told of no restart: with files as without.
+func TestEventsGoOnInTheNextProcess(t *testing.T) {
+	for claim, text := range map[string]string{
+		"in memory": masquerading,
+		"in files":  masquerading + fmt.Sprintf("\n[events]\ndirectory = %q\n", t.TempDir()),
+	} {
+		t.Run(claim, func(t *testing.T) {
+			one := newBench(t, text, Options{}, "lan0", "wan0")
+			if err := one.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			reader := one.Events().Tail()
+			cursor := reader.Cursor()
+			reader.Close()
+			one.send(t, 40000)
+			one.received(t)
+			for n := range 2 {
+				started := make(chan error, 1)
+				var two *bench
+				succeededBy(t, one, func(c *upgrade.Conn) {
+					two = heirOf(t, one, c, text)
+					started <- two.Start(t.Context())
+				})
+				if _, err := one.Upgrade(t.Context(), api.UpgradeRequest{}); err != nil {
+					t.Fatal(err)
+				}
+				if err := <-started; err != nil {
+					t.Fatal(err)
+				}
+				if err := one.Close(t.Context()); err != nil {
+					t.Error(err)
+				}
+				one = two
+				one.send(t, uint16(40001+n))
+				one.received(t)
+			}
+			reader, err := one.Events().From(cursor)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer reader.Close()
+			var e journal.Entry
+			for want := uint64(1); want <= 3; want++ {
+				if err := reader.Wait(t.Context()); err != nil || !reader.Next(&e) {
+					t.Fatalf("event %d: %v", want, err)
+				}
+				if e.Record.Seq != want || e.Record.Kind != conntrack.FlowNew || e.Record.Event.Flow.Tuple[0].SrcPort != uint16(39999+want) {
+					t.Errorf("event %d is %+v", want, e)
+				}
+			}
+			if s := one.Journal(); s.Events.Sum() != 3 || s.Failing {
+				t.Errorf("the journal has counted %v", s)
+			}
+		})
+	}
+}
+
 // Whatever the new process says or does not say, the old one goes on with its flows, and
 // its socket answers.
 func TestUpgradeThatFailsIsRolledBack(t *testing.T) {
@@ -144,7 +205,7 @@ func TestUpgradeThatFailsIsRolledBack(t *testing.T) {
 		why  string
 	}{
 		"ends at once":               {func(*upgrade.Conn) {}, "has ended"},
-		"speaks another protocol":    {func(c *upgrade.Conn) { h := hello; h.Protocol++; _ = c.Send(upgrade.KindHello, h) }, "protocol 2"},
+		"speaks another protocol":    {func(c *upgrade.Conn) { h := hello; h.Protocol++; _ = c.Send(upgrade.KindHello, h) }, fmt.Sprintf("protocol %d", upgrade.Protocol+1)},
 		"has another format":         {func(c *upgrade.Conn) { h := hello; h.Format = "0123"; _ = c.Send(upgrade.KindHello, h) }, "digest 0123"},
 		"says what it may not":       {func(c *upgrade.Conn) { _ = c.Send(upgrade.KindRunning, upgrade.Running{}) }, "running in place of hello"},
 		"says why not":               {func(c *upgrade.Conn) { greet(c); _ = c.Send(upgrade.KindFailed, upgrade.FailedError{Why: "bad rule"}) }, "bad rule"},

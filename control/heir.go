@@ -381,10 +381,13 @@ func (g *Gateway) succeed() error {
 		g.engine.Stop() // whoever does not hear of it goes on himself
 		return err
 	}
-	if _, err := h.conn.Receive(upgrade.KindLeave, &upgrade.Leave{}, leaveWait); err != nil && !errors.Is(err, upgrade.ErrEnded) {
+	var last upgrade.Leave
+	fds, err := h.conn.Receive(upgrade.KindLeave, &last, leaveWait)
+	if err != nil && !errors.Is(err, upgrade.ErrEnded) {
 		g.log.Warn("the process before did not say that it leaves", "error", err)
 	}
 	h.conn.Close()
+	g.recordOn(last.Events, fds)
 	g.settle()
 	pause := time.Duration(at - h.final.Stopped)
 	g.handing.count.Store(h.offer.Upgrades + 1)

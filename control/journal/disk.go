@@ -129,7 +129,7 @@ type disk struct {
 	j    *Journal
 	dir  string
 	max  int64
-	lock *os.File
+	lock *os.File // nil: another process has the directory, or did
 	wake chan struct{}
 	quit chan struct{}
 	done chan struct{}
@@ -158,37 +158,54 @@ type output interface {
 // gateway loses.
 const flushInterval = time.Second
 
-func openDisk(j *Journal, opts Options) (*disk, error) {
-	d := &disk{j: j, dir: opts.Directory, max: max(opts.Disk, MinDisk), wake: make(chan struct{}, 1),
+func newDisk(j *Journal, opts Options) *disk {
+	return &disk{j: j, dir: opts.Directory, max: max(opts.Disk, MinDisk), wake: make(chan struct{}, 1),
 		quit: make(chan struct{}), done: make(chan struct{})}
-	if err := os.MkdirAll(d.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("events on disk: %w", err)
-	}
-	if err := d.own(); err != nil {
-		return nil, fmt.Errorf("events on disk: %w", err)
-	}
-	if err := d.scan(); err != nil {
-		d.lock.Close()
-		return nil, fmt.Errorf("events on disk: %w", err)
+}
+
+func openDisk(j *Journal, opts Options) (*disk, error) {
+	d := newDisk(j, opts)
+	if err := d.enter(); err != nil {
+		return nil, err
 	}
 	go d.run()
 	return d, nil
 }
+
+// enter makes the directory its own and looks at what is there.
+func (d *disk) enter() (err error) {
+	if err = os.MkdirAll(d.dir, 0o700); err != nil {
+		return fmt.Errorf("events on disk: %w", err)
+	}
+	lock, err := d.own()
+	if err != nil {
+		return fmt.Errorf("events on disk: %w", err)
+	}
+	if err := d.scan(); err != nil {
+		lock.Close()
+		return fmt.Errorf("events on disk: %w", err)
+	}
+	d.lock = lock
+	return nil
+}
+
+const lockName = "lock"
 
 func (d *disk) path(number uint64) string {
 	return filepath.Join(d.dir, fmt.Sprintf("%016d%s", number, fileSuffix))
 }
 
 // own makes sure that no other gateway writes to the directory.
-func (d *disk) own() (err error) {
-	if d.lock, err = os.OpenFile(filepath.Join(d.dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
-		return err
+func (d *disk) own() (*os.File, error) {
+	lock, err := os.OpenFile(filepath.Join(d.dir, lockName), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
 	}
-	if err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		d.lock.Close()
-		return fmt.Errorf("%s: another gateway writes there: give each a directory of its own", d.dir)
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("%s: another gateway writes there: give each a directory of its own", d.dir)
 	}
-	return nil
+	return lock, nil
 }
 
 // scan finds out what is in the directory.
@@ -197,6 +214,7 @@ func (d *disk) scan() error {
 	if err != nil {
 		return err
 	}
+	var files []*file
 	for _, e := range names {
 		number, err := strconv.ParseUint(strings.TrimSuffix(e.Name(), fileSuffix), 10, 64)
 		if err != nil || e.Name() != filepath.Base(d.path(number)) {
@@ -206,9 +224,12 @@ func (d *disk) scan() error {
 		if err != nil {
 			return err
 		}
-		d.files = append(d.files, d.examine(number, b))
+		files = append(files, d.examine(number, b))
 	}
-	slices.SortFunc(d.files, func(a, b *file) int { return cmp.Compare(a.number, b.number) })
+	slices.SortFunc(files, func(a, b *file) int { return cmp.Compare(a.number, b.number) })
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.files = files
 	return nil
 }
 
@@ -218,9 +239,9 @@ func (d *disk) examine(number uint64, b []byte) *file {
 	for first := true; ; first = false {
 		var x frame
 		used, skipped := nextFrame(b, &x)
-		d.corrupt += uint64(skipped)
+		d.addCorrupt(skipped)
 		if used == 0 {
-			d.corrupt += uint64(len(b) - skipped)
+			d.addCorrupt(len(b) - skipped)
 			return f
 		}
 		b = b[used:]
@@ -254,11 +275,16 @@ func (d *disk) run() {
 	}
 }
 
-// close writes the rest.
-func (d *disk) close() error {
+// halt writes the rest. Nothing is written any more.
+func (d *disk) halt() {
 	close(d.quit)
 	<-d.done
 	d.flush()
+}
+
+// close writes the rest, and that it is all.
+func (d *disk) close() error {
+	d.halt()
 	if d.err == nil && d.out != nil {
 		d.write(&frame{kind: frameEnd, instance: d.j.instance, first: d.written, last: d.written})
 	}
@@ -266,11 +292,19 @@ func (d *disk) close() error {
 	if d.out != nil {
 		err = errors.Join(err, d.out.Close())
 	}
-	return errors.Join(err, d.lock.Close())
+	if d.lock != nil {
+		err = errors.Join(err, d.lock.Close())
+	}
+	return err
 }
 
 // flush writes what the journal has and the files have not.
 func (d *disk) flush() {
+	if d.lock == nil {
+		if d.err = d.enter(); d.err != nil {
+			return
+		}
+	}
 	for _, f := range d.fresh() {
 		if skipped := f.first.Minus(d.written); skipped != (conntrack.Counts{}) {
 			d.mu.Lock()

@@ -29,4 +29,8 @@
 // through its files, then to a Restart, then on: Clean if it was closed, so that
 // nothing is missing, else Torn. Without files they lead nowhere, which ExpiredError
 // says, with the oldest place there is.
+//
+// A process that goes on in place of another one goes on with its instance: Leave says
+// what there was, Continue puts it before what has happened since, and memory, files and
+// the lock on them change hands. Between the two nobody reads, and nothing is written.
 package journal

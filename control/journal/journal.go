@@ -22,6 +22,8 @@ type Options struct {
 	Directory string // of files with older ones; empty: none
 	Disk      int64  // bytes of all files; at least MinDisk
 	Log       *slog.Logger
+
+	Later bool // another process may have the files: they are opened by Continue, which has to be called
 }
 
 // Stats are the counters and fill of a Journal.
@@ -74,7 +76,7 @@ const largestChunk = 256 << 10
 func New(opts Options) (*Journal, error) {
 	opts.Memory = max(opts.Memory, MinMemory)
 	j := &Journal{opts: opts, instance: newInstance()}
-	if opts.Directory == "" {
+	if opts.Directory == "" || opts.Later {
 		return j, nil
 	}
 	var err error
@@ -120,15 +122,21 @@ func (j *Journal) roomLocked(n int) *chunk {
 	}
 	c := &chunk{first: j.counts, last: j.counts, data: make([]byte, 0, max(n, min(largestChunk, j.opts.Memory/8)))}
 	j.size += cap(c.data)
-	for len(j.chunks) > 0 && j.size > j.opts.Memory {
-		j.size -= cap(j.chunks[0].data)
-		j.chunks = append([]*chunk(nil), j.chunks[1:]...)
-	}
+	j.boundLocked(0)
 	j.chunks = append(j.chunks, c)
 	if j.disk != nil {
 		j.disk.due()
 	}
 	return c
+}
+
+// boundLocked lets the oldest chunks go that are too many, but for so many. j.mu must be
+// held.
+func (j *Journal) boundLocked(least int) {
+	for len(j.chunks) > least && j.size > j.opts.Memory {
+		j.size -= cap(j.chunks[0].data)
+		j.chunks = append([]*chunk(nil), j.chunks[1:]...)
+	}
 }
 
 func (j *Journal) wakeLocked() {
@@ -154,13 +162,15 @@ func (j *Journal) Restart() {
 	j.instance, j.counts, j.lost, j.chunks, j.size = newInstance(), conntrack.Counts{}, conntrack.Counts{}, nil, 0
 }
 
-// Close ends the journal: readers come to their end, and what is to be written is.
+// Close ends the journal: readers come to their end, and what is to be written is. After
+// Leave it does nothing.
 func (j *Journal) Close() error {
 	j.mu.Lock()
+	left := j.ended
 	j.ended = true
 	j.wakeLocked()
 	j.mu.Unlock()
-	if j.disk != nil {
+	if j.disk != nil && !left {
 		return j.disk.close()
 	}
 	return nil

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -45,6 +46,45 @@ func (r *Recorder) Begin() {
 	if r.when == Always && r.stop == nil && !r.ended {
 		r.stop = r.table.Listen(conntrack.EveryEvent, r.j.Append)
 	}
+}
+
+// Succeed says that the table is about to go on in place of that of another process, whose
+// events were recorded or not: then they are here, too, be it that nobody reads. The
+// journal was made with Options.Later, and Continue follows.
+func (r *Recorder) Succeed(recorded bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if recorded || r.when == Always {
+		r.stop = r.table.Listen(conntrack.EveryEvent, r.j.Append)
+	}
+}
+
+// Continue has the journal go on behind what the other process has recorded; see
+// Journal.Continue. A nil p: nobody knows what that was, or nothing was. It closes p.
+func (r *Recorder) Continue(p *Past) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	err := errors.Join(r.j.Continue(p), p.Close())
+	if r.stop != nil && r.users == 0 && r.when == OnDemand && !r.ended {
+		r.idle = time.AfterFunc(r.keep, r.rest)
+	}
+	return err
+}
+
+// Recording reports whether events are recorded at the moment.
+func (r *Recorder) Recording() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stop != nil
+}
+
+// Leave ends the recording for another process, which goes on behind it; see
+// Journal.Leave. It returns nil when nothing was recorded: then the journal is closed.
+func (r *Recorder) Leave() (*Past, error) {
+	if !r.unlisten() {
+		return nil, r.j.Close()
+	}
+	return r.j.Leave()
 }
 
 // Tail returns a reader of what comes from now on.
@@ -119,6 +159,13 @@ func (r *Recorder) Stats() Stats {
 
 // Close ends the recording, and the journal, and its readers with it.
 func (r *Recorder) Close() error {
+	r.unlisten()
+	return r.j.Close()
+}
+
+// unlisten ends the recording when all that has happened is recorded, and reports whether
+// there was one.
+func (r *Recorder) unlisten() bool {
 	r.mu.Lock()
 	r.ended = true
 	if r.idle != nil {
@@ -127,9 +174,10 @@ func (r *Recorder) Close() error {
 	stop := r.stop
 	r.stop = nil
 	r.mu.Unlock()
-	if stop != nil {
-		r.table.Settle()
-		stop()
+	if stop == nil {
+		return false
 	}
-	return r.j.Close()
+	r.table.Settle()
+	stop()
+	return true
 }

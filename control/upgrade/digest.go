@@ -14,7 +14,7 @@ import (
 
 // Protocol is the version of what is said, and of what records mean. It is another one
 // whenever either is.
-const Protocol = 1
+const Protocol = 2
 
 // Digest is that of the format in which flows are handed over: of the layout of their
 // records, field by field, and of the reasons and helpers' records that go with them. Two
@@ -24,7 +24,7 @@ func Digest() string {
 	fmt.Fprintln(h, "protocol", Protocol)
 	for _, t := range []reflect.Type{
 		reflect.TypeFor[conntrack.Saved](), reflect.TypeFor[conntrack.SavedExpect](), reflect.TypeFor[ports.Saved](),
-		reflect.TypeFor[dataplane.Legacy](), reflect.TypeFor[Offer](), reflect.TypeFor[Final](),
+		reflect.TypeFor[dataplane.Legacy](), reflect.TypeFor[Offer](), reflect.TypeFor[Final](), reflect.TypeFor[Leave](),
 	} {
 		describe(h, t, "")
 	}

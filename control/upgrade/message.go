@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"example.com/culvert/conntrack"
+	"example.com/culvert/control/journal"
 	"example.com/culvert/control/pcp"
 	"example.com/culvert/dataplane"
 	"example.com/culvert/dataplane/port"
@@ -114,6 +115,7 @@ type Final struct {
 	Mappings []pcp.Saved // ports that hosts have at their request
 	Epoch    time.Time   // of the service that gives them
 	Alarms   []uint64
+	Recorded bool // events are, and go on to be
 }
 
 // Rested is where the queues of an interface stand.
@@ -128,5 +130,7 @@ type Running struct {
 	Done dataplane.Restored
 }
 
-// Leave is the last word of the old process.
-type Leave struct{}
+// Leave is the last word of the old process. Its descriptors are those of Events.
+type Leave struct {
+	Events *journal.Past // nil: nothing was recorded
+}

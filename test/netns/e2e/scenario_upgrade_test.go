@@ -355,6 +355,27 @@ peer_routes = ["198.51.100.0/24"]
 	})
 }
 
+// TestEventsGoOnInAnotherProcess: a reader who comes back with his cursor gets what he has
+// not had, in order and with numbers that go on. It was in files, which have one writer.
+func TestEventsGoOnInAnotherProcess(t *testing.T) {
+	onlyCulvert(t, setup{config: "[events]\ndirectory = \"" + t.TempDir() + "\"\n"}, func(t *testing.T, h *house) {
+		f := &ipv4
+		serveUDP(t, h.server, at(f.server, 5353))
+		begin := func(port uint16) { bindUDP(t, h.first, at(f.first, port)).ask(t, at(f.server, 5353), "x") }
+		begin(41000)
+		reader := h.events(t, "--snapshot")
+		ready := told(t, reader, api.EventReady, 0)
+		for n := range uint16(2) {
+			begin(41001 + n)
+			h.upgraded(t)
+		}
+		begin(41003)
+		reader = h.events(t, "--cursor", ready.Cursor, "--types", "NEW")
+		told(t, reader, "NEW", 41003)
+		wantInOrder(t, reader, "NEW 41001", "NEW 41002", "NEW 41003")
+	})
+}
+
 // tryStatus is status while processes change.
 func (h *house) tryStatus(t *testing.T) (st api.Status, err error) {
 	out, err := h.gw.Ctl(t.Context(), "status", "-o", "json")
