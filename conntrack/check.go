@@ -261,9 +261,10 @@ func (c *checker) clients() {
 	}
 	for i := range t.clients.recs {
 		r := &t.clients.recs[i]
-		got, half := atomic.LoadUint32(&r.flows), atomic.LoadUint32(&r.half)
-		if got < flows[i] || got-flows[i] > uint32(len(t.workers)) || half > got+uint32(len(t.workers)) {
-			c.fault("client %d: counts %d flows and %d half-open, has %d", i, got, half, flows[i])
+		got, half, waits := atomic.LoadUint32(&r.flows), atomic.LoadUint32(&r.half), atomic.LoadUint32(&r.waits)
+		most := got + uint32(len(t.workers))
+		if got < flows[i] || got-flows[i] > uint32(len(t.workers)) || half > most || waits > most {
+			c.fault("client %d: counts %d flows, %d half-open and %d without an answer, has %d", i, got, half, waits, flows[i])
 		}
 	}
 }

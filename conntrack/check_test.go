@@ -35,6 +35,7 @@ func TestCheckFinds(t *testing.T) {
 		{"a table that counts wrong", func() { table.live.Add(1) }, func() { table.live.Add(-1) }, "values for 2 flows"},
 		{"a client that counts too little", func() { who.flows-- }, func() { who.flows++ }, "client"},
 		{"a client whose half-open flows went below none", func() { who.half -= 2 }, func() { who.half += 2 }, "half-open"},
+		{"a client that waits for less than no answer", func() { who.waits -= 3 }, func() { who.waits += 3 }, "without an answer"},
 		{"an expectation whose master is another flow", func() { e.gen++ }, func() { e.gen-- }, "its master in slot"},
 		{"an expectation that lookups pass over", func() { table.expects.filter[cell].Store(0) }, func() { table.expects.filter[cell].Store(1) }, "expectation filter"},
 		{"expectations that are counted wrong", func() { table.expects.n.Add(1) }, func() { table.expects.n.Add(-1) }, "2 expectations"},

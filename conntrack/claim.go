@@ -39,7 +39,7 @@ func (w *Worker) Claim(p *Proposal, now Tick) (Ref, Claim) {
 	at := w.placed()
 	if at == 0 {
 		if c := w.room(ho, who, now); c != Claimed {
-			t.clients.leave(who, p.Status)
+			t.clients.leave(who, p.Original.Proto, p.Status)
 			return w.refuse(c)
 		}
 	}
@@ -48,11 +48,11 @@ func (w *Worker) Claim(p *Proposal, now Tick) (Ref, Claim) {
 		slot = t.slots.get(&w.slots)
 	}
 	if slot == 0 {
-		t.clients.leave(who, p.Status)
+		t.clients.leave(who, p.Original.Proto, p.Status)
 		return w.refuse(TableFull)
 	}
 	if !w.fill(slot, p, now) {
-		t.clients.leave(who, p.Status)
+		t.clients.leave(who, p.Original.Proto, p.Status)
 		w.putBack(slot)
 		return w.refuse(TableFull)
 	}
@@ -124,7 +124,7 @@ func (w *Worker) prefetchToward(cells *[tuple.NumDirections]*uint32) {
 func (w *Worker) giveUp(slot, who uint32, p *Proposal) {
 	w.forget(&w.t.entries[slot])
 	w.putBack(slot)
-	w.t.clients.leave(who, p.Status)
+	w.t.clients.leave(who, p.Original.Proto, p.Status)
 }
 
 // placed returns the slot that the flow in hand must have, 0: any.
@@ -151,7 +151,7 @@ func (w *Worker) abandon(slot, who uint32, p *Proposal) {
 	}
 	atomic.OrUint32(&w.t.entries[slot].status, uint32(Dying))
 	w.retired.open.push(w.t.slots.link, slot)
-	w.t.clients.leave(who, p.Status)
+	w.t.clients.leave(who, p.Original.Proto, p.Status)
 }
 
 // refuse counts a claim that found no room.
@@ -355,7 +355,7 @@ func (a *actor) unlink(slot uint32, how killing, now Tick, ho, hr uint64) (last 
 		ending |= undelivered
 	}
 	last = Status(atomic.OrUint32(&e.status, uint32(ending))) | ending
-	t.clients.leave(word.Load32(&t.owner[slot]), last)
+	t.clients.leave(word.Load32(&t.owner[slot]), e.half[tuple.Original].tuple.Proto, last)
 	word.Store32(&t.due[slot], 0)
 	t.index.removeLocked(ho, slot<<1|uint32(tuple.Original))
 	t.index.removeLocked(hr, slot<<1|uint32(tuple.Reply))

@@ -20,10 +20,11 @@ type client struct {
 	zone   uint32
 	flows  uint32 // in the index
 	half   uint32 // of these, not assured
+	waits  uint32 // of these, that wait for an answer: see Status.waits
 	second uint32 // of news, counted from tick 0
 	news   uint32 // flows begun in that second
 	before uint32 // flows begun in the second before it
-	_      [24]byte
+	_      [20]byte
 }
 
 var _ [64]byte = [unsafe.Sizeof(client{})]byte{}
@@ -61,8 +62,8 @@ func clientAddr(a tuple.Addr) tuple.Addr {
 	return a
 }
 
-// enter counts a new flow, which is not assured unless status says so, for the
-// source of its original tuple, and returns the number of the client.
+// enter counts a new flow, which is neither answered nor assured unless status says
+// so, for the source of its original tuple, and returns the number of the client.
 func (c *clients) enter(key *hashKey, k *tuple.Tuple, status Status, now Tick) uint32 {
 	addr, zone := clientAddr(k.Src), uint32(k.Zone)
 	w := (*[2]uint64)(unsafe.Pointer(&addr))
@@ -75,6 +76,9 @@ func (c *clients) enter(key *hashKey, k *tuple.Tuple, status Status, now Tick) u
 	atomic.AddUint32(&r.flows, 1)
 	if status&Assured == 0 {
 		atomic.AddUint32(&r.half, 1)
+	}
+	if status.waits(k.Proto) {
+		atomic.AddUint32(&r.waits, 1)
 	}
 	r.countNew(uint32(now) / secondTicks)
 	return n
@@ -128,13 +132,19 @@ func (r *client) rate(second uint32) uint32 {
 	return 0
 }
 
-// leave takes a flow that ended, with its last status, off its client.
-func (c *clients) leave(n uint32, status Status) {
+// leave takes a flow of a protocol that ended, with its last status, off its client.
+func (c *clients) leave(n uint32, proto uint8, status Status) {
+	c.settle(n, proto, status, Assured)
 	atomic.AddUint32(&c.recs[n].flows, ^uint32(0))
-	if status&Assured == 0 {
-		c.assured(n)
-	}
 }
 
-// assured says that a flow is half-open no more.
-func (c *clients) assured(n uint32) { atomic.AddUint32(&c.recs[n].half, ^uint32(0)) }
+// settle says that a flow of a protocol that had a status has more bits of it.
+func (c *clients) settle(n uint32, proto uint8, old, more Status) {
+	r := &c.recs[n]
+	if old&Assured == 0 && more&Assured != 0 {
+		atomic.AddUint32(&r.half, ^uint32(0))
+	}
+	if old.waits(proto) && !(old | more).waits(proto) {
+		atomic.AddUint32(&r.waits, ^uint32(0))
+	}
+}

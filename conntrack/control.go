@@ -265,7 +265,7 @@ func (t *Table) Update(k tuple.Tuple, u *Update) error {
 			e.changeMark(func(old uint32) uint32 { return old&^u.MarkMask ^ u.Mark })
 		}
 		if u.What&ChangedStatus != 0 {
-			t.control.assureBy(slot, u.Status)
+			t.control.answer(slot, u.Status)
 		}
 		if u.What&ChangedTimeout != 0 {
 			atomic.StoreUint32(&e.half[tuple.Original].seen, uint32(now))
@@ -273,14 +273,6 @@ func (t *Table) Update(k tuple.Tuple, u *Update) error {
 		}
 		return nil
 	})
-}
-
-// assureBy sets status bits by command.
-func (a *actor) assureBy(slot uint32, bits Status) {
-	a.t.entries[slot].SetStatus(bits &^ Assured)
-	if bits&Assured != 0 {
-		a.assure(slot)
-	}
 }
 
 // extend returns the extension of an entry, which gets one if it has none. Nil:

@@ -1,6 +1,7 @@
 package conntrack
 
 import (
+	"math/bits"
 	"sync/atomic"
 
 	"example.com/culvert/conntrack/internal/word"
@@ -19,10 +20,15 @@ func (w *Worker) room(h uint64, who uint32, now Tick) Claim {
 	if who == sharedClient && t.cfg.Profile != RFC {
 		above = false // of nobody in particular: it may be the first flow of one who has not flooded
 	}
+	if live >= limit && w.dropExpired(h, now) {
+		live--
+	}
 	switch {
 	case above && t.cfg.Profile == RFC:
 		return ClientFull
-	case live < limit || w.dropExpired(h, now):
+	case live < limit && t.cfg.Profile == RFC:
+		return t.spare(who, live)
+	case live < limit:
 		return Claimed
 	case t.cfg.Profile == RFC: // a live flow is never ended (RFC 6888 REQ-11)
 		return TableFull
@@ -34,6 +40,34 @@ func (w *Worker) room(h uint64, who uint32, now Tick) Claim {
 	}
 	return TableFull
 }
+
+// spare says whether a client, whose flow in hand is counted already, may have a place of
+// the last tenth in a table of profile rfc. Nothing makes room there (RFC 6888 REQ-11), so
+// that those must not use it up whom nobody answers. The fuller it is, the fewer flows
+// without an answer a client may have: as many as there are places at first (or Floor), then
+// half as many, and so on. The last eighth is for clients whom somebody has answered
+// lastingly: who sends from addresses that are not his, as many as he likes, cannot get there.
+func (t *Table) spare(n uint32, live int64) Claim {
+	r, limit := &t.clients.recs[n], int64(t.cfg.Max)
+	first := limit * sharePercent / 100
+	most := uint64(max(limit-first, int64(t.cfg.Shares.Floor)))
+	halvings := int64(bits.Len64(most)) * (live - first) * 8 / ((limit - first) * 7)
+	may := uint32(most >> halvings)
+	if atomic.LoadUint32(&r.flows) > atomic.LoadUint32(&r.half) {
+		may = max(may, answeredMay)
+	}
+	switch waits := atomic.LoadUint32(&r.waits); {
+	case waits <= may:
+		return Claimed
+	case waits > 1:
+		return ClientFull
+	}
+	return TableFull // it is not for what this one has
+}
+
+// answeredMay is how many flows a client may begin at a time, if others of it were
+// answered, whatever room there is: what browsers do.
+const answeredMay = 8
 
 // near calls f for the entries that have a place where hash h would look, until
 // it returns false. The kernel looks at eight buckets too.

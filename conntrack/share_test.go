@@ -39,6 +39,21 @@ func flood(w *Worker, client byte, n int) (outcomes [numClaims]int) {
 	return outcomes
 }
 
+// connect is flood with flows that are answered at once, and for good.
+func connect(w *Worker, client byte, n int) (outcomes [numClaims]int) {
+	for i := range n {
+		if i%20 == 0 {
+			w.Begin(w.now + 1)
+		}
+		p := clientFlow(client, i)
+		outcomes[try(w, p)]++
+		if r := w.Find(&p.Original); r.Found() {
+			w.answer(r.Slot, SeenReply|Assured)
+		}
+	}
+	return outcomes
+}
+
 // has counts the flows of a client.
 func has(w *Worker, client byte) (n int) {
 	w.t.Dump(func(f *Flow) bool {
@@ -97,8 +112,8 @@ func TestRFCLeavesRoomForSmallClients(t *testing.T) {
 	if got[Claimed] < 880 || got[Claimed] > 930 || got[ClientFull] != 2000-got[Claimed] {
 		t.Errorf("the largest holder got %d flows and was refused %d times", got[Claimed], got[ClientFull])
 	}
-	if got := flood(w, 3, 50); got[Claimed] != 50 {
-		t.Errorf("a newcomer got %d of 50 flows", got[Claimed])
+	if got := connect(w, 3, 50); got[Claimed] != 50 {
+		t.Errorf("a newcomer got %d of 50 connections", got[Claimed])
 	}
 	if s := w.t.Stats(); s.EarlyDrop != 0 || has(w, 1) != 5 {
 		t.Error("a live flow was ended")
@@ -114,8 +129,8 @@ func TestAClientThatIsAloneLeavesRoom(t *testing.T) {
 	if got := flood(w, 1, 1001); got[Claimed] != 900 || got[ClientFull] != 101 {
 		t.Errorf("rfc, alone: %d flows, %d refused for the client's share", got[Claimed], got[ClientFull])
 	}
-	if got := flood(w, 2, 100); got[Claimed] < 90 { // his share is computed while he comes
-		t.Errorf("rfc: the other one gets %d flows, want nearly 100", got[Claimed])
+	if got := connect(w, 2, 100); got[Claimed] < 90 { // his share is computed while he comes
+		t.Errorf("rfc: the other one gets %d connections, want nearly 100", got[Claimed])
 	}
 	w = newWorker(t, Config{Max: 1000, Shares: shares})
 	if got := flood(w, 1, 1000); got[Claimed] != 1000 {
@@ -128,7 +143,7 @@ func TestAClientThatIsAloneLeavesRoom(t *testing.T) {
 
 func TestHalfOpenFlowsAndRatesAreShared(t *testing.T) {
 	// Client 1 has many flows that are assured; client 2 has fewer, but
-	// half-open ones, and made them all at once.
+	// half-open ones, which were answered once, and made them all at once.
 	setUp := func(s Shares) *Worker {
 		w := newWorker(t, Config{Max: 100, Profile: RFC, Shares: s})
 		w.Begin(w.now + 3*secondTicks)
@@ -136,7 +151,9 @@ func TestHalfOpenFlowsAndRatesAreShared(t *testing.T) {
 			w.assure(mustAdmit(t, w, clientFlow(1, i), data, w.now).Slot)
 		}
 		w.Begin(w.now + 3*secondTicks)
-		flood(w, 2, 43)
+		for i := range 43 {
+			w.answer(mustAdmit(t, w, clientFlow(2, i), data, w.now).Slot, SeenReply)
+		}
 		w.Begin(w.now + 1)
 		return w
 	}
@@ -333,4 +350,109 @@ func TestHandshakeSurvivesAFloodOfManyClients(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestRFCSparesTheLastOfATableForThoseWhoAreAnswered: many clients, each with fewer flows than
+// all may have, begin what nobody answers for as long as they can, in a profile that ends
+// nothing. A client with more flows than each of them, all answered, can begin others; one
+// that nobody has heard of can, too, unless the flood has more sources than can be told apart.
+func TestRFCSparesTheLastOfATableForThoseWhoAreAnswered(t *testing.T) {
+	for _, tt := range []struct {
+		sources   int
+		newcomers Claim
+	}{{50, Claimed}, {200, Claimed}, {400, Claimed}, {1 << 16, ClientFull}} {
+		w := newWorker(t, Config{Max: 4000, Profile: RFC})
+		const known, new = 1, 100
+		if got := connect(w, known, 40); got[Claimed] != 40 {
+			t.Fatalf("%d connections before the flood, want 40", got[Claimed])
+		}
+		refused := 0
+		for n := range 40_000 {
+			k := flowTuple(tuple.UDP, n)
+			k.Src = tuple.AddrFrom4([4]byte{10, 9, byte(n % tt.sources >> 8), byte(n % tt.sources)})
+			k.DstPort = uint16(n >> 8)
+			if n%40 == 0 {
+				w.Begin(w.now + 1)
+			}
+			if try(w, proposal(k)) != Claimed {
+				refused++
+			}
+		}
+		if left := w.t.cfg.Max - w.t.Len(); refused == 0 || left < 40 {
+			t.Errorf("%d sources: room for %d flows is left, want for more; %d were refused", tt.sources, left, refused)
+		}
+		if c := try(w, clientFlow(new, 0)); c != tt.newcomers {
+			t.Errorf("%d sources: a client that nobody knows: %v, want %v", tt.sources, c, tt.newcomers)
+		}
+		for i := range answeredMay {
+			if c := try(w, clientFlow(known, 1000+i)); c != Claimed {
+				t.Errorf("%d sources: flow %d at a time of a client that is answered: %v", tt.sources, i, c)
+			}
+		}
+		if n := has(w, known); n != 40+answeredMay || w.t.Stats().EarlyDrop != 0 {
+			t.Errorf("%d sources: a live flow was ended, %d of the client are left", tt.sources, n)
+		}
+	}
+}
+
+// TestTheLastPlacesAreForClientsThatAreAnswered: nearly all of a table of profile rfc is in
+// use, and every client that comes has one flow.
+func TestTheLastPlacesAreForClientsThatAreAnswered(t *testing.T) {
+	const places = 1000
+	w := newWorker(t, Config{Max: places, Profile: RFC})
+	connect(w, 1, 4)
+	for i := range 2 * places {
+		k := flowTuple(tuple.UDP, i)
+		k.Src = tuple.AddrFrom4([4]byte{10, 9, byte(i % 40), 1}) // few enough to be told apart
+		try(w, proposal(k))
+	}
+	for i := 0; w.t.Len() < places*989/1000; i++ { // what they leave others take
+		if c := try(w, clientFlow(byte(10+i%10), i)); c != Claimed {
+			t.Fatalf("connection %d of others: %v", i, c)
+		}
+		w.answer(w.Find(&clientFlow(byte(10+i%10), i).Original).Slot, SeenReply|Assured)
+	}
+	for i := range 20 {
+		if c := try(w, clientFlow(byte(200+i), 1)); c != TableFull {
+			t.Fatalf("a newcomer with %d of %d places in use: %v, want %v", w.t.Len(), places, c, TableFull)
+		}
+	}
+	for i := range 2 * answeredMay {
+		want := Claimed
+		if i >= answeredMay {
+			want = ClientFull
+		}
+		if c := try(w, clientFlow(1, 1000+i)); c != want {
+			t.Errorf("flow %d at a time of a client that is answered: %v, want %v", i, c, want)
+		}
+	}
+	if w.t.Stats().EarlyDrop != 0 {
+		t.Error("a live flow was ended")
+	}
+}
+
+// TestWhatWaitsForAnAnswerIsCounted follows one flow of each kind.
+func TestWhatWaitsForAnAnswerIsCounted(t *testing.T) {
+	w := newWorker(t, Config{Max: 100})
+	k := flowTuple(tuple.UDP, 1)
+	r := mustAdmit(t, w, proposal(k), data, start)
+	waits := func() uint32 { return w.t.clients.recs[w.t.owner[r.Slot]].waits }
+	want := func(what string, n uint32) {
+		t.Helper()
+		if got := waits(); got != n {
+			t.Errorf("%s: %d wait, want %d", what, got, n)
+		}
+	}
+	want("a datagram", 1)
+	w.Track(Ref{Slot: r.Slot, Dir: tuple.Reply}, data, start)
+	want("its answer", 0)
+	w.Kill(r)
+	r = mustAdmit(t, w, proposal(flowTuple(tuple.TCP, 2)), syn, start)
+	want("a SYN", 1)
+	w.Track(Ref{Slot: r.Slot, Dir: tuple.Reply}, &Segment{Flags: SYN | ACK, Seq: 5000, Ack: syn.Seq + 1, Window: 1000}, start)
+	want("its answer, which anybody gets", 1)
+	w.answer(r.Slot, Assured)
+	want("a connection", 0)
+	w.Kill(r)
+	want("its end", 0)
 }

@@ -75,6 +75,13 @@ func (s Status) Has(want Status) bool { return s&want == want }
 // Kernel returns the bits that exist in Linux.
 func (s Status) Kernel() Status { return s & kernelBits }
 
+// waits reports whether nobody has answered a flow with status s yet, in a way that one
+// who only says where he is cannot have made happen: where a protocol has states a flow
+// waits until it is assured, as a SYN is answered whoever has sent it.
+func (s Status) waits(proto uint8) bool {
+	return s&Assured == 0 && (s&SeenReply == 0 || HasStates(proto))
+}
+
 // holding returns the bits for what a flow holds.
 func holding(holds uint8) Status {
 	return Status(holds)<<holdsShift | Status(holds>>holdsBits&1)*holdsMore

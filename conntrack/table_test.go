@@ -40,7 +40,7 @@ func newTable(t testing.TB, cfg Config) *Table {
 // their flows.
 func exactClients(t testing.TB, table *Table) {
 	t.Helper()
-	flows, half := map[uint32]uint32{}, map[uint32]uint32{}
+	flows, half, waits := map[uint32]uint32{}, map[uint32]uint32{}, map[uint32]uint32{}
 	for slot := uint32(1); slot <= table.slots.high.Load(); slot++ {
 		status := table.entries[slot].Status()
 		if status&(linked|Dying) != linked {
@@ -50,11 +50,15 @@ func exactClients(t testing.TB, table *Table) {
 		if status&Assured == 0 {
 			half[table.owner[slot]]++
 		}
+		if status.waits(table.entries[slot].half[0].tuple.Proto) {
+			waits[table.owner[slot]]++
+		}
 	}
 	for i := range table.clients.recs {
 		r := &table.clients.recs[i]
-		if r.flows != flows[uint32(i)] || r.half != half[uint32(i)] {
-			t.Errorf("client %d: counts %d flows, %d half-open, has %d and %d", i, r.flows, r.half, flows[uint32(i)], half[uint32(i)])
+		got, want := [...]uint32{r.flows, r.half, r.waits}, [...]uint32{flows[uint32(i)], half[uint32(i)], waits[uint32(i)]}
+		if got != want {
+			t.Errorf("client %d: counts %v flows, half-open and without an answer, has %v", i, got, want)
 		}
 	}
 }

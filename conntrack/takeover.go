@@ -111,7 +111,7 @@ func (k *TakeOver) renew(s *Saved, helper uint32) error {
 		x.labels, x.policy, x.helper = s.ext.labels, k.policies[s.ext.policy], helper
 		s.resumeExt(x)
 	}
-	t.control.assureBy(s.slot, from.Status()&(kernelBits|userBits))
+	t.control.answer(s.slot, from.Status()&(kernelBits|userBits))
 	atomic.StoreUint32(&t.due[s.slot], dueAt(e.deadline()))
 	return nil
 }

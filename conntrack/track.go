@@ -140,15 +140,21 @@ func (w *Worker) trackUDP(r Ref, e *Entry, status Status, s *Segment, now Tick) 
 
 // assure sets Assured and returns assuredNow if it was not set before.
 func (a *actor) assure(slot uint32) Status {
-	t := a.t
-	old := Status(atomic.OrUint32(&t.entries[slot].status, uint32(Assured)))
-	if old&Assured != 0 {
+	if a.answer(slot, Assured)&Assured != 0 {
 		return 0
 	}
-	if old&Dying == 0 { // who ended it saw that it was not assured
-		t.clients.assured(word.Load32(&t.owner[slot]))
-	}
 	return assuredNow
+}
+
+// answer sets bits of the status of an entry, which its client is counted by, and
+// returns what it was.
+func (a *actor) answer(slot uint32, bits Status) (old Status) {
+	e := &a.t.entries[slot]
+	old = Status(atomic.OrUint32(&e.status, uint32(bits)))
+	if old&bits != bits && old&Dying == 0 { // who ended it saw what it was
+		a.t.clients.settle(word.Load32(&a.t.owner[slot]), e.half[tuple.Original].tuple.Proto, old, bits)
+	}
+	return old
 }
 
 // assuredNow marks, in a status that is passed on and never stored, that this
@@ -175,8 +181,7 @@ func (w *Worker) pass(r Ref, e *Entry, status Status, s *Segment, now, timeout T
 // replied sets SeenReply on the first packet of the reply direction and
 // reports the changes of the entry, if it is known to anybody yet.
 func (w *Worker) replied(r Ref, e *Entry, status Status, change Change, now Tick) {
-	if r.Dir == tuple.Reply && status&SeenReply == 0 &&
-		Status(atomic.OrUint32(&e.status, uint32(SeenReply)))&SeenReply == 0 {
+	if r.Dir == tuple.Reply && status&SeenReply == 0 && w.answer(r.Slot, SeenReply)&SeenReply == 0 {
 		change |= ChangedReply
 	}
 	if change != 0 && status&Confirmed != 0 {
