@@ -253,7 +253,9 @@ func (l *anyLab) come(name string, f mem.Frame) {
 		l.budget.bytes += 256
 	}
 	if y, ok := layoutOf(ipIn(f, l.ports[name].Info().Link)); ok && name == "wan" {
-		l.asked[addressOf(y.dst)] = true
+		if of := (asked{addressOf(y.src), addressOf(y.dst)}); !l.asked[of] {
+			l.asked[of] = false
+		}
 	}
 	l.latest, l.latestAt = f, name
 	if st := l.ports[name].InjectFrame(f); st != port.Sent {

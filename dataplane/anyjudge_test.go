@@ -2,8 +2,10 @@ package dataplane
 
 import (
 	"bytes"
+	"maps"
 	"slices"
 
+	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/port/mem"
@@ -30,7 +32,7 @@ func (l *anyLab) judge() {
 	}
 	if s.Waiting == 0 {
 		l.budget.frames, l.budget.bytes, l.budget.told = 0, 0, s.Originated
-		clear(l.asked)
+		l.forgetAsked()
 	}
 }
 
@@ -90,7 +92,11 @@ func (l *anyLab) judgeOutside(ip []byte, y *layout, wrong func(string)) {
 	if y.v6 {
 		own, translated = addr("2001:db8:2::1"), shapes[l.shape].v6
 	}
-	if src := addressOf(y.src); translated && src != own && !l.asked[src] { // a reset comes from whom it was asked of
+	expects := func(a tuple.Addr) bool {
+		_, ok := l.asked[asked{addressOf(y.dst), a}]
+		return ok
+	}
+	if src := addressOf(y.src); translated && src != own && !expects(src) {
 		wrong("from an inside address")
 	}
 	if y.fragment || y.proto != tuple.ICMP && y.proto != tuple.ICMPv6 || y.end-y.l4 < 8 {
@@ -110,7 +116,24 @@ func (l *anyLab) judgeOutside(ip []byte, y *layout, wrong func(string)) {
 	if quote[0]>>4 == 6 {
 		to = quote[24:40]
 	}
-	if a := addressOf(to); translated && a != own && !l.asked[a] {
+	if a := addressOf(to); translated && a != own && !expects(a) {
 		wrong("that quotes an inside address")
 	}
+}
+
+// forgetAsked forgets what was asked by packets that are through, unless a rule has
+// forwarded them: what they began may be answered much later.
+func (l *anyLab) forgetAsked() {
+	if len(l.asked) == 0 {
+		return
+	}
+	l.table.Dump(func(f *conntrack.Flow) bool {
+		if of := (asked{f.Tuple[0].Src, f.Tuple[0].Dst}); f.Status.Has(conntrack.DstNAT) {
+			if _, ok := l.asked[of]; ok {
+				l.asked[of] = true
+			}
+		}
+		return true
+	})
+	maps.DeleteFunc(l.asked, func(_ asked, forwarded bool) bool { return !forwarded })
 }

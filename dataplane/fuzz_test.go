@@ -58,13 +58,17 @@ type anyLab struct {
 
 	left   [16]departed // what has left lately
 	nleft  int
-	asked  map[tuple.Addr]bool // destinations that packets from outside have, of those that are judged
+	asked  map[asked]bool // of the packets that are judged, and of flows that a rule has forwarded: true
 	began  int64
 	budget struct {
 		frames, bytes int    // that may leave
 		told          uint64 // Originated, when that was counted
 	}
 }
+
+// asked is who has sent a packet from outside, and the address that it was for: the answer
+// comes from there, whatever address that is.
+type asked struct{ by, of tuple.Addr }
 
 // departed is a packet that has left by a port.
 type departed struct {
@@ -75,7 +79,7 @@ type departed struct {
 const anyICMPRate = 50
 
 func newAnyLab(t *testing.T, from *tape) *anyLab {
-	l := &anyLab{t: from, shape: from.n(len(shapes)), asked: map[tuple.Addr]bool{}}
+	l := &anyLab{t: from, shape: from.n(len(shapes)), asked: map[asked]bool{}}
 	l.wild, l.helpers = from.rarely(4), from.rarely(2)
 	profile, most := pick(from, conntrack.Linux, conntrack.RFC), pick(from, 1<<10, 64)
 	mtu, gso := pick(from, 1500, 1300, 1280), pick(from, port.NoGSO, port.WithGSO)
