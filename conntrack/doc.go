@@ -91,8 +91,9 @@
 // the table is nearly full, a walk over the clients, a piece with every tick,
 // computes max-min fair shares and tells alarms. The Linux profile makes room in
 // a full table at the cost of the largest holder, of flows that are not assured
-// or about to end, those first that have been silent longest; the RFC profile ends no live flow, and refuses new ones to who
-// is above his share.
+// or about to end, those first that have been silent longest; the RFC profile ends no
+// live flow, refuses new ones to who is above his share, and keeps the last tenth of the
+// table for clients with few flows that wait for an answer.
 //
 // # Events
 //

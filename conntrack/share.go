@@ -18,7 +18,8 @@ import (
 // A share is max-min fair: the largest number such that, if nobody had more, all
 // would fit. In the Linux profile a full table makes room at the cost of the
 // largest holder; in the RFC profile, which never ends a live flow, who is above
-// his share gets no new flows, so that the last tenth remains for the others.
+// his share gets no new flows, so that the last tenth remains for the others: while
+// that fills, fewer and fewer flows without an answer are granted to any client.
 type Shares struct {
 	Floor    int // flows a client may always have; default Max/64, at least 16
 	HalfOpen int // flows of all clients that are not assured, before they are shared; default Max/4

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -18,26 +19,41 @@ import (
 // somebody floods. Their servers answer at once.
 type bystanders struct {
 	*lab
-	live          [][2]uint16 // protocol and port of flows that live
-	sent, came    int         // packets of these
-	tried, served int         // new connections
-	next          uint16      // port of the next one
+	live       [][2]uint16 // protocol and port of flows that live
+	sent, came int         // packets of these
+	known, new shakes      // connections of hosts that have flows that live, and of others
+	next       uint16      // port of the next one
 }
+
+// shakes counts new connections.
+type shakes struct{ tried, served int }
 
 const (
 	bystanderPort = 7777 // of all that bystanders talk to
 	floodMax      = 1 << 12
 )
 
-var bystanderPeer = addr("198.51.100.7")
-
-// bystanderAt returns whose connection has a port: flows that live are of one host, new ones
-// of a hundred others.
-func bystanderAt(port uint16) tuple.Addr {
-	if port < 20000 {
-		return addr("10.0.0.6")
+// bystanderAt returns whose connection has a port, and whether that is a host with flows that
+// live. Half of those are of four hosts, the others of one with IPv6; of new ones, one in four
+// is of each of these, and two of a hundred other hosts.
+func bystanderAt(port uint16) (a tuple.Addr, known bool) {
+	switch {
+	case port < 20000 && port >= 1010, port >= 20000 && port%4 == 3:
+		return addr("2001:db8:1::6"), true
+	case port < 20000:
+		return tuple.AddrFrom4([4]byte{10, 0, 0, byte(6 + port/2%4)}), true
+	case port%4 == 0:
+		return tuple.AddrFrom4([4]byte{10, 0, 0, byte(6 + port/4%4)}), true
 	}
-	return tuple.AddrFrom4([4]byte{10, 0, 0, byte(100 + port%100)})
+	return tuple.AddrFrom4([4]byte{10, 0, 0, byte(100 + port%100)}), false
+}
+
+// bystanderPeer returns whom a bystander talks to, and who the gateway is there.
+func bystanderPeer(a tuple.Addr) (peer, own tuple.Addr) {
+	if a.Is4() {
+		return addr("198.51.100.7"), addr("203.0.113.1")
+	}
+	return addr("2001:db8:77::7"), a
 }
 
 // floodLab is a lab with a small table and the helper of SIP.
@@ -49,8 +65,9 @@ func floodLab(t *testing.T, profile conntrack.Profile) *bystanders {
 		table:  func(c *conntrack.Config) { c.Max, c.Profile, c.HelperName = floodMax, profile, set.Name },
 		engine: func(c *Config) { c.Helpers, c.Helper, c.ICMPRate = set, number, 100 }})
 	b := &bystanders{lab: l, next: 20000}
-	for i := range uint16(100) {
-		l.resolve(lanID, bystanderAt(20000+i).Netip().String())
+	for i := range byte(250) { // they answer as soon as they are asked for
+		a := tuple.AddrFrom4([4]byte{10, 0, 0, 5 + i})
+		l.host.answers[a.Netip().String()] = macOf(a)
 	}
 	for i := range uint16(20) {
 		proto := tuple.UDP
@@ -75,9 +92,10 @@ func floodLab(t *testing.T, profile conntrack.Profile) *bystanders {
 // segment is a packet of a bystander to its server, or of that to the gateway.
 func segment(proto uint8, in bool, port uint16, flags uint8, seq, ack uint32) []byte {
 	h := ports16(port, bystanderPort)
-	src, dst := bystanderAt(port), bystanderPeer
+	src, _ := bystanderAt(port)
+	dst, own := bystanderPeer(src)
 	if !in {
-		h, src, dst = ports16(bystanderPort, port), bystanderPeer, addr("203.0.113.1")
+		h, src, dst = ports16(bystanderPort, port), dst, own
 	}
 	if proto == tuple.TCP {
 		h = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(h, seq), ack)
@@ -99,10 +117,11 @@ func (b *bystanders) pass(in bool, port uint16, ip []byte) bool {
 	for _, name := range []string{"lan", "wan", "guest", "host"} {
 		for _, f := range b.ports[name].TakeFrames() {
 			ip := ipOf(f, b.ports[name].Info().Link)
-			if name != to || ip[0] != 0x45 || len(ip) < 28 || ip[9] == tuple.ICMP {
+			y, ok := layoutOf(ip)
+			if name != to || !ok || y.end < y.l4+8 || y.proto != tuple.TCP && y.proto != tuple.UDP {
 				continue
 			}
-			mine, peer := binary.BigEndian.Uint16(ip[20:]), binary.BigEndian.Uint16(ip[22:])
+			mine, peer := binary.BigEndian.Uint16(ip[y.l4:]), binary.BigEndian.Uint16(ip[y.l4+2:])
 			if !in {
 				mine, peer = peer, mine
 			}
@@ -159,9 +178,13 @@ func (b *bystanders) endure(from string, n int, next func(i int) []byte) {
 		}
 	}
 	for i < n {
-		b.tried++
+		c := &b.new
+		if _, known := bystanderAt(b.next); known {
+			c = &b.known
+		}
+		c.tried++
 		if b.shake(b.next, func() { flood(10) }) {
-			b.served++
+			c.served++
 		}
 		b.next = max(20000, (b.next+1)%60000)
 		flood(10)
@@ -172,7 +195,7 @@ func (b *bystanders) endure(from string, n int, next func(i int) []byte) {
 // strangers are floods: where each comes in, and its i-th packet.
 func strangers(b *bystanders) []struct {
 	name, from string
-	many       bool // whether it has more sources than the table can tell apart from hosts that come
+	many       bool // whether it has more sources than the table can tell apart
 	next       func(i int) []byte
 } {
 	r := rand.New(rand.NewPCG(8, 8))
@@ -183,6 +206,15 @@ func strangers(b *bystanders) []struct {
 	outside := func() tuple.Addr {
 		return tuple.AddrFrom4([4]byte{198, 18, byte(r.Uint32()), byte(r.Uint32())})
 	}
+	random6 := func(base string, from int) tuple.Addr {
+		a := addr(base)
+		for ; from < len(a); from++ {
+			a[from] = byte(r.Uint32())
+		}
+		return a
+	}
+	inside6 := func() tuple.Addr { return random6("2001:db8:9::", 8) }
+	outside6 := func() tuple.Addr { return random6("2001:db8:f::", 5) }
 	any16 := func() uint16 { return uint16(8192 + r.IntN(50000)) }
 	syn := func(src, dst tuple.Addr, sport, dport uint16) []byte {
 		h := binary.BigEndian.AppendUint32(ports16(sport, dport), r.Uint32())
@@ -196,9 +228,27 @@ func strangers(b *bystanders) []struct {
 		many       bool
 		next       func(i int) []byte
 	}{
-		{"SYN, inside", "guest", true, func(int) []byte { return syn(inside(), outside(), any16(), any16()) }},
-		{"UDP, inside", "guest", true, func(int) []byte { return datagram(inside(), outside(), any16(), any16(), "") }},
-		{"ICMP, inside", "guest", true, func(int) []byte {
+		{"SYN, inside, IPv6, of one network", "guest", false, func(int) []byte { return syn(inside6(), outside6(), any16(), any16()) }},
+		{"UDP, inside, IPv6, of one network", "guest", false, func(int) []byte { return datagram(inside6(), outside6(), any16(), any16(), "") }},
+		{"UDP, inside, IPv6, a network each packet", "guest", true, func(int) []byte {
+			return datagram(random6("2001:db8:a::", 5), outside6(), any16(), any16(), "")
+		}},
+		{"IPv6, inside, neighbours at random on the outside link", "guest", false, func(int) []byte {
+			return datagram(inside6(), random6("2001:db8:2::", 8), any16(), any16(), "")
+		}},
+		{"IPv6, outside, hosts at random of the inside", "wan", false, func(int) []byte {
+			return datagram(outside6(), random6("2001:db8:1::", 8), any16(), any16(), "")
+		}},
+		{"fragments of IPv6 whose others never come", "guest", false, func(i int) []byte {
+			ip := datagram(inside6(), outside6(), any16(), any16(), string(pattern(64)))
+			at := []byte{0, 1, 0, 0x49, 0, 0x48}[i%3*2:]
+			h := binary.BigEndian.AppendUint32([]byte{tuple.UDP, 0, at[0], at[1]}, r.Uint32())
+			ip[6] = 44
+			return seal(slices.Insert(ip, 40, h...))
+		}},
+		{"SYN, inside", "guest", false, func(int) []byte { return syn(inside(), outside(), any16(), any16()) }},
+		{"UDP, inside", "guest", false, func(int) []byte { return datagram(inside(), outside(), any16(), any16(), "") }},
+		{"ICMP, inside", "guest", false, func(int) []byte {
 			return packetOf(inside(), outside(), tuple.ICMP, 64, 0, []byte{8, 0, 0, 0, byte(r.Uint32()), byte(r.Uint32()), 0, 1})
 		}},
 		{"SYN, outside, at a forwarded port", "wan", true, func(int) []byte { return syn(outside(), own, any16(), 443) }},
@@ -206,7 +256,7 @@ func strangers(b *bystanders) []struct {
 		{"ICMP, outside", "wan", false, func(int) []byte {
 			return packetOf(outside(), own, tuple.ICMP, 64, 0, []byte{8, 0, 0, 0, byte(r.Uint32()), byte(r.Uint32()), 0, 1})
 		}},
-		{"fragments whose others never come", "guest", true, func(i int) []byte {
+		{"fragments whose others never come", "guest", false, func(i int) []byte {
 			ip := datagram(inside(), outside(), any16(), any16(), string(pattern(64)))
 			binary.BigEndian.PutUint16(ip[6:], []uint16{0x2000, 0x2009, 9}[i%3])
 			ip[10], ip[11] = 0, 0
@@ -214,7 +264,7 @@ func strangers(b *bystanders) []struct {
 			return ip
 		}},
 		{"announcements of one client", "guest", false, func(i int) []byte {
-			return datagram(addr("10.9.0.5"), bystanderPeer, uint16(20000+i%50), 5060, invite("10.9.0.5", i, 10000+2*(i%20000)))
+			return datagram(addr("10.9.0.5"), addr("198.51.100.7"), uint16(20000+i%50), 5060, invite("10.9.0.5", i, 10000+2*(i%20000)))
 		}},
 		{"answers that nobody asked for", "wan", false, func(int) []byte {
 			h := binary.BigEndian.AppendUint32(ports16(any16(), any16()), r.Uint32())
@@ -238,10 +288,11 @@ func strangers(b *bystanders) []struct {
 // flows that live arrive, others connect, the table keeps to its bound, and as soon as the
 // flood is over whoever comes is served.
 //
-// Profile rfc has one exception, as it ends no live flow (RFC 6888 REQ-11): when very many
-// sources have filled the table, who comes then is refused, until their flows are over.
+// Profile rfc has one exception, as it ends no live flow (RFC 6888 REQ-11): when more
+// sources than can be told apart have taken what anybody may have, hosts without a flow
+// that was answered are refused, until those are over.
 func TestOthersKeepWhatTheyHaveInAFlood(t *testing.T) {
-	n := 100_000
+	n := 50_000
 	if testing.Short() {
 		n = 10_000
 	}
@@ -252,11 +303,14 @@ func TestOthersKeepWhatTheyHaveInAFlood(t *testing.T) {
 				b.endure(f.from, n, strangers(b)[i].next)
 				s := b.e.Stats()
 				filled := profile == conntrack.RFC && f.many && s.Dropped[TableFull]+s.Dropped[ClientFull] > 0
+				if k := b.known; k.served*100 < k.tried*95 {
+					t.Errorf("%d of %d new connections of hosts that have others were served; dropped %v", k.served, k.tried, reasonsOf(&s))
+				}
 				if b.came != b.sent {
 					t.Errorf("%d of %d packets of flows that live arrived; dropped %v", b.came, b.sent, reasonsOf(&s))
 				}
-				if !filled && b.served*100 < b.tried*95 {
-					t.Errorf("%d of %d new connections were served; dropped %v", b.served, b.tried, reasonsOf(&s))
+				if !filled && b.new.served*100 < b.new.tried*95 {
+					t.Errorf("%d of %d new connections of other hosts were served; dropped %v", b.new.served, b.new.tried, reasonsOf(&s))
 				}
 				if filled {
 					b.advance(10 * time.Minute)
@@ -264,11 +318,15 @@ func TestOthersKeepWhatTheyHaveInAFlood(t *testing.T) {
 						p.TakeFrames()
 					}
 				}
-				for port := range uint16(20) {
-					if !b.shake(60001+port, func() {}) {
-						s := b.e.Stats()
-						t.Fatalf("connection %d after the flood is not served; dropped %v", port, reasonsOf(&s))
+				var after shakes
+				for ; after.tried < 20; after.tried++ {
+					if b.shake(60001+uint16(after.tried), func() {}) {
+						after.served++
 					}
+				}
+				if after.served < after.tried-1 { // one may be of those that meet where the table is full
+					s := b.e.Stats()
+					t.Errorf("%d of %d new connections after the flood were served; dropped %v", after.served, after.tried, reasonsOf(&s))
 				}
 			})
 		}

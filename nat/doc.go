@@ -175,7 +175,7 @@
 //	6888 REQ-8    SHOULD  met in rfc profile  freed ports rest for 120 seconds - selftest.TestFreedPortsAreHeldDown
 //	6888 REQ-9    MUST    met                 mappings by request of the client, with [pcp] - control.TestHostsAskForPorts
 //	6888 REQ-10   SHOULD  by choice not       an API and metrics, no MIB
-//	6888 REQ-11   MUST    met in rfc profile  refused, and nothing ended for it - conntrack.TestFullTable
+//	6888 REQ-11   MUST    met in rfc profile  refused, and nothing ended for it - conntrack.TestRFCSparesTheLastOfATableForThoseWhoAreAnswered
 //	6888 REQ-12   SHOULD  met                 nothing is logged without a rule - rules.TestLogLinesTellThePacketAndWhatIsMissing
 //	6888 REQ-13   SHOULD  met                 every port is used - nat.TestOneAddressCarries64512FlowsToOneDestination
 //	6888 REQ-14   SHOULD  met                 one line for a block of ports - dataplane.TestBlocksOfPorts

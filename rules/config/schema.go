@@ -219,7 +219,7 @@ var conntrackKeys = []key[Conntrack]{
 // sharesKeys describe [conntrack.shares].
 var sharesKeys = []key[conntrack.Shares]{
 	{"floor", "integer 1-100000000", "max/64, at least 16", "4096",
-		"Flows that a client may always have, whatever its share.",
+		"Flows that a client may always have, whatever its share. In profile rfc the last tenth of the table is for clients with fewer flows that wait for an answer, the fuller it is.",
 		func(d *decoder, n *node, v *conntrack.Shares) { d.integer(n, &v.Floor, 1, 100000000) }},
 	{"half_open", "integer 1-100000000", "max/4, at least 16", "65536",
 		"Flows of all clients together that have seen no lasting answer yet, before they are shared among the clients.",
