@@ -108,9 +108,10 @@ func ReadRemains(array func(name string) ([]byte, error)) (*Remains, error) {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	if len(r.due) != len(r.entries) {
+	if len(r.due) > len(r.entries) {
 		return nil, fmt.Errorf("%w: %d flows, %d times", ErrTorn, len(r.entries), len(r.due))
 	}
+	r.entries = r.entries[:len(r.due)] // there are more if somebody was killed in the middle of a Cut
 	return &r, nil
 }
 
@@ -130,7 +131,7 @@ func viewer[T any](to *[]T) func([]byte) error {
 }
 
 // Cut tells how many bytes of the arrays, by name, have anything in them. The rest is not
-// read any more: it may go.
+// read any more: it may go. Times come first, as ReadRemains expects.
 func (r *Remains) Cut(f func(name string, size int) error) error {
 	n := len(r.due)
 	for n > 0 && r.due[n-1] == 0 {

@@ -254,6 +254,43 @@ func compareContents(t *testing.T, was, is map[tuple.Tuple]string) {
 	}
 }
 
+// Whoever is killed while he reads what was left, and has given back a part of it, leaves
+// all of it to the next one.
+func TestReaderThatIsKilledWhileItCutsLosesNothing(t *testing.T) {
+	memory := &keeptest.Memory{}
+	table := newTable(t, millConfig(memory))
+	w := table.Worker(0)
+	w.Begin(start)
+	for n := range 20 {
+		mustAdmit(t, w, proposal(flowTuple(tuple.UDP, n)), data, start)
+	}
+	was, killed := contents(table), errors.New("killed")
+	for steps := range 3 {
+		left := memory.Left()
+		r, err := ReadRemains(left.Array)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		err = r.Cut(func(name string, size int) error {
+			if n == steps {
+				return killed
+			}
+			n++
+			left[name] = left[name][:size]
+			return nil
+		})
+		if (err != nil) != (steps < 2) {
+			t.Fatalf("after %d steps: %v", n, err)
+		}
+		heir, refused := heirOf(t, left.Array, start)
+		compareContents(t, was, contents(heir))
+		if len(refused) > 0 || heir.Len() != 20 {
+			t.Errorf("killed after %d steps: %d of 20 flows are there, not adopted: %v", n, heir.Len(), refused)
+		}
+	}
+}
+
 const (
 	millFolder = "CULVERT_TEST_MILL"
 	millSeed   = "CULVERT_TEST_MILL_SEED"
