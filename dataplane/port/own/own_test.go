@@ -11,6 +11,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -292,7 +294,18 @@ func TestHostPathLeadsThroughTheGateway(t *testing.T) {
 // victim is a process that owns the gateway's interface, to be killed.
 func (w wire) victim(t *testing.T, e OnExit, pins string) *exec.Cmd {
 	t.Helper()
+	cmd, said := w.start(t, e, pins, 0)
+	if said != "taken: <nil>\n" {
+		t.Fatalf("victim: %s", said)
+	}
+	return cmd
+}
+
+// start starts such a process, with namespaces of its own by flags, and returns what it says.
+func (w wire) start(t *testing.T, e OnExit, pins string, flags uintptr) (*exec.Cmd, string) {
+	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: flags}
 	cmd.Env = append(os.Environ(), "OWN_TEST_NETNS="+w.gate.Netns, "OWN_TEST_PINS="+pins,
 		fmt.Sprintf("OWN_TEST_IFINDEX=%d", w.gate.Index(t)), fmt.Sprintf("OWN_TEST_ON_EXIT=%d", e))
 	out, err := cmd.StdoutPipe()
@@ -303,11 +316,8 @@ func (w wire) victim(t *testing.T, e OnExit, pins string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	line, _ := bufio.NewReader(out).ReadString('\n')
-	if line != "taken: <nil>\n" {
-		t.Fatalf("victim: %s", line)
-	}
-	return cmd
+	said, _ := bufio.NewReader(out).ReadString('\n')
+	return cmd, said
 }
 
 func TestKillLeavesNothingBehindWithRelease(t *testing.T) {
@@ -378,6 +388,32 @@ func TestHoldOutlivesTheProcessAndIsAdoptedWithoutAGap(t *testing.T) {
 	w.mustAnswer(t)
 	if left, _ := filepath.Glob(pins + "/*-*"); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A file system that the process mounts in a mount namespace of its own takes the pins with
+// it when it ends: that is no hold. One that is there already does not.
+func TestHoldThatWouldEndWithTheProcessIsRefused(t *testing.T) {
+	w := newWire(t)
+	pins := pinDir(t)
+	if _, said := w.start(t, Hold, pins, unix.CLONE_NEWNS); !strings.Contains(said, "ends with this process") {
+		t.Errorf("alone with its mounts: %q", said)
+	}
+	w.mustAnswer(t)
+	w.take(t, Config{OnExit: Hold, PinDir: pins}).Close()
+	v, said := w.start(t, Hold, pins, unix.CLONE_NEWNS)
+	if said != "taken: <nil>\n" {
+		t.Fatalf("with a file system that was there: %q", said)
+	}
+	w.answers(t)
+	v.Process.Kill()
+	v.Wait()
+	w.ask(t)
+	if got := w.answers(t); len(got) != 0 {
+		t.Errorf("a held interface sent %d frames after kill -9", len(got))
+	}
+	if n, err := ReleaseHeld(pins); n != 1 || err != nil {
+		t.Errorf("ReleaseHeld = %d, %v; want 1 interface", n, err)
 	}
 }
 

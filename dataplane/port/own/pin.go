@@ -178,6 +178,7 @@ func removePinDir(dir string) error {
 
 // ensureBPFFS makes sure that dir can be made on a BPF file system. Where there is
 // none, it mounts one: at the usual place if dir is below that, at dir itself otherwise.
+// One that would end with this process is an error.
 func ensureBPFFS(dir string) error {
 	at := dir
 	if rel, err := filepath.Rel(bpfRoot, dir); err == nil && filepath.IsLocal(rel) {
@@ -192,8 +193,20 @@ func ensureBPFFS(dir string) error {
 	if st.Type == unix.BPF_FS_MAGIC {
 		return nil
 	}
+	if mountsAlone() {
+		return fmt.Errorf("%s has no BPF file system, and one that is mounted now ends with this process, which has a mount namespace "+
+			"of its own (ip netns exec makes one): start it by nsenter --net=/run/netns/NAME, or do without hold", at)
+	}
 	if err := unix.Mount("bpf", at, "bpf", 0, "mode=0700"); err != nil {
 		return fmt.Errorf("mount a BPF file system at %s (needs CAP_SYS_ADMIN): %w", at, err)
 	}
 	return nil
+}
+
+// mountsAlone reports whether this process was given a mount namespace that its parent
+// does not share: what is mounted in it is gone with the process.
+func mountsAlone() bool {
+	var ours, parents unix.Stat_t
+	return unix.Stat("/proc/self/ns/mnt", &ours) == nil &&
+		unix.Stat(fmt.Sprintf("/proc/%d/ns/mnt", os.Getppid()), &parents) == nil && ours.Ino != parents.Ino
 }
