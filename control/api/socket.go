@@ -23,8 +23,9 @@ const (
 	socketMode    = 0o600
 	groupMode     = 0o660 // with a group
 	directoryMode = 0o755
-	maxPath       = 107 // bytes of sun_path without the final zero
-	probeTimeout  = time.Second
+	maxPath       = 107         // bytes of sun_path without the final zero
+	probeTimeout  = time.Second // for one that ends, too
+	probePause    = 10 * time.Millisecond
 	lockWait      = time.Second // for another gateway that starts
 )
 
@@ -75,7 +76,8 @@ func Listen(path, group string) (net.Listener, error) {
 	return place(path, gid)
 }
 
-// probe reports an error unless path is free or holds a dead socket.
+// probe reports an error unless path is free or holds a dead socket. The socket of a
+// gateway that was killed just now accepts connections until its memory is given back.
 func probe(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -87,15 +89,27 @@ func probe(path string) error {
 	if info.Mode().Type() != fs.ModeSocket {
 		return fmt.Errorf("control socket %s: exists and is no socket; remove it or choose another with --socket", path)
 	}
-	conn, err := net.DialTimeout("unix", path, probeTimeout)
-	if errors.Is(err, unix.ECONNREFUSED) {
-		return nil // nobody listens any more
+	for until := time.Now().Add(probeTimeout); ; {
+		conn, err := net.DialTimeout("unix", path, probeTimeout)
+		if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
+			return nil // nobody listens any more
+		}
+		if err != nil {
+			return fmt.Errorf("control socket: %w", err)
+		}
+		if !hangsUp(conn, until) {
+			return fmt.Errorf("control socket %s: %w; give this one its own with --socket", path, ErrSocketInUse)
+		}
+		time.Sleep(probePause)
 	}
-	if err != nil {
-		return fmt.Errorf("control socket: %w", err)
-	}
-	conn.Close()
-	return fmt.Errorf("control socket %s: %w; give this one its own with --socket", path, ErrSocketInUse)
+}
+
+// hangsUp closes conn, and reports whether the other side has done so before until.
+func hangsUp(conn net.Conn, until time.Time) bool {
+	defer conn.Close()
+	_ = conn.SetReadDeadline(until) // an error: so has Read
+	_, err := conn.Read(make([]byte, 1))
+	return err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // place makes the socket under another name, so that it is never seen with

@@ -52,6 +52,29 @@ func TestSocketOfALiveGatewayIsRefused(t *testing.T) {
 	}
 }
 
+// A process that was killed goes on listening until its memory is given back: who starts
+// the next one at once need not know.
+func TestSocketOfAGatewayThatIsEndingIsReplaced(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "culvert.sock")
+	dying, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dying.SetUnlinkOnClose(false)
+	ended := make(chan error, 1)
+	go func() {
+		conn, err := dying.Accept() // somebody wants to know
+		if err == nil {
+			err = errors.Join(dying.Close(), conn.Close())
+		}
+		ended <- err
+	}()
+	listen(t, path)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestSocketOfADeadGatewayIsReplaced(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "culvert.sock")
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +27,10 @@ type Memory interface {
 
 // ErrBusy is returned for a folder that another process is using.
 var ErrBusy = errors.New("another process keeps its flows there: give each gateway a folder of its own")
+
+// ErrOthers is returned for a folder that belongs to another user, or that others may
+// write to.
+var ErrOthers = errors.New("others may write there")
 
 const (
 	prefix     = "flows."
@@ -59,10 +64,19 @@ const (
 	Successor               // yes: this process is about to take over from one
 )
 
+// busyWait is how long a process that was killed may take to give back its memory.
+const (
+	busyWait = time.Second
+	busyPoll = 10 * time.Millisecond
+)
+
 // Open makes a folder for this process in that of its gateway, which it makes if
-// necessary. Errors wrap ErrBusy, or say what the file system has against it.
+// necessary. Errors wrap ErrBusy or ErrOthers, or say what the file system has against it.
 func Open(root string, r Rivals) (*Folder, error) {
 	if err := os.MkdirAll(root, 0o700); err != nil {
+		return nil, err
+	}
+	if err := ours(root); err != nil {
 		return nil, err
 	}
 	gate, err := lockFile(filepath.Join(root, lockName), unix.LOCK_EX)
@@ -80,7 +94,12 @@ func Open(root string, r Rivals) (*Folder, error) {
 			continue
 		}
 		path := filepath.Join(root, e.Name())
-		switch dead, err := abandoned(path); {
+		dead, err := abandoned(path)
+		for until := time.Now().Add(busyWait); err == nil && !dead && r == Alone && time.Now().Before(until); {
+			time.Sleep(busyPoll)
+			dead, err = abandoned(path)
+		}
+		switch {
 		case err != nil:
 			return nil, err
 		case dead:
@@ -101,6 +120,19 @@ func Open(root string, r Rivals) (*Folder, error) {
 		return nil, errors.Join(err, os.RemoveAll(f.path))
 	}
 	return f, nil
+}
+
+// ours says what is wrong with a folder that others may write to: what they put there
+// would be flows, which let packets in.
+func ours(path string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if me := uint32(os.Geteuid()); st.Uid != me && st.Uid != 0 || st.Mode&0o022 != 0 {
+		return fmt.Errorf("%s: %w: it has owner %d and mode %o; want owner %d and mode 700", path, ErrOthers, st.Uid, st.Mode&0o7777, me)
+	}
+	return nil
 }
 
 // abandoned reports whether the process of a folder has died.

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"reflect"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // inMemory returns a folder on a tmpfs.
@@ -135,6 +137,85 @@ func TestFolderIsForOneProcess(t *testing.T) {
 	}
 	closed(t, second)
 	closed(t, first)
+}
+
+// A process that was killed keeps its lock until its memory is given back.
+func TestFolderOfAProcessThatIsEndingIsWaitedFor(t *testing.T) {
+	root := inMemory(t)
+	dying := open(t, root, Alone)
+	if err := dying.Describe("gone"); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		next, err := Open(root, Alone)
+		if err == nil {
+			if n := len(next.Leftovers()); n != 1 {
+				t.Errorf("%d processes have left something, want 1", n)
+			}
+			err = next.Close()
+		}
+		got <- err
+	}()
+	for held := false; !held; { // the next one is there
+		gate, err := lockFile(filepath.Join(root, lockName), unix.LOCK_EX|unix.LOCK_NB)
+		if held = errors.Is(err, unix.EWOULDBLOCK); err == nil {
+			closed(t, gate)
+		}
+	}
+	closed(t, dying)
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFolderThatOthersMayWriteToIsRefused(t *testing.T) {
+	for mode, want := range map[os.FileMode]error{0o700: nil, 0o755: nil, 0o770: ErrOthers, 0o777: ErrOthers, 0o777 | os.ModeSticky: ErrOthers} {
+		root := inMemory(t)
+		if err := errors.Join(os.Mkdir(root, 0o700), os.Chmod(root, mode)); err != nil {
+			t.Fatal(err)
+		}
+		f, err := Open(root, Alone)
+		if !errors.Is(err, want) {
+			t.Errorf("mode %o: %v, want %v", mode, err, want)
+		}
+		if err == nil {
+			closed(t, f)
+		}
+	}
+}
+
+// What has the name of a file and is none is an error at once, whoever put it there.
+func TestLeftoverThatIsNoFileHoldsUpNobody(t *testing.T) {
+	root := inMemory(t)
+	first := open(t, root, Alone)
+	fill(t, first, "words", "here I am", 1<<20)
+	if err := first.Describe("me"); err != nil {
+		t.Fatal(err)
+	}
+	closed(t, first)
+	next := open(t, root, Alone)
+	defer closed(t, next)
+	left := next.Leftovers()[0]
+	for what, make := range map[string]func(path string) error{
+		"a pipe":   func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"a link":   func(path string) error { return os.Symlink("/dev/zero", path) },
+		"a folder": func(path string) error { return os.Mkdir(path, 0o700) },
+	} {
+		for _, name := range []string{headerName, "words"} {
+			path := filepath.Join(left.Path(), name)
+			if err := errors.Join(os.RemoveAll(path), make(path)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var header string
+		if err := left.Header(&header); err == nil {
+			t.Errorf("%s is read as header %q", what, header)
+		}
+		if mem, err := left.Array("words"); err == nil {
+			t.Errorf("%s is an array of %d bytes", what, len(mem))
+		}
+	}
 }
 
 func TestRoomThatIsMissingIsCounted(t *testing.T) {

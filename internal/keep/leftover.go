@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -19,9 +20,33 @@ type Leftover struct {
 // Path returns the name of the folder.
 func (l *Leftover) Path() string { return l.path }
 
+// maxHeader bounds what is read of a header, bytes.
+const maxHeader = 1 << 20
+
+// open opens a file to read. Whatever else has the name is an error, and nobody waits.
+func (l *Leftover) open(name string) (*os.File, error) {
+	file, err := os.OpenFile(filepath.Join(l.path, name), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no file, but has mode %v", file.Name(), info.Mode())
+	}
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
 // Header reads the header into v.
 func (l *Leftover) Header(v any) error {
-	text, err := os.ReadFile(filepath.Join(l.path, headerName))
+	file, err := l.open(headerName)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, maxHeader))
 	if err != nil {
 		return err
 	}
@@ -33,7 +58,7 @@ func (l *Leftover) Header(v any) error {
 
 // Array maps an array, read-only, until Close.
 func (l *Leftover) Array(name string) ([]byte, error) {
-	file, err := os.Open(filepath.Join(l.path, name))
+	file, err := l.open(name)
 	if err != nil {
 		return nil, err
 	}
