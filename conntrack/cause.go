@@ -37,7 +37,7 @@ func (w *Worker) End(r Ref, why Cause) bool { return w.killFor(r.Slot, always, w
 
 // ID returns the id of the flow in a slot found in this batch: that of Flow.ID.
 func (w *Worker) ID(slot uint32) uint32 {
-	return w.t.index.key.id(slot, w.t.entries[slot].Gen())
+	return w.t.ids.of(slot, w.t.entries[slot].Gen())
 }
 
 // causes remembers why entries ended whose DESTROY waits for room. There are

@@ -185,7 +185,12 @@ type Config struct {
 	// HelperName names the helper with a number that a Proposal had. Nil: no names.
 	HelperName func(helper uint32) string
 
-	Key [16]byte // secret of the hash; all zero: random
+	Key [16]byte // secret of the hash and of ids; all zero: random
+
+	// SlotBits is how many bits of an id say which slot the flow is in: those of the table
+	// that this one takes over, so that its flows keep their ids. 0: as many as this one's
+	// slots need.
+	SlotBits int
 
 	// Wall reads the wall clock, once a second: it may be set long after the table was
 	// made. Nil: time.Now, or nobody if there is a Base.
@@ -221,6 +226,9 @@ const (
 func (c Config) withDefaults() (Config, error) {
 	if c.Max < 1 || c.Max > maxEntries {
 		return c, fmt.Errorf("conntrack: max %d: must be 1 to %d", c.Max, maxEntries)
+	}
+	if c.SlotBits < 0 || c.SlotBits > 31 {
+		return c, fmt.Errorf("conntrack: %d bits of a slot: must be 0 to 31", c.SlotBits)
 	}
 	if c.Workers < 0 || c.Workers > maxWorkers {
 		return c, fmt.Errorf("conntrack: %d workers: must be 1 to %d", c.Workers, maxWorkers)

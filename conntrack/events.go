@@ -402,7 +402,7 @@ func (t *Table) describe(f *Flow, slot uint32, e *Entry, x *extension, now Tick)
 	*f = Flow{
 		Status: e.Status() & kernelBits,
 		State:  e.State(),
-		ID:     t.index.key.id(slot, e.gen),
+		ID:     t.ids.of(slot, e.gen),
 		Mark:   e.mark,
 		Rule:   e.rule,
 		Choice: e.Choice(),

@@ -97,9 +97,12 @@ func (l *likeness) add(x uint64) {
 	*l = likeness(bits.RotateLeft64((uint64(*l)^x)*odd, 29))
 }
 
-// Key returns the secret of the hash: a table with the same one has the same ids for the
-// same slots.
+// Key returns the secret of the hash and of ids: a table with the same one and the same
+// SlotBits has the same ids for the same slots.
 func (t *Table) Key() (key [16]byte) { return t.index.key.bytes() }
+
+// SlotBits returns Config.SlotBits, or what it was taken for.
+func (t *Table) SlotBits() int { return t.ids.bits }
 
 // Slots returns how many slots the table has, and the highest that it has ever used.
 func (t *Table) Slots() (all, high uint32) { return t.slots.limit, t.slots.high.Load() }

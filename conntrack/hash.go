@@ -53,9 +53,3 @@ func same(a, b *tuple.Tuple) bool {
 func (k hashKey) words(a, b, c, d, e uint64) uint64 {
 	return sip.Key(k).Sum(&[5]uint64{a, b, c, d, e})
 }
-
-// id is the number printed for an entry: it does not tell which slot it is or
-// how often the slot was used.
-func (k hashKey) id(slot, gen uint32) uint32 {
-	return uint32(k.words(uint64(slot)<<32|uint64(gen), 0, 0, 0, 1))
-}

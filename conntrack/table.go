@@ -39,6 +39,7 @@ type Table struct {
 	clients clients
 	toward  toward
 	grower  grower
+	ids     ids
 	owner   []uint32 // by slot: the client
 	rules   []uint32 // by slot: generation of the rules that admitted the flow
 	stamps  []uint64 // by slot: see stamp
@@ -97,6 +98,7 @@ func New(cfg Config) (*Table, error) {
 	if err := t.allocate(cfg.Max + cfg.Max/8 + slotSlack + (cfg.Workers+1)*(4*refillCount+maxDying)); err != nil {
 		return nil, errors.Join(err, t.free())
 	}
+	t.ids = newIDs(t.index.key, t.slots.limit, cfg.SlotBits)
 
 	t.grower.start(t)
 	t.epochs = newEpochs(cfg.Workers + readerSeats)

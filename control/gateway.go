@@ -210,7 +210,7 @@ func (g *Gateway) start(ctx context.Context) error {
 func (g *Gateway) build() (err error) {
 	workers := workersOf(g.cfg)
 	table := g.cfg.Conntrack.Table()
-	table.Key = g.heir.secret()
+	table.Key, table.SlotBits = g.heir.secret()
 	table.Workers = workers
 	table.EventRing = g.cfg.Limits.EventRing
 	table.Timestamp = table.Timestamp || len(g.cfg.FlowLogs) > 0 // for durations

@@ -331,7 +331,7 @@ func restsOf(p port.Port) []port.Rest {
 // offer returns what there is for a successor, and the descriptors that belong to it.
 func (g *Gateway) offer() (o upgrade.Offer, fds []int, err error) {
 	_, high := g.table.Slots()
-	o = upgrade.Offer{Name: g.cfg.Gateway.Name, Version: Version(), Generation: g.current.Load().generation, Secret: g.table.Key(), Slots: high,
+	o = upgrade.Offer{Name: g.cfg.Gateway.Name, Version: Version(), Generation: g.current.Load().generation, Secret: g.table.Key(), SlotBits: g.table.SlotBits(), Slots: high,
 		Upgrades: g.handing.count.Load()}
 	for _, p := range g.movable() {
 		i, some, err := p.bequeath()

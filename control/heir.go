@@ -133,12 +133,12 @@ func (h *heir) sort(fds []int) error {
 
 func (i *inherited) key() key { return key{i.Netns, i.Name} }
 
-// secret returns the key of the table: flows have the same ids with it.
-func (h *heir) secret() (k [16]byte) {
+// secret returns what makes ids of flows: they have the same ones with it.
+func (h *heir) secret() (key [16]byte, slotBits int) {
 	if h == nil {
-		return k
+		return key, 0
 	}
-	return h.offer.Secret
+	return h.offer.Secret, h.offer.SlotBits
 }
 
 // find returns an interface of the predecessor, nil if it had none.

@@ -27,6 +27,7 @@ type Offer struct {
 	Version    string   // of its program
 	Generation uint32   // of its rules
 	Secret     [16]byte // conntrack.Table.Key
+	SlotBits   int      // conntrack.Table.SlotBits
 	Slots      uint32   // of the table, that have ever been used
 	Upgrades   uint64   // how often it was handed over before
 
