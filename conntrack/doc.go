@@ -99,7 +99,8 @@
 //
 // Each worker notes events in a ring of its own and never waits; events of
 // expectations have one more. One goroutine puts all in one order and tells the
-// listeners. A DESTROY waits for room in its ring, other events are lost when there
+// listeners: of an event after some silence at once, of those that follow about a
+// millisecond later, when it looks by itself, for to be woken would cost the worker. A DESTROY waits for room in its ring, other events are lost when there
 // is none; lost ones have numbers, too, and listeners are told how many of each kind.
 // After the DESTROY of an entry there is no UPDATE of it. Without listeners events
 // cost one load.

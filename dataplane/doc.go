@@ -38,8 +38,9 @@
 // # What a flow caches
 //
 // For each direction a flow's record keeps a route.Hint: the slot of the
-// neighbour it leaves to, with a generation. Applying a State or a change of
-// the neighbour makes the hint miss, and the packet is routed anew. The reverse
+// neighbour it leaves to, with a generation. A change of the neighbour makes the hint
+// miss, and the packet is routed anew. So does applying a State, unless nothing differs
+// that the way depends on (view.leadsAs): a reload of rules costs packets nothing. The reverse
 // path is checked (RFC 3704) whenever a hint is made, and for packets that come in
 // by another port than the one the flow's other direction leaves by.
 //

@@ -283,7 +283,9 @@ func (e *Engine) publish(old, v *view) error {
 	}
 	v.ledger.Carry(old.ledger)
 	e.view.Store(v)
-	e.neigh.Invalidate() // every cached next hop is chosen anew
+	if !v.leadsAs(old) {
+		e.neigh.Invalidate() // every cached next hop is chosen anew
+	}
 	return nil
 }
 
@@ -297,7 +299,9 @@ func (e *Engine) retire(old, v *view) {
 			e.neigh.Forget(uint16(id))
 		}
 	}
-	e.neigh.Invalidate()
+	if !v.leadsAs(old) {
+		e.neigh.Invalidate()
+	}
 	for _, w := range e.workers {
 		w.pending.resolved() // packets for neighbours that were forgotten
 		w.wake()             // it sleeps on the old ports

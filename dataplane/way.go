@@ -2,6 +2,8 @@ package dataplane
 
 import (
 	"hash/maphash"
+	"maps"
+	"slices"
 
 	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
@@ -228,6 +230,24 @@ func (v *view) stranded(f *conntrack.Flow, d tuple.Direction, neigh *route.Neigh
 	}
 	port, _, known := neigh.Where(route.Hint(f.Hint[d]))
 	return known && port == home
+}
+
+// leadsAs reports whether a next hop that a flow has cached under old is the one that
+// it would get under v: whatever wayOn, doomed and mustFilter look at is the same.
+func (v *view) leadsAs(old *view) bool {
+	return v.prog.Follow() != rules.PerPacket && // else packets of live flows have to meet these rules
+		slices.Equal(v.routes.Routes(), old.routes.Routes()) &&
+		slices.EqualFunc(v.ports, old.ports, (*portEntry).leadsAs) &&
+		maps.Equal(v.local, old.local) && maps.Equal(v.gone, old.gone)
+}
+
+// leadsAs reports whether packets come from a port and go to it as they do with q.
+func (p *portEntry) leadsAs(q *portEntry) bool {
+	if p == nil || q == nil {
+		return p == q
+	}
+	return p.sameLink(q) && p.link == q.link && p.pointToPoint == q.pointToPoint && p.box == q.box &&
+		p.area == q.area && p.rpf == q.rpf
 }
 
 // reversePath checks the source of a packet against the routes (RFC 3704). Strict

@@ -364,7 +364,7 @@ func (n *Neighbours) Learn(port uint16, addr tuple.Addr, mac [6]byte, confirmed 
 
 // Static declares a neighbour that needs no resolution: the far end of a
 // point-to-point port (zero mac), or an address the user fixed. It reports false
-// when the table has no room.
+// when the table has no room. Hints of one that is there already stay valid.
 func (n *Neighbours) Static(port uint16, addr tuple.Addr, mac [6]byte) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -376,8 +376,11 @@ func (n *Neighbours) Static(port uint16, addr tuple.Addr, mac [6]byte) bool {
 		n.slots[i].owner++
 		n.index[neighbourKey{port, addr}] = i
 	}
-	n.closeLocked(i)
 	s := &n.slots[i]
+	if s.static && s.mac == mac {
+		return true
+	}
+	n.closeLocked(i)
 	s.addr, s.mac, s.state, s.static = addr, mac, Reachable, true
 	s.port.Store(uint32(port))
 	s.retag()

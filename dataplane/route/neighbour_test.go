@@ -82,6 +82,18 @@ func TestHintIsValidUntilSomethingChanges(t *testing.T) {
 	}
 }
 
+func TestHintOfAStaticNeighbourIsValidUntilItsAddressChanges(t *testing.T) {
+	n := NewNeighbours(8)
+	n.Static(1, host, macA)
+	h, _, _ := n.Find(1, host, 0)
+	n.Static(1, host, macA)
+	wantHit(t, n, h, 1, macA)
+	n.Static(1, host, macB)
+	wantMiss(t, n, h, "another address")
+	h, _, _ = n.Find(1, host, 0)
+	wantHit(t, n, h, 1, macB)
+}
+
 func TestHintsThatNeverWere(t *testing.T) {
 	n := NewNeighbours(2)
 	h, st, fresh := n.Ask(1, host, asker, 0)
