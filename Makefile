@@ -24,6 +24,11 @@ netns_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:buil
 longest = ./test/netns/e2e/
 bench_packages = $(sort $(dir $(shell grep -rl --include='*_test.go' '^func Benchmark' . )))
 
+# Tests that measure what work costs packets or takes, and their packages: nothing else
+# may run meanwhile.
+alone = CostsPackets|CostPackets|UseNoProcessor|OfAMillionFlows
+alone_packages = $(sort $(dir $(shell grep -rlE --include='*_test.go' '^func Test[A-Za-z]*($(alone))' .)))
+
 .PHONY: help build man test tools lint unit race netns soak floods bench profile bench-wire bench-compare bench-quick plots fuzz corpus vuln clean
 
 help: ## list the targets
@@ -54,14 +59,15 @@ lint: ## gofmt, vet, staticcheck
 	@scripts/lint
 
 unit: ## unit tests and fuzz seeds, no root needed
-	@go test ./...
+	@go test -skip '$(alone)' ./...
+	@go test -p 1 -run '$(alone)' $(alone_packages)
 
 race: ## the same under the race detector, long ones shortened; not the checks of the source
 	@go test -race -short $$(go list ./... | grep -v '/internal/archtest$$')
 
 netns: build ## end-to-end tests in network namespaces, as root
 	@[ "$$(id -u)" = 0 ] || { echo "these tests make network namespaces: run them as root" >&2; exit 1; }
-	@CULVERT_BIN=$(CURDIR)/bin/culvert go test -tags netns -p 2 $(longest) $(filter-out $(longest),$(netns_packages))
+	@CULVERT_BIN=$(CURDIR)/bin/culvert go test -tags netns -p 2 -skip '$(alone)' $(longest) $(filter-out $(longest),$(netns_packages))
 
 soak: build ## mixed traffic and changes for MINUTES, every invariant checked all the time, as root
 	@[ "$$(id -u)" = 0 ] || { echo "this makes network namespaces: run it as root" >&2; exit 1; }
