@@ -65,29 +65,35 @@ func (g *Gateway) openTable(table conntrack.Config, helpers *alg.Set) (err error
 		g.table, err = conntrack.New(table)
 		return err
 	}
-	for {
-		if err := g.openState(dir, helpers); err != nil {
-			return fmt.Errorf("conntrack.state: %w", err)
-		}
-		table.Memory = g.keeper.folder
-		g.table, err = conntrack.New(table)
+	for given := ""; ; { // up
+		err := g.openState(dir, helpers)
 		if err == nil {
+			table.Memory = g.keeper.folder
+			g.table, err = conntrack.New(table)
+		}
+		if err == nil {
+			g.keeper.result.Refused = cmp.Or(given, g.keeper.result.Refused)
 			return nil
 		}
 		err = fmt.Errorf("conntrack.state: %w", err)
-		if g.keeper.left == nil || !errors.Is(err, unix.ENOSPC) {
-			return err
+		if g.keeper.folder == nil || !errors.Is(err, unix.ENOSPC) {
+			return errors.Join(err, g.keeper.close())
 		}
 		// To forward packets comes first.
+		removed, e := g.keeper.folder.Forget()
+		if !removed || e != nil {
+			return errors.Join(err, e, g.keeper.close())
+		}
+		given = err.Error()
 		g.log.Error("flows of the last process are given up: there is no room for them beside new ones", "folder", dir, "error", err)
-		err = errors.Join(g.keeper.left.files.Remove(), g.keeper.close())
-		if err != nil {
+		if err := g.keeper.close(); err != nil {
 			return err
 		}
 	}
 }
 
-// openState opens the folder and looks at what is there.
+// openState opens the folder, looks at what is there, which gives back some room, and
+// takes room for the names of helpers.
 func (g *Gateway) openState(dir string, helpers *alg.Set) error {
 	rivals := keep.Alone
 	if g.heir != nil {
@@ -98,12 +104,15 @@ func (g *Gateway) openState(dir string, helpers *alg.Set) error {
 		return err
 	}
 	g.keeper = keeper{folder: folder, result: &api.Recalled{}}
+	if g.heir == nil { // it has the flows from who lives
+		g.findLeft()
+	}
 	names, err := folder.Array(helpersName, maxHelpers*len(helperName{}))
 	if err == nil {
 		err = folder.Reserve(names)
 	}
 	if err != nil {
-		return errors.Join(err, g.keeper.close())
+		return err
 	}
 	helpers.OnNumber(func(number uint32, name string) {
 		if number < maxHelpers {
@@ -112,10 +121,12 @@ func (g *Gateway) openState(dir string, helpers *alg.Set) error {
 			g.log.Warn("a flow with this helper has none after a restart: rules had too many different helpers and options", "helper", name)
 		}
 	})
-	if g.heir != nil { // it has the flows from who lives
-		return nil
-	}
-	for _, files := range folder.Leftovers() {
+	return nil
+}
+
+// findLeft looks for flows that can be taken over.
+func (g *Gateway) findLeft() {
+	for _, files := range g.keeper.folder.Leftovers() {
 		image, err := readState(files)
 		if err == nil {
 			g.keeper.left = &leftover{files, image}
@@ -126,7 +137,6 @@ func (g *Gateway) openState(dir string, helpers *alg.Set) error {
 		g.keeper.result.Refused = err.Error()
 		_ = files.Close() // address space
 	}
-	return nil
 }
 
 // readState views what a process has left. An error says why nobody can.

@@ -256,11 +256,17 @@ func (f *Folder) Describe(header any) error {
 		return err
 	}
 	f.own = true
+	_, err = f.Forget()
+	return err
+}
+
+// Forget removes what other processes left, and reports whether there was anything.
+func (f *Folder) Forget() (removed bool, err error) {
 	for _, path := range f.left {
 		err = errors.Join(err, os.RemoveAll(path))
 	}
-	f.left = nil
-	return err
+	removed, f.left = len(f.left) > 0, nil
+	return removed, err
 }
 
 // Close gives the memory back: nobody may use an array any more. The files stay if they
