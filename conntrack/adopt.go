@@ -78,16 +78,9 @@ func (a *Adoption) Flow(s *Saved, helper uint32) error {
 	c := &t.control
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.making = &in
-	ref, claim := c.Claim(&in.Proposal, a.now)
-	c.making = nil
-	c.pending.Store(true) // what the claim took out of the index
-	switch claim {
-	case Claimed:
-	case OriginalTaken, ReplyTaken:
-		return ErrExists
-	default:
-		return ErrNoMemory
+	ref, err := c.makeLocked(&in, a.now)
+	if err != nil {
+		return err
 	}
 	c.resume(ref, told, a.now)
 	if e.Status()&announces != 0 {

@@ -69,7 +69,7 @@ func (w *Worker) Claim(p *Proposal, now Tick) (Ref, Claim) {
 			w.kill(taken.Slot, ifExpired, now)
 			continue
 		}
-		if c == TableFull { // another worker has taken the place that room has found or made
+		if c == TableFull && at == 0 { // another worker has taken the place that room has found or made
 			if c = w.room(ho, who, now); c == Claimed {
 				continue
 			}

@@ -40,18 +40,27 @@ func (t *Table) Insert(in *Insertion) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := t.Now()
+	ref, err := c.makeLocked(in, now)
+	if err == nil {
+		c.Confirm(ref, now)
+	}
+	return err
+}
+
+// makeLocked claims what in says, and returns ErrExists or ErrNoMemory if that cannot be
+// had. c.mu must be held, and the caller is in an epoch.
+func (c *control) makeLocked(in *Insertion, now Tick) (Ref, error) {
 	c.making = in
 	ref, claim := c.Claim(&in.Proposal, now)
 	c.making = nil
 	c.pending.Store(true) // what the claim took out of the index
 	switch claim {
 	case Claimed:
-		c.Confirm(ref, now)
-		return nil
+		return ref, nil
 	case OriginalTaken, ReplyTaken:
-		return ErrExists
+		return Ref{}, ErrExists
 	}
-	return ErrNoMemory
+	return Ref{}, ErrNoMemory
 }
 
 // begin writes what in has beside a Proposal into an entry that is nobody else's yet.

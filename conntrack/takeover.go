@@ -83,15 +83,9 @@ func (k *TakeOver) Flow(s *Saved, helper uint32) error {
 	c := &t.control
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.making = &in
-	ref, claim := c.Claim(&in.Proposal, k.now)
-	c.making = nil
-	switch claim {
-	case Claimed:
-	case OriginalTaken, ReplyTaken:
-		return ErrExists
-	default:
-		return ErrNoMemory
+	ref, err := c.makeLocked(&in, k.now)
+	if err != nil {
+		return err
 	}
 	c.resume(ref, known, k.now)
 	k.used[s.slot] = true
