@@ -114,30 +114,65 @@ func effective() (set, error) {
 }
 
 // Drop gives up every capability of the whole process but those to keep, for
-// good. What it does not have it does not gain. The error wraps
-// errors.ErrUnsupported in binaries that were linked with cgo, whose threads Go
-// cannot reach.
+// good: where it may (CAP_SETPCAP, which root has), also for programs that it starts as
+// root. What it does not have it does not gain. The error wraps errors.ErrUnsupported in
+// binaries that were linked with cgo, whose threads Go cannot reach.
 func Drop(keep ...Capability) error {
 	have, err := effective()
 	if err != nil {
 		return err
 	}
 	left := have.only(keep)
+	if have.has(unix.CAP_SETPCAP) {
+		if err := bound(left); err != nil {
+			return fmt.Errorf("bound capabilities of other programs: %w", err)
+		}
+	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	for i := range data {
 		word := uint32(left >> (32 * i))
 		data[i] = unix.CapUserData{Effective: word, Permitted: word}
 	}
-	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET,
-		uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data[0])), 0)
-	switch errno {
+	if err := allThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data[0]))); err != nil {
+		return fmt.Errorf("drop capabilities: %w", err)
+	}
+	return nil
+}
+
+// bound takes what is not in left out of the bounding set, which is what a program
+// of root's gets when it is started.
+func bound(left set) error {
+	for c := Capability(0); ; c++ {
+		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(c), 0, 0, 0)
+		if errors.Is(err, unix.EINVAL) {
+			return nil // the kernel knows no more
+		}
+		if err != nil {
+			return err
+		}
+		if has == 0 || left.has(c) {
+			continue
+		}
+		if err := allThreads(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(c)); err != nil {
+			return err
+		}
+	}
+}
+
+// allThreads makes a system call in every thread of the process. It keeps none of its
+// arguments.
+//
+//go:uintptrescapes
+func allThreads(call, a, b uintptr) error {
+	switch _, _, errno := syscall.AllThreadsSyscall(call, a, b, 0); errno {
 	case 0:
 		return nil
 	case unix.ENOTSUP:
-		return fmt.Errorf("drop capabilities: %w: the binary was linked with cgo, build it with CGO_ENABLED=0", errors.ErrUnsupported)
+		return fmt.Errorf("%w: the binary was linked with cgo, build it with CGO_ENABLED=0", errors.ErrUnsupported)
+	default:
+		return errno
 	}
-	return fmt.Errorf("drop capabilities: %w", errno)
 }
 
 // Inheritable returns the capabilities of a gateway that the calling thread has and that

@@ -3,6 +3,7 @@
 package box
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -43,6 +44,7 @@ func TestTwoInterfacesAreEnoughToRun(t *testing.T) {
 		binary, "run", "--lan", "lan0", "--wan", "wan0", "--socket", socket)
 	must(t, err)
 	exec(t, box, binary, "status", "--wait", patience.String(), "--socket", socket)
+	keepsWhatItNeeds(t, gw.Pid())
 
 	seenAs(t, client, "http://203.0.113.9/", "203.0.113.1")
 	seenAs(t, client, "http://[2001:db8::9]/", "fd00:a::5")
@@ -60,18 +62,50 @@ func TestTwoInterfacesAreEnoughToRun(t *testing.T) {
 	}
 }
 
-// TestRootGivesUpWhatItNeedsNot starts a gateway with all capabilities.
+// TestRootGivesUpWhatItNeedsNot starts a gateway with all capabilities. It keeps what a
+// gateway needs, and so does the process that an upgrade starts.
 func TestRootGivesUpWhatItNeedsNot(t *testing.T) {
 	lab := netns.ForTest(t, boxTopology(boxConfig+withKernel))
-	p := lab.Gateway().Process()
-	eventually(t, "only what is needed is left", func() bool { return excess(t, p.Pid()) == "" })
+	keepsWhatItNeeds(t, lab.Gateway().Process().Pid())
+	keepsWhatItNeeds(t, upgraded(t, lab.Host("gateway"), lab.Gateway().Binary(), lab.Gateway().Socket()))
 }
 
-// excess names a thread of a process that has a capability which a running
-// gateway can do without, and which. Each thread has its own.
-func excess(t *testing.T, pid int) string {
+// upgraded has another process go on with a gateway, ends that one with the test, and
+// returns its number.
+func upgraded(t *testing.T, box *netns.Host, binary, socket string) int {
+	t.Helper()
+	var result struct{ PID int }
+	must(t, json.Unmarshal([]byte(exec(t, box, binary, "upgrade", "-o", "json", "--socket", socket)), &result))
+	t.Cleanup(func() {
+		if unix.Kill(result.PID, unix.SIGTERM) == nil {
+			eventually(t, "the gateway has ended", func() bool { return unix.Kill(result.PID, 0) == unix.ESRCH })
+		}
+	})
+	return result.PID
+}
+
+// keepsWhatItNeeds waits until a process has the capabilities of a running gateway and
+// no others, nor gives any to programs that it starts.
+func keepsWhatItNeeds(t *testing.T, pid int) {
+	t.Helper()
+	wrong := ""
+	t.Cleanup(func() {
+		if t.Failed() && wrong != "" {
+			t.Logf("process %d at last: %s", pid, wrong)
+		}
+	})
+	eventually(t, "it has what it needs, and that alone", func() bool {
+		wrong = otherCapabilities(t, pid)
+		return wrong == ""
+	})
+}
+
+// otherCapabilities names a thread of a process that has not the capabilities of a
+// running gateway, and its set that is wrong. Each thread has its own.
+func otherCapabilities(t *testing.T, pid int) string {
 	t.Helper()
 	const needed = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW | 1<<unix.CAP_BPF
+	want := map[string]uint64{"CapInh": 0, "CapPrm": needed, "CapEff": needed, "CapBnd": needed, "CapAmb": 0}
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
 	must(t, err)
 	if len(threads) == 0 {
@@ -82,16 +116,22 @@ func excess(t *testing.T, pid int) string {
 		if err != nil {
 			continue // the thread has ended
 		}
+		found := 0
 		for line := range strings.Lines(string(text)) {
 			name, value, _ := strings.Cut(line, ":")
-			if name != "CapEff" && name != "CapPrm" {
+			set, ok := want[name]
+			if !ok {
 				continue
 			}
+			found++
 			have, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
 			must(t, err)
-			if have&^needed != 0 {
-				return path + " " + line
+			if have != set {
+				return fmt.Sprintf("%s: %s, want %x", path, strings.TrimSpace(line), set)
 			}
+		}
+		if found != len(want) {
+			t.Fatalf("%s has %d sets of capabilities, want %d", path, found, len(want))
 		}
 	}
 	return ""

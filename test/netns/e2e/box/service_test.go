@@ -71,7 +71,8 @@ func TestUnitIsSound(t *testing.T) {
 
 // TestServiceNeedsNoMoreThanItsUnitGives runs the service as its unit does, as a
 // user with nothing but the unit's capabilities, records its system calls while it
-// works, and compares them with what the unit's sandbox lets through.
+// works and while another process takes over, and compares them with what the unit's
+// sandbox lets through.
 func TestServiceNeedsNoMoreThanItsUnitGives(t *testing.T) {
 	u, lab := readUnit(t), unconfigured(t)
 	client, box, server := lab.Host("client"), lab.Host("gateway"), lab.Host("server")
@@ -110,7 +111,11 @@ func TestServiceNeedsNoMoreThanItsUnitGives(t *testing.T) {
 	must(t, err)
 	traced, err := strconv.Atoi(strings.TrimSpace(string(pid)))
 	must(t, err)
-	must(t, unix.Kill(traced, unix.SIGTERM))
+	keepsWhatItNeeds(t, traced)
+	heir := upgraded(t, box, binary, socket)
+	keepsWhatItNeeds(t, heir)
+	seenAs(t, client, "http://203.0.113.9/", "203.0.113.1")
+	must(t, unix.Kill(heir, unix.SIGTERM))
 	if err := gw.Wait(t.Context()); err != nil {
 		t.Errorf("SIGTERM ends it with %v, want status 0\n%s", err, gw.Output())
 	}
