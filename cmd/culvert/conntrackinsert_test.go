@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/spf13/cobra"
 )
 
 const insertedFlow = "-p udp -s 10.0.0.5 -d 203.0.113.9 --sport 40000 --dport 53 -t 99"
@@ -137,5 +139,23 @@ func TestStatsHaveALineForEachWorker(t *testing.T) {
 	want := "cpu=0   \tfound=0 invalid=0 insert=1 insert_failed=0 drop=0 early_drop=0 error=0 search_restart=0 clash_resolve=0 chaintoolong=0 \n"
 	if got, stderr, code := g.conntrack(t, "-S"); got != want || stderr != "" || code != exitDone {
 		t.Errorf("status %d, %q, %q; want %q", code, got, stderr, want)
+	}
+}
+
+// endless are lines without an end.
+type endless string
+
+func (e endless) Read(b []byte) (n int, err error) {
+	for n < len(b) {
+		n += copy(b[n:], e)
+	}
+	return n, nil
+}
+
+func TestTooLongFileOfCommandsIsRefusedWhole(t *testing.T) {
+	cmd := &cobra.Command{}
+	cmd.SetIn(endless("#" + strings.Repeat("x", 254) + "\n"))
+	if err := load(cmd, "-", nil); err == nil || !strings.Contains(err.Error(), "longer than 512 MiB") {
+		t.Errorf("a file without an end: %v, want it refused for its length", err)
 	}
 }

@@ -33,7 +33,7 @@ func loadFile(args []string) (file string, rest []string, is bool) {
 	return "", nil, false
 }
 
-// maxLoaded bounds what is read of a file of commands, bytes: a million flows.
+// maxLoaded bounds what is read of a file of commands, bytes: millions of flows.
 const maxLoaded = 512 << 20
 
 // load does the commands of a file in their order. All are parsed before the first one
@@ -49,8 +49,12 @@ func load(cmd *cobra.Command, file string, rest []string) error {
 		in = f
 	}
 	var lines []*conntrackLine
-	text := bufio.NewScanner(io.LimitReader(in, maxLoaded))
+	left := &io.LimitedReader{R: in, N: maxLoaded + 1}
+	text := bufio.NewScanner(left)
 	for text.Scan() {
+		if left.N <= 0 { // what is left of the last line may be another command
+			return fmt.Errorf("%s: is longer than %d MiB: load it in pieces", file, maxLoaded>>20)
+		}
 		if strings.HasPrefix(text.Text(), "#") {
 			continue
 		}

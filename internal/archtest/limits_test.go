@@ -208,6 +208,10 @@ func constants(t *testing.T, dir string) *types.Scope {
 	return pkg.Scope()
 }
 
+// labs are packages that no running gateway uses.
+var labs = []string{"test", "cmd/culvert/demo", "dataplane/vnet", "nat/discover", "control/selftest", "alg/algtest", "alg/example", "alg/offline",
+	"control/api/apitest", "dataplane/port/internal/nstest", "dataplane/replay", "internal/await", "internal/keep/keeptest"}
+
 // buffered finds channels with room for a constant number of things.
 var buffered = regexp.MustCompile(`make\(chan .*, ([A-Za-z]\w*)\)`)
 
@@ -216,7 +220,7 @@ func TestEachBufferedChannelIsInTheTable(t *testing.T) {
 	found := 0
 	for _, p := range list(t) {
 		dir := strings.TrimPrefix(p.ImportPath, module+"/")
-		if withinAny(dir, []string{"test", "cmd/culvert/demo"}) {
+		if withinAny(dir, labs) {
 			continue
 		}
 		for _, name := range p.GoFiles {
@@ -231,6 +235,65 @@ func TestEachBufferedChannelIsInTheTable(t *testing.T) {
 	}
 	if found < 6 {
 		t.Errorf("%d channels were found, want more", found)
+	}
+}
+
+// boundName finds the names of constants that bound something.
+var boundName = regexp.MustCompile(`^(max|Max|most|Most)[A-Z]|(Room|Kept|Queue|Backlog|Slots|Seats|Keys|Limit|Max|Buf)$`)
+
+// noLimits are constants with such a name that no queue, table, buffer or log has.
+var noLimits = map[string]string{
+	// Formats and protocols.
+	"conntrack.maxRetrans": "a count of the tracker", "conntrack.maxTimeout": "of its field", "conntrack.maxWindow": "of RFC 9293", "conntrack.maxEntries": "of its field",
+	"control.maxTAP": "of its frames", "control/api.maxLabel": "of its field", "control/api.maxPath": "of sockaddr_un", "control/api.maxExpectTimeout": "of its field",
+	"control/ipfix.MaxMessage": "of RFC 7011", "control/pcapng.maxBlock": "of files that others wrote", "control/pcapng.maxComment": "of the format",
+	"control/pcp.maxMessage": "of RFC 6887", "control/upgrade.maxFDs": "of one record of the kernel", "control/upgrade.maxContent": "of memory",
+	"dataplane.Kept": "a verdict", "dataplane.FragmentLimit": "a reason", "dataplane.NeighbourQueue": "a reason", "dataplane.maxFrame": "of IP", "dataplane.maxVLAN": "of IEEE 802.1Q",
+	"dataplane/frag.Limit": "a verdict", "dataplane/host.dialPortMax": "of a port", "dataplane/host.gsoMax": "of IP", "dataplane/host.hopLimit": "of RFC 4861", "dataplane/host.maxProbes": "of RFC 4861",
+	"dataplane/packet.maxError4": "of RFC 1812", "dataplane/packet.maxError6": "of RFC 4443", "dataplane/packet.maxIPPayload": "of IP",
+	"dataplane/port/afpacket.bigRoom": "of a frame", "dataplane/port/pcap.maxBlock": "of files that others wrote", "dataplane/port/pcap.maxFrame": "of files that others wrote",
+	"nat/ports.noRoom": "an answer", "rules.fLimit": "a field of a condition",
+	// Ranges of settings, which the reference of the configuration has.
+	"conntrack.maxWorkers": "beyond gateway.workers", "control.maxExpects": "conntrack.expect_max", "dataplane/route.MaxNeighbours": "limits.neighbours",
+	"nat/ports.MaxBlocks": "snat.max_blocks", "nat/ports.maxBlockPower": "snat.block_size", "rules.MaxFlowLimit": "filter.flows_per_source", "rules.maxAreas": "rules/config.maxAreas",
+	"rules/config.commonLimit": "a default of conntrack.max", "rules/config.leastLimit": "a default of conntrack.max", "rules/config.smallLimit": "a default of conntrack.max",
+	"control/api.localRoom": "a default of limits.socket_connections", "dataplane/port/afpacket.defaultSlots": "a default of interface.slots", "rules/config.maxLogText": "filter.log",
+	"control/api.mostToken": "api.token_file", "control/snapshot.maxHeader": "part of control/snapshot.Bytes",
+	// How much work is done, or memory kept, at a time: the rest follows.
+	"conntrack.MaxBatch": "packets", "conntrack.chunkSlots": "of a walk", "conntrack.earlyDropSlots": "of a search", "conntrack.maxChunks": "of a walk", "conntrack.maxExamine": "of a walk",
+	"conntrack.maxFaults": "of a report of defects", "conntrack.maxShards": "of locks", "control.maxRounds": "then packets stop for the last one", "control/api.maxUpdated": "of a walk",
+	"control/kernel.maxDumpAttempts": "then it is tried again later", "dataplane.textKept": "of a cache", "dataplane/frag.maxBuffers": "of a cache", "dataplane/host.maxSlots": "of a record",
+	"internal/nearest.maxLength": "of a search", "nat.maxSpans": "all there can be", "nat/ports.maxShards": "of locks", "nat/ports.reserveSlots": "of memory", "nat/ports.sweepSlots": "of a walk",
+	"rules.maxExtents": "of an index", "rules.maxRuns": "of an index", "rules/config.maxCompared": "of a search for mistakes",
+}
+
+func TestEachConstantThatBoundsSomethingIsInTheTable(t *testing.T) {
+	text, _ := limits(t)
+	found := map[string]bool{}
+	for _, p := range list(t) {
+		dir := strings.TrimPrefix(p.ImportPath, module+"/")
+		if withinAny(dir, labs) {
+			continue
+		}
+		scope := constants(t, dir)
+		for _, name := range scope.Names() {
+			c, ok := scope.Lookup(name).(*types.Const)
+			if !ok || !boundName.MatchString(name) || constant.ToInt(c.Val()).Kind() != constant.Int {
+				continue
+			}
+			id := dir + "." + name
+			found[id] = true
+			if why, other := noLimits[id]; !other && !strings.Contains(text, "`"+id+"`") {
+				t.Errorf("LIMITS.md says nothing of %s", id)
+			} else if other && strings.Contains(text, "`"+id+"`") {
+				t.Errorf("%s is in LIMITS.md, but said to be %s", id, why)
+			}
+		}
+	}
+	for id := range noLimits {
+		if !found[id] {
+			t.Errorf("%s is said to bound nothing, and is not there", id)
+		}
 	}
 }
 
