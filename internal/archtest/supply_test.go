@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"debug/buildinfo"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -15,7 +16,7 @@ import (
 	"unicode"
 )
 
-// licences that what is linked into the binary may have, by words of their texts.
+// licences that what we build with may have, by words of their texts.
 // A text with words of a copyleft licence is refused first.
 var licences = []struct{ name, words string }{
 	{"Apache-2.0", "Apache License Version 2"},
@@ -25,7 +26,8 @@ var licences = []struct{ name, words string }{
 
 var copyleft = regexp.MustCompile(`(?i)GNU (?:Lesser |Affero |Library )?General Public|Mozilla Public|European Union Public`)
 
-func TestModulesOfTheBinaryMayBeLinked(t *testing.T) {
+// TestBinaryNamesItsModules reads the list that go version -m shows.
+func TestBinaryNamesItsModules(t *testing.T) {
 	binary := filepath.Join(t.TempDir(), "culvert")
 	build(t, "../..", binary)
 	info, err := buildinfo.ReadFile(binary)
@@ -43,47 +45,102 @@ func TestModulesOfTheBinaryMayBeLinked(t *testing.T) {
 		if m.Sum == "" {
 			t.Errorf("%s %s has no sum", m.Path, m.Version)
 		}
-		if name, err := licenceOf(t, m.Path); err != nil {
-			t.Errorf("%s: %v", m.Path, err)
-		} else {
-			t.Logf("%s %s: %s", m.Path, m.Version, name)
-		}
 	}
 }
 
-// licenceOf finds and reads the licence of a module.
-func licenceOf(t *testing.T, path string) (string, error) {
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", path)
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("go list: %w", err)
-	}
-	dir := strings.TrimSpace(string(out))
+// licencesOf reads the licences in a folder. A text that is none known here is an error.
+func licencesOf(dir string) (names []string, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	for _, e := range entries {
 		upper := strings.ToUpper(e.Name())
-		if e.IsDir() || !strings.HasPrefix(upper, "LICENSE") && !strings.HasPrefix(upper, "LICENCE") && !strings.HasPrefix(upper, "COPYING") {
+		if e.IsDir() || strings.HasSuffix(upper, ".GO") || !strings.HasPrefix(upper, "LICENSE") && !strings.HasPrefix(upper, "LICENCE") && !strings.HasPrefix(upper, "COPYING") {
 			continue
 		}
 		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		words := wordsOf(string(text))
-		if m := copyleft.FindString(words); m != "" {
-			return "", fmt.Errorf("%s speaks of the %s Licence", e.Name(), m)
+		name, err := licenceOf(string(text))
+		if err != nil {
+			return nil, fmt.Errorf("%s %w", e.Name(), err)
 		}
-		for _, l := range licences {
-			if strings.Contains(words, wordsOf(l.words)) {
-				return l.name, nil
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+// licenceOf names the licence that a text is.
+func licenceOf(text string) (string, error) {
+	words := wordsOf(text)
+	if m := copyleft.FindString(words); m != "" {
+		return "", fmt.Errorf("speaks of the %s Licence", m)
+	}
+	for _, l := range licences {
+		if strings.Contains(words, wordsOf(l.words)) {
+			return l.name, nil
+		}
+	}
+	return "", errors.New("is no licence known here")
+}
+
+func TestOtherLicencesAreRefused(t *testing.T) {
+	for _, tt := range []struct{ claim, text, want string }{
+		{"a permissive one is known by its words", "MIT\n\nPermission is hereby granted, free of\n charge, to any person obtaining a copy\n", ""},
+		{"copyleft is refused", "GNU GENERAL PUBLIC LICENSE\nVersion 2, June 1991\n", "GNU GENERAL PUBLIC"},
+		{"also the lesser one", "GNU Lesser\n  General Public License, version 3", "GNU Lesser General Public"},
+		{"and that of networks", "GNU AFFERO GENERAL PUBLIC LICENSE", "GNU AFFERO GENERAL PUBLIC"},
+		{"also beside a permissive one", "Apache License, Version 2.0\nor the Mozilla Public License", "Mozilla Public"},
+		{"what nobody knows is refused", "All rights reserved.", "no licence known"},
+		{"nothing is refused", "", "no licence known"},
+	} {
+		name, err := licenceOf(tt.text)
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %q, %v, want %q", tt.claim, name, err, tt.want)
+		}
+	}
+}
+
+// TestEverythingThatIsCompiledMayBe reads the licences of every package that the program,
+// its tests and its tools are made of: those of its module, and any on the way to it.
+func TestEverythingThatIsCompiledMayBe(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-test", "-tags", "netns",
+		"-f", "{{with .Module}}{{if not .Main}}{{.Path}}\t{{.Dir}}\t{{$.Dir}}{{end}}{{end}}", "./...", "tool")
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	modules, read := map[string][]string{}, map[string]bool{}
+	for line := range strings.Lines(string(out)) {
+		words := strings.Split(strings.TrimSpace(line), "\t")
+		if len(words) != 3 || words[0] == "" {
+			continue
+		}
+		module, top, dir := words[0], words[1], words[2]
+		for ; !read[dir]; dir = filepath.Dir(dir) {
+			read[dir] = true
+			names, err := licencesOf(dir)
+			if err != nil {
+				t.Errorf("%s: %s: %v", module, dir, err)
+			}
+			modules[module] = append(modules[module], names...)
+			if dir == top {
+				break
 			}
 		}
-		return "", fmt.Errorf("%s is no licence known here", e.Name())
 	}
-	return "", fmt.Errorf("%s has no licence", dir)
+	if len(modules) < 20 {
+		t.Errorf("%d modules were found, want those of go.mod", len(modules))
+	}
+	for module, names := range modules {
+		if len(names) == 0 {
+			t.Errorf("%s has no licence", module)
+		}
+		t.Logf("%s: %v", module, names)
+	}
 }
 
 // wordsOf leaves out how a text is punctuated, quoted and wrapped.
