@@ -77,13 +77,16 @@ func TestAReloadRenewsCertificateAndToken(t *testing.T) {
 		t.Fatalf("status: %+v, %v", st, err)
 	}
 	f.renew(t, "the-second-token-of-the-gateway")
-	if _, err := first.Reload(t.Context(), api.ReloadRequest{Config: f.config, DryRun: true}); err != nil {
+	if _, err := first.Reload(t.Context(), api.ReloadRequest{Config: f.config, DryRun: true}); !errors.Is(err, api.ErrForbidden) {
+		t.Errorf("who has the token names a file: %v, want %v", err, api.ErrForbidden)
+	}
+	if _, err := b.ReloadFile(t.Context(), api.ReloadRequest{Config: f.config, DryRun: true}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := first.Status(t.Context()); err != nil {
 		t.Errorf("a dry run has changed the token: %v", err)
 	}
-	if _, err := first.Reload(t.Context(), api.ReloadRequest{Config: f.config}); err != nil {
+	if _, err := b.ReloadFile(t.Context(), api.ReloadRequest{Config: f.config}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := first.Status(t.Context()); !errors.Is(err, api.ErrUnauthorized) {
@@ -105,7 +108,7 @@ func TestAReloadWithoutCredentialsIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, dry := range []bool{true, false} {
-		if _, err := client.Reload(t.Context(), api.ReloadRequest{Config: f.config, DryRun: dry}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "api.tls_key") {
+		if _, err := b.ReloadFile(t.Context(), api.ReloadRequest{Config: f.config, DryRun: dry}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "api.tls_key") {
 			t.Errorf("reload without the key, dry %v: %v, want a refusal", dry, err)
 		}
 	}

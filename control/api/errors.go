@@ -14,6 +14,7 @@ var (
 	ErrNotFound     = errors.New("not found")    // it is not there
 	ErrExists       = errors.New("exists")       // it is there already
 	ErrUnauthorized = errors.New("unauthorized") // the token is missing or wrong
+	ErrForbidden    = errors.New("forbidden")    // others may ask for it
 	ErrGone         = errors.New("gone")         // what the cursor leads to; begin anew
 	ErrInvalid      = errors.New("bad request")  // the request is wrong in itself
 )
@@ -34,7 +35,7 @@ var (
 // failure is the body of every refused request.
 type failure struct {
 	Error string `json:"error"` // what, and what to do
-	Code  string `json:"code" enum:"bad-request,unknown-parameter,unknown-field,unauthorized,not-found,gone,no-such-path,method-not-allowed,exists,too-large,unsupported-media-type,refused,internal,not-running,busy"`
+	Code  string `json:"code" enum:"bad-request,unknown-parameter,unknown-field,unauthorized,forbidden,not-found,gone,no-such-path,method-not-allowed,exists,too-large,unsupported-media-type,refused,internal,not-running,busy"`
 }
 
 // kind is what an error is to whom it is told.
@@ -53,6 +54,7 @@ var kinds = []kind{
 	{errNoPath, "no-such-path", http.StatusNotFound},
 	{errMethod, "method-not-allowed", http.StatusMethodNotAllowed},
 	{ErrUnauthorized, "unauthorized", http.StatusUnauthorized},
+	{ErrForbidden, "forbidden", http.StatusForbidden},
 	{ErrNotFound, "not-found", http.StatusNotFound},
 	{conntrack.ErrNotFound, "not-found", http.StatusNotFound},
 	{conntrack.ErrExpectMaster, "not-found", http.StatusNotFound},

@@ -92,6 +92,7 @@ func NewServer(backend Backend, log *slog.Logger, more map[string]http.Handler) 
 		IdleTimeout:       idleTime,
 		MaxHeaderBytes:    maxHeader,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext:       withPeer,
 		ConnState:         s.connState,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
@@ -225,6 +226,9 @@ func (s *Server) removeInterface(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) reload(w http.ResponseWriter, r *http.Request) error {
 	var request ReloadRequest
 	if err := readJSON(r, &request); err != nil {
+		return err
+	}
+	if err := mayNameFile(r, request.Config); err != nil {
 		return err
 	}
 	result, err := s.backend.ReloadFile(r.Context(), request)

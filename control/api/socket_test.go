@@ -208,17 +208,26 @@ func TestSocketWithAGroupIsForItsMembers(t *testing.T) {
 	}
 }
 
-// connectAs connects as another user, in a thread that ends with that.
+// connectAs connects as another user, and ends the connection.
 func connectAs(uid, gid int, path string) error {
+	f, err := dialAs(uid, gid, path)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// dialAs connects as another user, in a thread that ends with that.
+func dialAs(uid, gid int, path string) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), path)
 	result := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread is spoilt
 		result <- func() error {
-			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
-			if err != nil {
-				return err
-			}
-			defer unix.Close(fd)
 			// Of this thread alone: package syscall would change all.
 			if _, _, err := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); err != 0 {
 				return err
@@ -232,7 +241,11 @@ func connectAs(uid, gid int, path string) error {
 			return unix.Connect(fd, &unix.SockaddrUnix{Name: path})
 		}()
 	}()
-	return <-result
+	if err := <-result; err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 func TestUnknownGroupsAreSaid(t *testing.T) {

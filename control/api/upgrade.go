@@ -38,6 +38,9 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(r, &request); err != nil {
 		return err
 	}
+	if err := mayNameFile(r, request.Binary); err != nil {
+		return err
+	}
 	result, err := s.backend.Upgrade(r.Context(), request)
 	if err != nil {
 		return err
