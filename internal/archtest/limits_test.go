@@ -259,6 +259,7 @@ var noLimits = map[string]string{
 	"rules/config.commonLimit": "a default of conntrack.max", "rules/config.leastLimit": "a default of conntrack.max", "rules/config.smallLimit": "a default of conntrack.max",
 	"control/api.localRoom": "a default of limits.socket_connections", "dataplane/port/afpacket.defaultSlots": "a default of interface.slots", "rules/config.maxLogText": "filter.log",
 	"control/api.mostToken": "api.token_file", "control/snapshot.maxHeader": "part of control/snapshot.Bytes",
+	"internal/keep.maxHeader": "of what another gateway wrote",
 	// How much work is done, or memory kept, at a time: the rest follows.
 	"conntrack.MaxBatch": "packets", "conntrack.chunkSlots": "of a walk", "conntrack.earlyDropSlots": "of a search", "conntrack.maxChunks": "of a walk", "conntrack.maxExamine": "of a walk",
 	"conntrack.maxFaults": "of a report of defects", "conntrack.maxShards": "of locks", "control.maxRounds": "then packets stop for the last one", "control/api.maxUpdated": "of a walk",
