@@ -81,6 +81,10 @@ func (e *Entry) Tuple(d tuple.Direction) tuple.Tuple { return e.half[d].tuple }
 // answer to what comes in the other direction. There is one, or there were no entry.
 func (e *Entry) Answer(d tuple.Direction, to *tuple.Tuple) { to.Answer(&e.half[d.Other()&1].tuple) }
 
+// Opposite returns the tuple of packets in the other direction than d, which those in
+// direction d leave as the answer to. It is not to be changed.
+func (e *Entry) Opposite(d tuple.Direction) *tuple.Tuple { return &e.half[d.Other()&1].tuple }
+
 // Proto returns the IP protocol.
 func (e *Entry) Proto() uint8 { return e.half[tuple.Original].tuple.Proto }
 

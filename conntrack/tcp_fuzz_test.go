@@ -45,6 +45,7 @@ func FuzzTCP(f *testing.F) {
 			}
 			var c, again tcpConn
 			c.load(&e, e.word)
+			steady := steadily(e, d, &s, status, &limits)
 			old := c.state
 			cell := tcpNext[d][classify(s.Flags)][old]
 			res := c.advance(d, &s, status, &limits)
@@ -59,6 +60,7 @@ func FuzzTCP(f *testing.F) {
 				t.Fatalf("retrans %d scale %v", c.retrans, c.scale)
 			}
 			e.word = c.store(&e)
+			steady.compare(t, &e, res)
 			if again.load(&e, e.word); again != c {
 				t.Fatalf("packed %+v, unpacked %+v", c, again)
 			}

@@ -158,12 +158,7 @@ const (
 
 // countRetrans counts equal segments in a row.
 func (c *tcpConn) countRetrans(d tuple.Direction, s *Segment) {
-	h := uint32(0x9e3779b1)
-	for _, v := range [...]uint32{s.Seq, s.Ack, s.Payload, uint32(s.Window)} {
-		h = (h ^ v) * 0x85ebca6b
-		h ^= h >> 15
-	}
-	h = uint32(d)<<lastDirShift | h&lastHash | uint32(uint16(s.Seq+segLength(s)))
+	h := lastOf(d, s)
 	if c.last == h && c.noted(d, 0) {
 		c.retrans = min(c.retrans+1, maxRetrans)
 		return
@@ -171,18 +166,29 @@ func (c *tcpConn) countRetrans(d tuple.Direction, s *Segment) {
 	c.last, c.retrans = h, 0
 }
 
+// lastOf returns tcpConn.last of an ACK.
+func lastOf(d tuple.Direction, s *Segment) uint32 {
+	h := uint32(0x9e3779b1)
+	for _, v := range [...]uint32{s.Seq, s.Ack, s.Payload, uint32(s.Window)} {
+		h = (h ^ v) * 0x85ebca6b
+		h ^= h >> 15
+	}
+	return uint32(d)<<lastDirShift | h&lastHash | uint32(uint16(s.Seq+segLength(s)))
+}
+
 // Bits of Entry.word of a TCP flow, below wordLock.
 const (
 	scaleShift   = 4  // two fields of 4 bits
 	flagsShift   = 12 // two fields of 8 bits
-	retransShift = 28 // 2 bits
+	retransShift = 28
+	retransMask  = 3
 	doubtBit     = 1 << 30
 )
 
 // load unpacks the TCP part of a locked entry.
 func (c *tcpConn) load(e *Entry, w uint32) {
 	c.state = State(w & stateMask)
-	c.retrans = uint8(w >> retransShift & 3)
+	c.retrans = uint8(w >> retransShift & retransMask)
 	c.doubt = w&doubtBit != 0
 	for d := range c.side {
 		c.scale[d] = uint8(w >> (scaleShift + 4*d) & 0xf)

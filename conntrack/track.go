@@ -73,17 +73,12 @@ func (t *Table) MayBegin(k *tuple.Tuple, s *Segment) Verdict {
 // it meets then is a newer entry.
 func (w *Worker) Track(r Ref, s *Segment, now Tick) Verdict {
 	e := &w.t.entries[r.Slot]
-	status := e.Status()
-	h := &e.half[r.Dir&1]
-	if h.tuple.Proto == tuple.UDP && w.streams(e, status, r.Dir, now) {
-		word.Add64(&h.packets, 1)
-		word.Add64(&h.bytes, uint64(s.Bytes))
-		if now.Sub(Tick(word.Load32(&h.seen))) > 0 {
-			word.Store32(&h.seen, uint32(now))
-		}
+	proto := e.half[r.Dir&1].tuple.Proto
+	if proto == tuple.UDP && w.SteadyUDP(r, s.Bytes, now) || proto == tuple.TCP && w.SteadyTCP(r, s, now) {
 		return Accept
 	}
-	switch h.tuple.Proto {
+	status := e.Status()
+	switch proto {
 	case tuple.TCP:
 		return w.trackTCP(r, e, status, s, now)
 	case tuple.UDP, tuple.UDPLite:
@@ -106,17 +101,6 @@ func (w *Worker) Track(r Ref, s *Segment, now Tick) Verdict {
 		return w.pass(r, e, status, s, now, w.idleOf(e, status).icmpv6)
 	}
 	return w.pass(r, e, status, s, now, w.idleOf(e, status).generic)
-}
-
-// streams reports whether a UDP flow is what nearly all are: a stream that has
-// its timeout, and whose direction d is this worker's own. Then a packet of it
-// has nothing to do but be counted and seen.
-func (w *Worker) streams(e *Entry, status Status, d tuple.Direction, now Tick) bool {
-	const usual = SeenReply | Assured
-	return status&(usual|FixedTimeout|OwnTimeout|OwnPolicy) == usual &&
-		word.Load32(&e.proto[areaOwner+int(d&1)]) == uint32(w.seat)+1 &&
-		word.Load32(&e.timeout) == uint32(w.t.idle.udpStream) &&
-		now.Reached(Tick(word.Load32(&e.proto[areaStream])))
 }
 
 // idleOf returns the timeouts that apply to an entry.

@@ -79,6 +79,11 @@ func TestWordsMoveWholeTuples(t *testing.T) {
 	if got.Set(&from); got != from {
 		t.Errorf("Set made %+v of %+v", got, from)
 	}
+	whole := from
+	whole.Zone = 0
+	if got.Set4(0x0a000005, 0xc6336407, 0x1234, 0x5678, TCP); got != whole {
+		t.Errorf("Set4 made %+v, want %+v", got, whole)
+	}
 	got = Tuple{SrcPort: 1, DstPort: 2, Proto: UDP, Family: IPv6, Zone: 3}
 	want := got
 	want.Src, want.Dst = from.Src, from.Dst

@@ -2,7 +2,10 @@
 
 package tuple
 
-import "unsafe"
+import (
+	"math/bits"
+	"unsafe"
+)
 
 // The functions here move a tuple in whole words. The compiler's own copy of 40 bytes
 // takes 16 at a time, two of which overlap: a processor cannot forward what was just
@@ -29,6 +32,14 @@ func (t *Tuple) SetAddrs(from *Tuple) {
 // SetRest sets all but the addresses.
 func (t *Tuple) SetRest(srcPort, dstPort uint16, proto, family uint8, zone uint16) {
 	t.words()[4] = uint64(srcPort) | uint64(dstPort)<<16 | uint64(proto)<<32 | uint64(family)<<40 | uint64(zone)<<48
+}
+
+// Set4 makes t that of a packet over IPv4, in zone 0. Addresses are numbers.
+func (t *Tuple) Set4(src, dst uint32, srcPort, dstPort uint16, proto uint8) {
+	w := t.words()
+	w[0], w[1] = 0, uint64(bits.ReverseBytes32(src))<<32|0xffff<<16
+	w[2], w[3] = 0, uint64(bits.ReverseBytes32(dst))<<32|0xffff<<16
+	t.SetRest(srcPort, dstPort, proto, IPv4, 0)
 }
 
 // turn makes t what from is with source and destination exchanged. t is not from.
