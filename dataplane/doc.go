@@ -10,7 +10,9 @@
 //	                       multicast; martians; fragments follow their first one,
 //	                       or go on as one packet (fragment.go)
 //	lookup    pipeline.go  the whole batch at once, so that cache misses overlap
-//	known     pipeline.go  a packet of a flow: track, next hop, size, helper
+//	express   express.go   a plain packet of an established flow, as nearly all are:
+//	                       all that follows in one go
+//	known     pipeline.go  any other packet of a flow: track, next hop, size, helper
 //	                       (help.go), translate
 //	admit     admit.go     a first packet: expectation; destination NAT, route,
 //	          decide.go    filter, source NAT; bind: which port, and what

@@ -26,7 +26,7 @@ func (w *Worker) came(n int) {
 // walk is that of packets of src: parse all, look all up, then finish each.
 func (w *Worker) walk(src source, pkts []packet.Packet) {
 	in := w.v.portOf(src.id)
-	k := 0
+	k, plain := 0, uint64(0) // of those that go on, bit by bit
 	for i := range pkts {
 		p := &pkts[i]
 		p.In = src.id
@@ -37,7 +37,9 @@ func (w *Worker) walk(src source, pkts []packet.Packet) {
 				continue
 			}
 		}
-		if !w.receive(p, at, src.role) {
+		if packet.ParsePlain(p) && !w.v.directed[p.Tuple.Dst[15]] {
+			plain |= 1 << k
+		} else if !w.receive(p, at, src.role) {
 			continue
 		}
 		w.live[k] = uint8(i)
@@ -50,8 +52,14 @@ func (w *Worker) walk(src source, pkts []packet.Packet) {
 		}
 	}
 	w.ct.Lookup(w.keys[:k], w.refs[:k])
+	if src.role != roleWire || !w.v.express {
+		plain = 0
+	}
 	for j := range k {
 		p := &pkts[w.live[j]]
+		if plain>>j&1 != 0 && w.refs[j].Found() && w.express(p, w.refs[j]) {
+			continue
+		}
 		if p.Flags&packet.FragmentFirst == 0 {
 			w.finish(p, w.refs[j], src.role)
 			continue
@@ -386,14 +394,18 @@ func (w *Worker) put(s port.Sender, p *packet.Packet, eg *portEntry) Reason {
 	case long: // the port may take more than it is configured for
 		return w.putSegments(s, p, eg)
 	}
-	switch st := w.send(s, p); st {
-	case port.Sent:
-		return None
-	case port.Unsupported, port.TooBig:
-		return w.putSegments(s, p, eg)
-	default:
-		return ofStatus[st]
+	if st := w.send(s, p); st != port.Sent {
+		return w.unsent(st, s, p, eg)
 	}
+	return None
+}
+
+// unsent does what is left to do with a frame that its port did not take.
+func (w *Worker) unsent(st port.Status, s port.Sender, p *packet.Packet, eg *portEntry) Reason {
+	if st == port.Unsupported || st == port.TooBig {
+		return w.putSegments(s, p, eg)
+	}
+	return ofStatus[st]
 }
 
 // undo gives up an entry whose first packet does not leave. Only the packet that

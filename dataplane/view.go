@@ -91,6 +91,7 @@ type portEntry struct {
 	port         port.Port
 	link         packet.Link
 	mac          [6]byte
+	macNumber    uint64 // the same
 	mtu          int
 	area         rules.AreaID
 	outside      bool
@@ -150,6 +151,7 @@ type sinks struct {
 type view struct {
 	gen      uint32
 	prog     *rules.Program
+	express  bool // later packets of flows meet no rule
 	routes   *route.Table
 	ports    []*portEntry // by id; nil: no such port
 	local    map[tuple.Addr]uint16
@@ -238,6 +240,7 @@ func (e *Engine) describe(st State, gen uint32) (*view, error) {
 	if v.prog == nil {
 		v.prog = noRules()
 	}
+	v.express = v.prog.Len(rules.Pre) == 0 && v.prog.Follow() != rules.PerPacket
 	if v.routes == nil {
 		v.routes = &route.Table{}
 	}
@@ -308,7 +311,7 @@ func (v *view) addPort(c *PortConfig) error {
 			return portError(int(c.ID), c.Name, "has no driver")
 		}
 		info := c.Port.Info()
-		p.link, p.mac = info.Link, info.MAC
+		p.link, p.mac, p.macNumber = info.Link, info.MAC, numberOf(info.MAC)
 		if p.mtu <= 0 || p.mtu > info.MTU {
 			p.mtu = info.MTU
 		}
@@ -336,6 +339,14 @@ func (v *view) addPort(c *PortConfig) error {
 	return nil
 }
 
+// numberOf returns a link-layer address as a number.
+func numberOf(mac [6]byte) (n uint64) {
+	for _, b := range mac {
+		n = n<<8 | uint64(b)
+	}
+	return n
+}
+
 // broadcastOf returns the directed broadcast address of an IPv4 prefix.
 func broadcastOf(p netip.Prefix) tuple.Addr {
 	b := p.Masked().Addr().As4()
@@ -360,7 +371,7 @@ func (v *view) linkVLAN(c *PortConfig) error {
 		}
 	}
 	parent.children = append(parent.children, child{c.VLAN, c.ID})
-	p.link, p.mac = parent.link, parent.mac
+	p.link, p.mac, p.macNumber = parent.link, parent.mac, parent.macNumber
 	if p.mtu <= 0 || p.mtu > parent.mtu {
 		p.mtu = parent.mtu
 	}

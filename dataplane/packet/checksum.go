@@ -13,11 +13,8 @@ import (
 // fold reduces a sum of 16- or 32-bit big-endian words to 16 bits with end-around
 // carry (RFC 1071). The result is zero only if s is.
 func fold(s uint64) uint16 {
-	s = s>>32 + s&0xffffffff
-	s = s>>16 + s&0xffff
-	s = s>>16 + s&0xffff
-	s = s>>16 + s&0xffff
-	return uint16(s)
+	w := uint32((s + bits.RotateLeft64(s, 32)) >> 32) // the upper half gets the carry of the lower one
+	return uint16((w + bits.RotateLeft32(w, 16)) >> 16)
 }
 
 // sumWords adds up b, whose length is a multiple of 4, as headers are.

@@ -127,25 +127,31 @@ func (s *slot) publish() {
 // Get returns the port and MAC that h stands for and reports whether h is still
 // valid. It takes no lock.
 func (n *Neighbours) Get(h Hint) (port uint16, mac [6]byte, ok bool) {
+	port, number, ok := n.Next(h)
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], number<<16) // one store: the next to read it is near
+	return port, [6]byte(b[:6]), ok
+}
+
+// Next is Get with the MAC as a number of 48 bits.
+func (n *Neighbours) Next(h Hint) (port uint16, mac uint64, ok bool) {
 	i := h.Slot()
 	if uint16(h) == 0 || int(i) >= len(n.slots) {
-		return 0, mac, false
+		return 0, 0, false
 	}
 	s := &n.slots[i]
 	w := s.word.Load()
 	if uint16(w) != uint16(h) {
-		return 0, mac, false
+		return 0, 0, false
 	}
 	port = uint16(s.port.Load())
 	if s.used.Load() != usedNow {
 		s.used.Store(usedNow)
 	}
 	if s.word.Load() != w { // reused for another port meanwhile
-		return 0, mac, false
+		return 0, 0, false
 	}
-	var b [8]byte
-	binary.BigEndian.PutUint64(b[:], w) // one store: the next to read it is near
-	return port, [6]byte(b[:6]), true
+	return port, w >> 16, true
 }
 
 // Stale returns a hint that is not valid and names the same slot.
