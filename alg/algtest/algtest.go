@@ -11,6 +11,7 @@
 package algtest
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -36,6 +37,7 @@ type Config struct {
 	Refuse  error                             // what every announcement gets; nil: what an engine says
 	SeenAs  map[netip.AddrPort]netip.AddrPort // mappings of other flows
 	Subnet  netip.Prefix                      // whose broadcast address the flow goes to
+	Moved   bool                              // behind each message another process goes on with the flow
 }
 
 // Say is what one side sends: of a stream some bytes, or one datagram.
@@ -77,12 +79,16 @@ func Run(c Config, says ...Say) Result {
 	}
 	g := &gateway{cfg: &c, Gateway: offline.Gateway{Spec: at.Spec, Taken: c.Taken, Freed: c.Freed, Refuse: c.Refuse, Mapped: c.SeenAs, Net: c.Subnet}}
 	s := stream.New(&at, f, stream.Limits{})
+	g.moved = func(s *stream.Session) *stream.Session { return moved(s, &at, f) }
 	if f.Stream() {
-		g.stream(s, says)
+		s = g.stream(s, says)
 	} else {
 		for _, say := range says {
 			got, _ := s.Datagram(say.Dir, []byte(say.Text), g)
 			g.res.Got[say.Dir] = append(g.res.Got[say.Dir], string(got))
+			if c.Moved {
+				s = g.moved(s)
+			}
 		}
 	}
 	g.res.Events, g.res.Helped = s.Events, s.Helped()
@@ -90,8 +96,29 @@ func Run(c Config, says ...Say) Result {
 	return g.res
 }
 
-// stream says everything in segments, whose receivers acknowledge at once.
-func (g *gateway) stream(s *stream.Session, says []Say) {
+// moved returns what another process goes on with in place of s.
+func moved(s *stream.Session, at *alg.Attachment, f alg.Flow) *stream.Session {
+	text, err := json.Marshal(s.Save())
+	if err != nil {
+		panic(err)
+	}
+	var v stream.Saved
+	if err := json.Unmarshal(text, &v); err != nil {
+		panic(err)
+	}
+	next, err := stream.Resume(at, f, stream.Limits{}, &v)
+	if err != nil {
+		panic(err)
+	}
+	for i := range next.Events {
+		next.Events[i] += s.Events[i]
+	}
+	return next
+}
+
+// stream says everything in segments, whose receivers acknowledge at once. It returns the
+// session that is there in the end.
+func (g *gateway) stream(s *stream.Session, says []Say) *stream.Session {
 	var next [tuple.NumDirections]uint32 // of each sender
 	var got [tuple.NumDirections][]byte
 	for d := range next {
@@ -111,15 +138,20 @@ func (g *gateway) stream(s *stream.Session, says []Say) {
 	}
 	for _, say := range says {
 		send(say.Dir, []byte(say.Text), stream.More)
+		if g.cfg.Moved {
+			s = g.moved(s)
+		}
 	}
 	for d := range next {
 		send(tuple.Direction(d), nil, stream.Fin)
 		g.res.Got[d] = []string{string(got[d])}
 	}
+	return s
 }
 
 // Everywhere runs a conversation as it is, and then cut into two at every byte, and
-// byte by byte. The error says where the result differs.
+// byte by byte; and as it is and byte by byte with another process for each message and
+// byte. The error says where the result differs.
 func Everywhere(c Config, says ...Say) (Result, error) {
 	want := Run(c, says...)
 	check := func(how string, cut []Say) error {
@@ -143,14 +175,25 @@ func Everywhere(c Config, says ...Say) (Result, error) {
 			}
 		}
 	}
-	return want, check("byte by byte", single)
+	if err := check("byte by byte", single); err != nil {
+		return want, err
+	}
+	c.Moved = true
+	if err := check("from process to process", says); err != nil {
+		return want, err
+	}
+	if f := c.Tuple[tuple.Original].Proto; f != 0 && f != tuple.TCP || c.Proto == tuple.UDP {
+		return want, nil // a datagram has no parts
+	}
+	return want, check("byte by byte, from process to process", single)
 }
 
 // gateway collects what becomes of a conversation.
 type gateway struct {
 	offline.Gateway
-	cfg *Config
-	res Result
+	cfg   *Config
+	res   Result
+	moved func(*stream.Session) *stream.Session
 }
 
 // Differs compares a result with what was wanted: what each receiver got, and what was

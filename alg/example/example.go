@@ -35,14 +35,14 @@ func (Helper) New(*alg.Flow) alg.Parser { return &parser{} }
 
 // parser remembers, of each direction, whether the next byte starts a line.
 type parser struct {
-	inside [tuple.NumDirections]bool
+	Inside [tuple.NumDirections]bool
 	text   []byte // of the replacement
 }
 
 // Inspect implements alg.Parser. It settles one line at a time, so that each call
 // has at most one announcement.
 func (p *parser) Inspect(c *alg.Context, b []byte) alg.Edit {
-	inside := &p.inside[c.Dir]
+	inside := &p.Inside[c.Dir]
 	*inside = *inside || c.Gap // what comes now may be the middle of a line
 	line, n, st := alg.Line(b, maxLine)
 	switch {

@@ -37,10 +37,10 @@ const (
 
 // parser is a session.
 type parser struct {
-	stage stage
-	multi int   // code of the reply of several lines that is being read, 0: none
-	asked queue // commands without a final reply
-	all   scope
+	Stage stage
+	Multi int   // code of the reply of several lines that is being read, 0: none
+	Asked queue // commands without a final reply
+	All   scope
 	text  []byte // of the replacement
 }
 
@@ -80,12 +80,12 @@ var (
 // that has to be written anew.
 func (p *parser) rest(d tuple.Direction, line []byte) alg.Rest {
 	if d == tuple.Original {
-		if _, rest := telnet(line); p.stage != silent && p.all == anyCommand && (alg.HasVerb(rest, "PORT ") || alg.HasVerb(rest, "EPRT ")) {
+		if _, rest := telnet(line); p.Stage != silent && p.All == anyCommand && (alg.HasVerb(rest, "PORT ") || alg.HasVerb(rest, "EPRT ")) {
 			return alg.Hold
 		}
 		return alg.Pass
 	}
-	switch p.asked.first() {
+	switch p.Asked.first() {
 	case askedPASV:
 		if alg.HasVerb(line, "227 ") {
 			return alg.Hold
@@ -102,20 +102,20 @@ func (p *parser) rest(d tuple.Direction, line []byte) alg.Rest {
 func (p *parser) command(c *alg.Context, line []byte, n int) alg.Edit {
 	skipped, line := telnet(line)
 	w := verbOf(line)
-	if w == notFTP || p.stage == silent || w == unknown && p.stage == greeted {
+	if w == notFTP || p.Stage == silent || w == unknown && p.Stage == greeted {
 		return unread
 	}
-	p.stage = open
+	p.Stage = open
 	e := alg.Edit{Done: n}
-	if !p.asked.add(kindOf(w, line)) {
+	if !p.Asked.add(kindOf(w, line)) {
 		return leave
 	}
 	switch {
 	case w == verbEPSV && isAll(line):
-		p.all = onlyEPSV
-	case w == verbPORT && p.all == anyCommand:
+		p.All = onlyEPSV
+	case w == verbPORT && p.All == anyCommand:
 		p.announce(c, &e, line, skipped, findPort)
-	case w == verbEPRT && p.all == anyCommand:
+	case w == verbEPRT && p.All == anyCommand:
 		p.announce(c, &e, line, skipped, findEPRT)
 	}
 	return e
@@ -126,18 +126,18 @@ func (p *parser) reply(c *alg.Context, line []byte, n int) alg.Edit {
 	e := alg.Edit{Done: n}
 	code, end := codeOf(line)
 	switch {
-	case p.multi != 0 && (code != p.multi || end != lastLine):
+	case p.Multi != 0 && (code != p.Multi || end != lastLine):
 		return e // whatever it says (RFC 959 section 4.2)
 	case end == noReply:
 		return unread
-	case p.multi == 0 && end == moreLines:
-		p.multi = code
+	case p.Multi == 0 && end == moreLines:
+		p.Multi = code
 		return e
 	}
-	p.multi = 0
-	if p.stage == silent {
+	p.Multi = 0
+	if p.Stage == silent {
 		if code == 220 {
-			p.stage = greeted
+			p.Stage = greeted
 		} else if code != 120 {
 			return leave // it refuses
 		}
@@ -146,7 +146,7 @@ func (p *parser) reply(c *alg.Context, line []byte, n int) alg.Edit {
 	if code < 200 {
 		return e // the final one is yet to come
 	}
-	switch asked := p.asked.take(); {
+	switch asked := p.Asked.take(); {
 	case asked == askedAUTH && (code == 234 || code == 334):
 		return leave // RFC 2228: what comes is not for us
 	case asked == askedPASV && code == 227:

@@ -109,34 +109,34 @@ func kindOf(w word, line []byte) kind {
 
 // queue is the commands that wait for their replies, in order.
 type queue struct {
-	kinds   [64]kind
-	head, n uint8
+	Kinds   [64]kind
+	Head, N uint8
 }
 
 // add reports whether there was room for k.
 func (q *queue) add(k kind) bool {
-	if int(q.n) == len(q.kinds) {
+	if int(q.N) == len(q.Kinds) {
 		return false
 	}
-	q.kinds[int(q.head+q.n)%len(q.kinds)] = k
-	q.n++
+	q.Kinds[int(q.Head+q.N)%len(q.Kinds)] = k
+	q.N++
 	return true
 }
 
 // first is the command that is answered next.
 func (q *queue) first() kind {
-	if q.n == 0 {
+	if q.N == 0 {
 		return askedNothing
 	}
-	return q.kinds[q.head]
+	return q.Kinds[q.Head]
 }
 
 // take ends the wait of the first command. A reply that nobody asked for (421) takes
 // none.
 func (q *queue) take() kind {
 	k := q.first()
-	if q.n > 0 {
-		q.head, q.n = (q.head+1)%uint8(len(q.kinds)), q.n-1
+	if q.N > 0 {
+		q.Head, q.N = (q.Head+1)%uint8(len(q.Kinds)), q.N-1
 	}
 	return k
 }

@@ -28,9 +28,9 @@ func (Helper) New(*alg.Flow) alg.Parser { return &parser{} }
 
 // parser is a session.
 type parser struct {
-	stage  stage
-	offers [maxOffers]offer // of the client, the latest ones
-	next   uint8            // where the next one goes
+	Stage  stage
+	Offers [maxOffers]offer // of the client, the latest ones
+	Next   uint8            // where the next one goes
 	text   []byte           // of the replacement
 }
 
@@ -44,8 +44,8 @@ const (
 
 // offer is a port that the client has offered.
 type offer struct {
-	own  uint16 // as the client calls it
-	seen uint16 // as the others do
+	Own  uint16 // as the client calls it
+	Seen uint16 // as the others do
 }
 
 // Inspect implements alg.Parser. It settles one line at a time, so that a call has
@@ -66,16 +66,16 @@ func (p *parser) Inspect(c *alg.Context, b []byte) alg.Edit {
 		return alg.Edit{Done: n} // empty messages are ignored (RFC 2812 section 2.3.1)
 	}
 	m, ok := parse(line)
-	if !ok || p.stage == begun && c.Dir == tuple.Original && !m.registers() {
+	if !ok || p.Stage == begun && c.Dir == tuple.Original && !m.registers() {
 		return unread
 	}
 	if c.Dir == tuple.Original {
-		p.stage = open
+		p.Stage = open
 	}
 	e := alg.Edit{Done: n}
 	d, is := parseDCC(line, m.text)
 	switch {
-	case p.stage == begun || is == noDCC:
+	case p.Stage == begun || is == noDCC:
 	case is == brokenDCC:
 		e.Unread = 1
 	case c.Dir == tuple.Original && d.offers:
@@ -97,8 +97,8 @@ func (p *parser) offer(c *alg.Context, d *dcc) []alg.Replacement {
 	if err != nil {
 		return nil // the engine counts what it refuses
 	}
-	p.offers[p.next] = offer{d.to.Port(), seen.Port()}
-	p.next = (p.next + 1) % maxOffers
+	p.Offers[p.Next] = offer{d.to.Port(), seen.Port()}
+	p.Next = (p.Next + 1) % maxOffers
 	if seen == d.to {
 		return nil
 	}
@@ -108,10 +108,10 @@ func (p *parser) offer(c *alg.Context, d *dcc) []alg.Replacement {
 
 // rename replaces the port by which an offer is named in a message that d is about.
 func (p *parser) rename(d tuple.Direction, m *dcc) []alg.Replacement {
-	for i := range p.offers {
+	for i := range p.Offers {
 		// the latest one first
-		o := p.offers[(int(p.next)+2*maxOffers-1-i)%maxOffers]
-		from, to := o.own, o.seen
+		o := p.Offers[(int(p.Next)+2*maxOffers-1-i)%maxOffers]
+		from, to := o.Own, o.Seen
 		if d == tuple.Reply {
 			from, to = to, from
 		}

@@ -34,22 +34,22 @@ const (
 
 // parser is a control connection.
 type parser struct {
-	stage stage
-	call  call
+	Stage stage
+	Call  call
 	edits [2]alg.Replacement // of this message
 	text  [2 * idLen]byte    // of the edits
 }
 
 // call is the call that a connection has.
 type call struct {
-	state state
-	by    tuple.Direction // who asked for it
-	reply kind            // that has to come
-	ends  [tuple.NumDirections]end
+	State state
+	By    tuple.Direction // who asked for it
+	Reply kind            // that has to come
+	Ends  [tuple.NumDirections]end
 }
 
 // end is the call id of one side.
-type end struct{ own, seen uint16 } // as itself and as the other side knows it
+type end struct{ Own, Seen uint16 } // as itself and as the other side knows it
 
 // state says what is known of the call.
 type state uint8
@@ -79,7 +79,7 @@ func (p *parser) Inspect(c *alg.Context, b []byte) alg.Edit {
 		return alg.Edit{Rest: alg.Hold}
 	case is == open:
 		return alg.Edit{}
-	case p.stage == asked && c.Dir == tuple.Reply && k == startReply && b[startResultAt] != agreed:
+	case p.Stage == asked && c.Dir == tuple.Reply && k == startReply && b[startResultAt] != agreed:
 		return leave
 	case !p.starts(c.Dir, k):
 		return unread
@@ -103,13 +103,13 @@ func (p *parser) Inspect(c *alg.Context, b []byte) alg.Edit {
 // kind k may come now.
 func (p *parser) starts(d tuple.Direction, k kind) bool {
 	switch {
-	case p.stage == started:
+	case p.Stage == started:
 		return k != startRequest && k != startReply
-	case p.stage == silent && k == startRequest && d == tuple.Original:
-		p.stage = asked
+	case p.Stage == silent && k == startRequest && d == tuple.Original:
+		p.Stage = asked
 		return true
-	case p.stage == asked && k == startReply && d == tuple.Reply:
-		p.stage = started
+	case p.Stage == asked && k == startReply && d == tuple.Reply:
+		p.Stage = started
 		return true
 	}
 	return false
@@ -123,29 +123,29 @@ func (p *parser) request(c *alg.Context, k kind, b []byte) {
 	if err != nil {
 		return // the engine counts what it refuses
 	}
-	p.call = call{state: wanted, by: c.Dir, reply: k + 1}
-	p.call.ends[c.Dir] = end{own, seen.Port()}
+	p.Call = call{State: wanted, By: c.Dir, Reply: k + 1}
+	p.Call.Ends[c.Dir] = end{own, seen.Port()}
 }
 
 // answer ends the wait for a reply to a request. One that agrees names the id that
 // packets of the other direction come to.
 func (p *parser) answer(c *alg.Context, k kind, b []byte) {
-	own, asker := be.Uint16(b[headerLen:]), p.call.ends[c.Dir.Other()]
-	if p.call.state != wanted || p.call.by == c.Dir || p.call.reply != k || be.Uint16(b[headerLen+idLen:]) != asker.seen {
+	own, asker := be.Uint16(b[headerLen:]), p.Call.Ends[c.Dir.Other()]
+	if p.Call.State != wanted || p.Call.By == c.Dir || p.Call.Reply != k || be.Uint16(b[headerLen+idLen:]) != asker.Seen {
 		return
 	}
-	p.call.state = granted
+	p.Call.State = granted
 	if b[callResultAt] != agreed {
 		c.Withdraw(0, netip.AddrPort{})
 		return // the id in it is still to be translated
 	}
 	x := packetsTo(c, own)
-	x.From = netip.AddrPortFrom(c.Peer().Addr(), asker.seen)
+	x.From = netip.AddrPortFrom(c.Peer().Addr(), asker.Seen)
 	seen, err := c.Announce(x)
 	if err != nil {
 		return
 	}
-	p.call.ends[c.Dir] = end{own, seen.Port()}
+	p.Call.Ends[c.Dir] = end{own, seen.Port()}
 }
 
 // packetsTo is the GRE that comes to an id of the sender.
@@ -159,25 +159,25 @@ func packetsTo(c *alg.Context, own uint16) alg.Expectation {
 
 // end forgets the call, and that it was announced.
 func (p *parser) end(c *alg.Context) {
-	if p.call.state != none {
+	if p.Call.State != none {
 		c.Withdraw(0, netip.AddrPort{})
-		p.call = call{}
+		p.Call = call{}
 	}
 }
 
 // rename appends what makes the ids in message b of direction d those that its
 // receiver knows.
 func (p *parser) rename(edits []alg.Replacement, d tuple.Direction, k kind, b []byte) []alg.Replacement {
-	if p.call.state == none {
+	if p.Call.State == none {
 		return edits
 	}
-	at, own, peer := headerLen, p.call.ends[d], p.call.ends[d.Other()]
+	at, own, peer := headerLen, p.Call.Ends[d], p.Call.Ends[d.Other()]
 	if layout[k].ids&ownID != 0 {
-		edits = p.replace(edits, b, at, own.own, own.seen)
+		edits = p.replace(edits, b, at, own.Own, own.Seen)
 		at += idLen
 	}
 	if layout[k].ids&peerID != 0 {
-		edits = p.replace(edits, b, at, peer.seen, peer.own)
+		edits = p.replace(edits, b, at, peer.Seen, peer.Own)
 	}
 	return edits
 }

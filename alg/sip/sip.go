@@ -3,7 +3,6 @@ package sip
 import (
 	"bytes"
 	"encoding/binary"
-	"hash/maphash"
 	"net/netip"
 	"slices"
 	"time"
@@ -50,18 +49,19 @@ func (Helper) Spec() alg.Spec {
 }
 
 // New implements alg.Helper.
-func (Helper) New(*alg.Flow) alg.Parser { return &parser{seed: maphash.MakeSeed()} }
+func (Helper) New(*alg.Flow) alg.Parser { return &parser{seed: newSeed()} }
 
 // parser is the signalling of one flow.
 type parser struct {
-	seed  maphash.Seed
-	msg   message
-	edits []alg.Replacement
-	text  []byte // of the replacements
-	calls [maxSockets]medium
-	next  uint8 // where the next one of calls goes
-	desc  description
-	open  [tuple.NumDirections]openMessage
+	seed   seed
+	hashed []byte // by hash
+	msg    message
+	edits  []alg.Replacement
+	text   []byte // of the replacements
+	calls  [maxSockets]medium
+	next   uint8 // where the next one of calls goes
+	desc   description
+	open   [tuple.NumDirections]openMessage
 
 	contacts    [maxContacts]binding
 	nextContact uint8 // where the next one of contacts goes
@@ -169,7 +169,7 @@ func (o *openMessage) note(m *message) {
 // Size implements alg.Sized.
 func (p *parser) Size() int {
 	const replacement, field = int(unsafe.Sizeof(alg.Replacement{})), int(unsafe.Sizeof(header{}))
-	return int(unsafe.Sizeof(*p)) + cap(p.edits)*replacement + cap(p.text) + cap(p.msg.headers)*field
+	return int(unsafe.Sizeof(*p)) + cap(p.edits)*replacement + cap(p.text) + cap(p.hashed) + cap(p.msg.headers)*field
 }
 
 // keepsAlive reports whether a datagram is one that phones send to keep their mapping:
@@ -210,7 +210,7 @@ func (p *parser) message(c *alg.Context, raw []byte, done int) alg.Edit {
 		}
 	}
 	p.registered(c)
-	call := maphash.Bytes(p.seed, m.first(callID))
+	call := p.hash(m.first(callID))
 	if p.ends(c, call) {
 		return p.settle(e)
 	}
@@ -544,7 +544,7 @@ func (p *parser) tag(k headerKind) uint64 {
 	if !ok {
 		return 0
 	}
-	return maphash.Bytes(p.seed, at.of(v))
+	return p.hash(at.of(v))
 }
 
 // answered notes that the sender of p.msg has answered a call.

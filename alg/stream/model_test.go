@@ -205,11 +205,12 @@ type world struct {
 	hosts [tuple.NumDirections]*host // by the direction of their packets
 	ways  [2][]segment               // to and from the gateway
 	loss  int                        // of 100
+	moves int                        // of 100 segments, behind which another process goes on
 }
 
 func newWorld(seed uint64) *world {
 	r := rand.New(rand.NewPCG(seed, 1))
-	w := &world{r: r, loss: r.IntN(30)}
+	w := &world{r: r, loss: r.IntN(30), moves: max(r.IntN(60)-30, 0)}
 	w.s = New(&alg.Attachment{Helper: braces{}, Spec: braces{}.Spec()}, alg.Flow{Tuple: [2]tuple.Tuple{{Proto: tuple.TCP}, {Proto: tuple.TCP}}}, Limits{})
 	isn := [2]uint32{r.Uint32(), -uint32(r.IntN(500))}
 	for d := range w.hosts {
@@ -238,6 +239,9 @@ func (w *world) through(s segment) (on, back []segment, err error) {
 	last := More
 	if s.fin {
 		last = Fin
+	}
+	if w.r.IntN(100) < w.moves {
+		w.s = moved(w.s)
 	}
 	out := w.s.Segment(d, s.seq, s.data, last, nil)
 	if out.Tell {
