@@ -131,6 +131,13 @@
 // announced and has not begun is not expected any more. Flows that helpers have announced
 // keep what they have, and live flows get no helper that they did not begin with.
 //
+// # Upgrades
+//
+// Another process goes on with the flow: with bytes that wait and edits in flight, and with
+// what the parser knows, which is in its exported fields, as encoding/json sees them. A
+// parser that is no pointer knows nothing. One that cannot be read there has a Gap in both
+// directions.
+//
 // # Harm
 //
 // Inspect gets at most Spec.Limit bytes, and time proportional to it. A parser that

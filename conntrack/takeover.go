@@ -61,16 +61,12 @@ func (k *TakeOver) Has(s *Saved) bool {
 }
 
 // Flow takes a flow that Verify approved, in place of what there is in its slot. helper
-// is the number that its helper has here, 0 if none. What the helper knew of a TCP flow
-// stays behind: to the next one it is a flow that was picked up in its middle. Errors are those of Insert, ErrState
-// apart.
+// is the number that its helper has here, 0 if none. What the helper knows is not the
+// table's affair. Errors are those of Insert, ErrState apart.
 func (k *TakeOver) Flow(s *Saved, helper uint32) error {
 	t, e := k.t, &s.entry
 	k.newest = max(k.newest, e.gen)
 	s.shift(0, k.now)
-	if helper != 0 && e.Proto() == tuple.TCP {
-		s.loosen() // its history counts as unknown: nobody reads it from the middle
-	}
 	if k.Has(s) {
 		return k.renew(s, helper)
 	}

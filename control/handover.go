@@ -219,7 +219,7 @@ func (h *handover) commit(result *api.UpgradeResult) error {
 	stopped := dataplane.BootClock()
 	h.stopped = true
 	g.engine.Stop()
-	final := upgrade.Final{Round: h.names(), Legacy: g.engine.Legacy(), Stopped: stopped, Recorded: g.events.Recording()}
+	final := upgrade.Final{Round: h.names(), Legacy: g.engine.Legacy(), Stopped: stopped, Helped: h.flows.Help(), Recorded: g.events.Recording()}
 	for _, p := range g.movable() {
 		final.Ports = append(final.Ports, upgrade.Rested{Queues: restsOf(p.port), Box: restsOf(p.box)})
 	}

@@ -321,6 +321,9 @@ func (h *heir) round(to *dataplane.TakeOver) (*upgrade.Final, error) {
 		to.Kept(&s.Kept[i])
 	}
 	if last {
+		for i := range final.Helped {
+			to.Help(&final.Helped[i])
+		}
 		return final, nil
 	}
 	return nil, h.conn.Send(upgrade.KindTaken, taken)

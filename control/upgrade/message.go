@@ -115,6 +115,7 @@ type Final struct {
 	Stopped  int64       // when the workers did, boot clock, ns
 	Mappings []pcp.Saved // ports that hosts have at their request
 	Epoch    time.Time   // of the service that gives them
+	Helped   []dataplane.SavedHelp
 	Alarms   []uint64
 	Recorded bool // events are, and go on to be
 }

@@ -145,7 +145,8 @@ const upgradeRate = 5000
 
 // TestConnectionsGoOnInAnotherProcess upgrades twice in a row while a file, whose sum is
 // checked, comes down and another one goes up, datagrams are sent at a steady rate, and an
-// FTP server has announced a data connection that nobody has opened yet.
+// FTP server has announced a data connection that nobody has opened yet. What it announces
+// later opens one, too.
 func TestConnectionsGoOnInAnotherProcess(t *testing.T) {
 	s := ftpThrough
 	s.gateway = "metrics = \"127.0.0.1:9465\""
@@ -191,6 +192,13 @@ func TestConnectionsGoOnInAnotherProcess(t *testing.T) {
 		}
 		h.wantFlow(t, fmt.Sprintf("tcp 6 431999 ESTABLISHED src=%v dst=%v sport=30101 dport=50000 src=%v dst=%v sport=50000 dport=30101 [ASSURED] mark=33 use=1",
 			ipv4.first, ipv4.server, ipv4.server, ipv4.outside))
+		serveTCP(t, h.server, at(ipv4.server, 50001), greet)
+		ftp.command(t, "PASV", "PASV") // is read by a process that has not seen the beginning
+		ftp.reply(t, "227 Entering Passive Mode (198,51,100,9,195,81).", "227 Entering Passive Mode (198,51,100,9,195,81).")
+		talk(t, h.first, at(ipv4.first, 30102), at(ipv4.server, 50001))
+		if out, err := h.conntrack(t, "-L", "-p", "tcp", "--sport", "30102"); err != nil || !strings.Contains(out, "mark=33") {
+			t.Errorf("the second data connection is not one that was announced: %v\n%s", err, out)
+		}
 		after := h.status(t)
 		if after.Forwarded <= before.Forwarded || after.Generation < before.Generation {
 			t.Errorf("counters went from %d packets to %d, the generation from %d to %d", before.Forwarded, after.Forwarded, before.Generation, after.Generation)
