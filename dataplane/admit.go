@@ -117,6 +117,7 @@ const (
 func (w *Worker) claim(b *binding) claiming {
 	p, prop, r := b.p, &b.f.prop, b.f.role
 	for range claimTries {
+		var decided *route.NextHop
 		ref, claim := w.ct.Claim(prop, w.tick)
 		ended := claimedNot
 		switch claim {
@@ -126,6 +127,9 @@ func (w *Worker) claim(b *binding) claiming {
 				return claimedPromised
 			}
 			w.claimed, ended = ref.Slot, claimedOurs
+			if !b.f.onLink {
+				decided = &b.f.hop
+			}
 			if w.trace != nil {
 				w.trace.began(ref)
 			}
@@ -148,7 +152,7 @@ func (w *Worker) claim(b *binding) claiming {
 			w.undo(ref)
 			w.invalid(p, ref, ofVerdict[v], r)
 		default:
-			w.forward(p, w.e.table.Entry(ref.Slot), ref, r)
+			w.forwardBy(p, w.e.table.Entry(ref.Slot), ref, r, decided)
 		}
 		w.claimed = 0
 		return ended

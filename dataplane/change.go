@@ -366,7 +366,7 @@ func (c *court) decide(e *Engine, f *conntrack.Flow, d *rules.Decision) (first, 
 // go, or would go.
 func (v *view) cameBy(f *conntrack.Flow, neigh *route.Neighbours) (uint16, role) {
 	src := &f.Tuple[tuple.Original].Src
-	if _, own := v.local[*src]; own {
+	if _, own := v.own(src); own {
 		return HostPort, roleHost
 	}
 	if port, _, known := neigh.Where(route.Hint(f.Hint[tuple.Reply])); known {

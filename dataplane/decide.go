@@ -150,9 +150,9 @@ func refusal(verdict rules.Verdict, k *rules.Key, d *rules.Decision) Reason {
 func (v *view) source(f *first) Reason {
 	var src *nat.Source
 	var egress tuple.Addr
-	f.search = nat.NullSearch(f.key.Tuple, f.rnd.Uint64())
+	chosen := false // by a rule, or by its master
 	if f.heir.Says&nat.SrcEnd != 0 {
-		f.search = f.heir.Search(f.key.Tuple, f.rnd.Uint64())
+		f.search, chosen = f.heir.Search(f.key.Tuple, f.rnd.Uint64()), true
 		f.prop.Status |= conntrack.SrcNATDone
 	} else if f.hop.Port != HostPort && !f.onLink {
 		var why Reason
@@ -160,7 +160,7 @@ func (v *view) source(f *first) Reason {
 			return why
 		}
 		if src != nil {
-			f.search = src.Search(f.key.Tuple, egress, f.rnd.Uint64())
+			f.search, chosen = src.Search(f.key.Tuple, egress, f.rnd.Uint64()), true
 			if f.search.Empty() {
 				return NoMapping
 			}
@@ -169,6 +169,9 @@ func (v *view) source(f *first) Reason {
 				f.prop.Rule = f.ruling.SnatRule.ID
 			}
 		}
+	}
+	if !chosen {
+		f.search = nat.NullSearch(f.key.Tuple, f.rnd.Uint64())
 	}
 	if !f.use.Inbound() {
 		v.lease(f, src, egress)
@@ -203,7 +206,7 @@ func (v *view) key(p *packet.Packet, r role, st rules.State) rules.Key {
 	if in := v.portOf(k.In); in != nil {
 		k.InArea = in.area
 	}
-	if _, own := v.local[p.Tuple.Dst]; own {
+	if _, own := v.own(&p.Tuple.Dst); own {
 		k.Local = rules.ToLocal
 	}
 	return k

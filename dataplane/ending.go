@@ -168,7 +168,7 @@ func (w *Worker) notify(ref conntrack.Ref, d tuple.Direction) {
 // it is behind: nil if there is none. For the gateway's own addresses that is the
 // port that has the address.
 func (w *Worker) wayInside(dst *tuple.Addr) (route.Hint, *portEntry) {
-	if id, own := w.v.local[*dst]; own {
+	if id, own := w.v.own(dst); own {
 		return w.e.neigh.HostHint(), w.v.portOf(id)
 	}
 	hop, ok := w.v.routeTo(dst)

@@ -78,7 +78,7 @@ type ExplainedStep struct {
 // route leads there.
 func (e *Engine) PortTowards(a tuple.Addr) (uint16, bool) {
 	v := e.view.Load()
-	if _, own := v.local[a]; own {
+	if _, own := v.own(&a); own {
 		return HostPort, true
 	}
 	hop, ok := v.routeTo(&a)

@@ -134,7 +134,7 @@ func (v *view) fromInside(k *rules.Key) bool {
 // outer returns the outside port that a is behind, nil if there is none, and
 // whether a is the gateway's own address there.
 func (v *view) outer(a *tuple.Addr) (out *portEntry, own bool) {
-	id, own := v.local[*a]
+	id, own := v.own(a)
 	if own {
 		out = v.portOf(id)
 	} else {

@@ -51,7 +51,7 @@ func (w *Worker) icmpError(p *packet.Packet, ref conntrack.Ref, r role) {
 	if !w.errorAllowed(p, &to, ref, was, r) {
 		return
 	}
-	hop, why := w.wayOn(p, &to, e, was, r)
+	hop, why := w.wayOn(p, &to, e, was, r, nil)
 	var hint route.Hint
 	if why == None {
 		hint, why = w.neighbour(p, &hop, to.Dst)

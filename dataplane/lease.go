@@ -55,7 +55,7 @@ func (v *view) lease(f *first, src *nat.Source, egress tuple.Addr) {
 	}
 	if src == nil {
 		// What is the gateway's own, or follows a master, must not meet exclusive ports.
-		if _, own := v.local[f.key.Tuple.Src]; own || f.heir.Says&nat.SrcEnd != 0 {
+		if _, own := v.own(&f.key.Tuple.Src); own || f.heir.Says&nat.SrcEnd != 0 {
 			f.use = f.terms.Outbound(v.sharing)
 		}
 		return
@@ -65,7 +65,7 @@ func (v *view) lease(f *first, src *nat.Source, egress tuple.Addr) {
 	}
 	f.use = f.terms.Outbound(v.sharing)
 	f.hint = f.terms.Mapping == nat.Linux && src.Flags&(nat.Random|nat.FullyRandom) == 0
-	if f.terms.Mapping != nat.EndpointIndependent {
+	if f.terms.Mapping != nat.EndpointIndependent && v.leases.HasExplicit() {
 		v.leaseExplicit(f)
 	}
 }

@@ -203,6 +203,12 @@ type egress struct {
 // forward sends a tracked packet on its way: next hop, time to live, size,
 // translation, transmission. A packet whose next hop is not yet known waits.
 func (w *Worker) forward(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref, r role) {
+	w.forwardBy(p, e, ref, r, nil)
+}
+
+// forwardBy is forward for a packet for which the way was decided about just now, nil: it
+// was not.
+func (w *Worker) forwardBy(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref, r role, decided *route.NextHop) {
 	var to tuple.Tuple
 	e.Answer(ref.Dir, &to)
 	hint := route.Hint(e.Hint(ref.Dir))
@@ -212,7 +218,7 @@ func (w *Worker) forward(p *packet.Packet, e *conntrack.Entry, ref conntrack.Ref
 	}
 	if !ok {
 		was := w.e.lastWay(hint)
-		hop, why := w.wayOn(p, &to, e, was, r)
+		hop, why := w.wayOn(p, &to, e, was, r, decided)
 		if why == None {
 			if cause := w.v.doomed(p, &to, &hop, was); cause != conntrack.Unspecified {
 				w.overtaken(p, ref, cause, r)
@@ -268,7 +274,7 @@ func (w *Worker) depart(p *packet.Packet, way *egress) {
 // and knows clients that cannot answer yet (a DHCP offer). Link-local destinations
 // are nowhere else.
 func (w *Worker) onOwnLink(p *packet.Packet, to *tuple.Tuple) bool {
-	if _, own := w.v.local[to.Dst]; own || p.Link != packet.LinkEthernet {
+	if _, own := w.v.own(&to.Dst); own || p.Link != packet.LinkEthernet {
 		return false
 	}
 	if linkLocal(&to.Dst) {
@@ -289,6 +295,9 @@ func (w *Worker) neighbour(p *packet.Packet, hop *route.NextHop, dst tuple.Addr)
 		return 0, EgressDown
 	}
 	addr := eg.neighbour(hop, dst)
+	if hint, ok := w.hops.known(w.e.neigh, hop.Port, &addr); ok {
+		return hint, None
+	}
 	hint, st, fresh := w.e.neigh.Find(hop.Port, addr, w.now)
 	if st == route.Unknown {
 		hint, st, fresh = w.e.neigh.Ask(hop.Port, addr, w.asker(p), w.now)
@@ -299,6 +308,7 @@ func (w *Worker) neighbour(p *packet.Packet, hop *route.NextHop, dst tuple.Addr)
 	if fresh && w.e.host != nil {
 		w.e.host.Resolve(hop.Port, addr.Netip())
 	}
+	w.hops.learn(hop.Port, &addr, hint)
 	return hint, None
 }
 

@@ -233,7 +233,7 @@ func (h *herald) behind(c *alg.Context, proto uint8, ep netip.AddrPort) (netip.A
 
 // inside reports whether a is the address of a host in an inside area.
 func (v *view) inside(a *tuple.Addr) bool {
-	if _, own := v.local[*a]; own {
+	if _, own := v.own(a); own {
 		return false
 	}
 	at := v.portTo(a)

@@ -120,7 +120,7 @@ func (e *Engine) imagine(v *view, q *PortRequest, ruling *rules.Decision) (*firs
 		t.Family = tuple.IPv6
 	}
 	in := v.portTo(&t.Src)
-	if _, own := v.local[t.Src]; own || in == nil || in.outside {
+	if _, own := v.own(&t.Src); own || in == nil || in.outside {
 		return nil, ErrNotAllowed
 	}
 	*ruling = rules.Decision{Page: v.ledger.Reader(e.Now(), e.cfg.Wall()), Purpose: rules.Ask}

@@ -153,8 +153,9 @@ type view struct {
 	prog     *rules.Program
 	express  bool // later packets of flows meet no rule
 	routes   *route.Table
-	ports    []*portEntry // by id; nil: no such port
-	local    map[tuple.Addr]uint16
+	ports    []*portEntry                // by id; nil: no such port
+	local    map[tuple.Addr]uint16       // port of each of the gateway's own addresses: see own
+	ownEnds  [256]bool                   // last bytes of these, so that few addresses are looked up there
 	gone     map[tuple.Addr]struct{}     // nil: none
 	seed     maphash.Seed                // of hashes that spread flows
 	subnets  map[tuple.Addr]netip.Prefix // own IPv4 prefixes, by their directed broadcast addresses
@@ -196,6 +197,15 @@ func (v *view) portOf(id uint16) *portEntry {
 		return nil
 	}
 	return v.ports[id]
+}
+
+// own returns the port that an address of the gateway's own is on, and whether a is one.
+func (v *view) own(a *tuple.Addr) (port uint16, is bool) {
+	if !v.ownEnds[a[15]] {
+		return 0, false
+	}
+	port, is = v.local[*a]
+	return port, is
 }
 
 // has reports whether d is among the ports of v.
@@ -323,6 +333,7 @@ func (v *view) addPort(c *PortConfig) error {
 			return portError(int(c.ID), c.Name, "address %v is already on %s", a.Addr(), v.ports[other].name)
 		}
 		v.local[addr] = c.ID
+		v.ownEnds[addr[15]] = true
 		switch {
 		case a.Addr().Is4() && !p.has4:
 			p.primary4, p.has4 = addr, true

@@ -43,7 +43,7 @@ func (e *Engine) lastWay(h route.Hint) (l last) {
 func (v *view) route(k *rules.Key, mark uint32, was last) (route.NextHop, *portEntry, Reason) {
 	var hop route.NextHop // to the gateway itself
 	k.Local = rules.ToLocal
-	if _, own := v.local[k.Tuple.Dst]; !own {
+	if _, own := v.own(&k.Tuple.Dst); !own {
 		k.Local = rules.Forward
 		var ok bool
 		if hop, ok = v.choose(&k.Tuple, k.InArea, mark, was); !ok {
@@ -82,7 +82,7 @@ func (v *view) choose(t *tuple.Tuple, area rules.AreaID, mark uint32, was last) 
 	if !v.routes.Several() {
 		return v.routes.Choose(&q)
 	}
-	if port, own := v.local[t.Src]; own {
+	if port, own := v.own(&t.Src); own {
 		if hop, is := v.routes.Through(t.Dst, port); is != route.None {
 			return hop, true // also when it is down: this may be who finds out that it is up again
 		}
@@ -115,12 +115,15 @@ func (v *view) portTo(dst *tuple.Addr) *portEntry {
 }
 
 // wayOn finds the next hop of a packet of a flow that will have tuple to, and checks
-// that it may come from where it came.
-func (w *Worker) wayOn(p *packet.Packet, to *tuple.Tuple, e *conntrack.Entry, was last, r role) (route.NextHop, Reason) {
+// that it may come from where it came. Both was done if the way is decided already.
+func (w *Worker) wayOn(p *packet.Packet, to *tuple.Tuple, e *conntrack.Entry, was last, r role, decided *route.NextHop) (route.NextHop, Reason) {
+	if decided != nil {
+		return *decided, None
+	}
 	if why := w.v.reversePath(p, r); why != None {
 		return route.NextHop{}, why
 	}
-	if _, own := w.v.local[to.Dst]; own {
+	if _, own := w.v.own(&to.Dst); own {
 		return route.NextHop{Port: HostPort}, None
 	}
 	t := p.Tuple
@@ -183,7 +186,7 @@ func (v *view) doomed(p *packet.Packet, to *tuple.Tuple, hop *route.NextHop, was
 // home returns the port that an address belongs to: that has it, or on whose link it
 // is.
 func (v *view) home(a tuple.Addr) (uint16, bool) {
-	if port, own := v.local[a]; own {
+	if port, own := v.own(&a); own {
 		return port, true
 	}
 	hop, ok := v.routes.Lookup(a)
@@ -208,11 +211,11 @@ func (e *Engine) EndStranded() int {
 func (v *view) stranded(f *conntrack.Flow, d tuple.Direction, neigh *route.Neighbours) bool {
 	other := &f.Tuple[d.Other()]
 	src, dst := other.Dst, other.Src
-	_, own := v.local[src]
+	_, own := v.own(&src)
 	if !own && src == f.Tuple[d].Src {
 		return false // not translated: it may take any way
 	}
-	if _, own := v.local[dst]; own {
+	if _, own := v.own(&dst); own {
 		return false
 	}
 	home, ok := v.home(src)
@@ -257,11 +260,11 @@ func (v *view) reversePath(p *packet.Packet, r role) Reason {
 		return None
 	}
 	in := v.portOf(p.In)
-	if _, own := v.local[p.Tuple.Src]; own {
+	if _, own := v.own(&p.Tuple.Src); own {
 		return SpoofedSource // nobody else may use our addresses
 	}
 	if linkLocal(&p.Tuple.Src) { // no farther than here (RFC 4291 section 2.5.6)
-		if _, own := v.local[p.Tuple.Dst]; !own {
+		if _, own := v.own(&p.Tuple.Dst); !own {
 			return SpoofedSource
 		}
 		return None

@@ -56,6 +56,7 @@ type Worker struct {
 	claimed   uint32           // slot of the entry that the packet in hand has made: undo may take it back
 	rnd       *rand.PCG
 	first     first // flow that the packet in hand begins
+	hops      lastHops
 	refusals  refusals
 	binding   binding                      // for it
 	blocks    [ports.MaxBlocks]ports.Block // of its client

@@ -2,6 +2,7 @@ package route
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"math/bits"
 	"net/netip"
@@ -107,12 +108,31 @@ type Table struct {
 	several          bool
 }
 
-// level holds the prefixes of one length. A lookup probes one map for each
-// length in use, some handful on a gateway; flows cache the answer.
+// level holds the prefixes of one length. A lookup probes one for each length in
+// use, some handful on a gateway, and most of them have few prefixes: to look at these
+// is much faster than to ask a map. Flows cache the answer.
 type level struct {
-	mask tuple.Addr
-	ways map[tuple.Addr]*ways
+	mask halves
+	few  []entry          // at most fewPrefixes
+	all  map[halves]*ways // the same when there are more, else nil
 }
+
+type entry struct {
+	prefix halves
+	ways   *ways
+}
+
+// fewPrefixes is how many are looked at one after the other.
+const fewPrefixes = 8
+
+// halves is an address in two words.
+type halves struct{ hi, lo uint64 }
+
+func halvesOf(a *tuple.Addr) halves {
+	return halves{binary.BigEndian.Uint64(a[:8]), binary.BigEndian.Uint64(a[8:])}
+}
+
+func (h halves) and(mask halves) halves { return halves{h.hi & mask.hi, h.lo & mask.lo} }
 
 // ways are the routes to one prefix.
 type ways struct {
@@ -138,7 +158,7 @@ type hop struct {
 
 // only is Only as packets are held against it.
 type only struct {
-	from, mask     tuple.Addr
+	from, mask     halves
 	area           Area
 	mark, markMask uint32
 	is4, anyFrom   bool
@@ -147,14 +167,14 @@ type only struct {
 func onlyOf(o Only) only {
 	c := only{anyFrom: !o.From.IsValid(), area: o.Area, mark: o.Mark & o.MarkMask, markMask: o.MarkMask}
 	if !c.anyFrom {
-		c.is4, c.mask = o.From.Addr().Is4(), mask128(bits128(o.From))
-		c.from = and(tuple.AddrFrom(o.From.Addr()), c.mask)
+		c.is4 = o.From.Addr().Is4()
+		c.from, c.mask = halvesOfPrefix(o.From)
 	}
 	return c
 }
 
 func (o *only) fits(q *Query) bool {
-	return (o.anyFrom || q.Src.Is4() == o.is4 && and(q.Src, o.mask) == o.from) &&
+	return (o.anyFrom || q.Src.Is4() == o.is4 && halvesOf(&q.Src).and(o.mask) == o.from) &&
 		(o.area == 0 || o.area == q.Area) && q.Mark&o.markMask == o.mark
 }
 
@@ -227,17 +247,11 @@ func (t *Table) add(r *Route) {
 	if r.Prefix.Addr().Is4() {
 		levels = &t.levels4
 	}
-	mask := mask128(bits128(r.Prefix))
+	prefix, mask := halvesOfPrefix(r.Prefix)
 	if n := len(*levels); n == 0 || (*levels)[n-1].mask != mask {
-		*levels = append(*levels, level{mask: mask, ways: map[tuple.Addr]*ways{}})
+		*levels = append(*levels, level{mask: mask})
 	}
-	l := &(*levels)[len(*levels)-1]
-	key := and(tuple.AddrFrom(r.Prefix.Addr()), mask)
-	w := l.ways[key]
-	if w == nil {
-		w = &ways{}
-		l.ways[key] = w
-	}
+	w := (*levels)[len(*levels)-1].add(prefix)
 	h := hop{
 		NextHop: NextHop{Port: r.Port, Gateway: tuple.AddrFrom(r.Gateway), Via: r.Gateway.IsValid()},
 		weight:  uint64(r.Weight), down: r.Down,
@@ -260,9 +274,9 @@ func (t *Table) add(r *Route) {
 // Choose finds the route of a packet and reports whether there is one. A route of
 // one address family never carries the other, not even ::/0.
 func (t *Table) Choose(q *Query) (NextHop, bool) {
-	levels := t.family(q.Dst)
+	levels, dst := t.family(&q.Dst), halvesOf(&q.Dst)
 	for i := range levels {
-		w := levels[i].to(q.Dst)
+		w := levels[i].to(dst)
 		if w == nil {
 			continue
 		}
@@ -279,23 +293,55 @@ func (t *Table) Choose(q *Query) (NextHop, bool) {
 func (t *Table) Lookup(dst tuple.Addr) (NextHop, bool) { return t.Choose(&Query{Dst: dst}) }
 
 // family returns the levels of dst's address family.
-func (t *Table) family(dst tuple.Addr) []level {
+func (t *Table) family(dst *tuple.Addr) []level {
 	if dst.Is4() {
 		return t.levels4
 	}
 	return t.levels6
 }
 
+// add returns the routes to a prefix, new ones if it has none.
+func (l *level) add(prefix halves) *ways {
+	if w := l.to(prefix); w != nil {
+		return w
+	}
+	w := &ways{}
+	if l.all == nil && len(l.few) < fewPrefixes {
+		l.few = append(l.few, entry{prefix, w})
+		return w
+	}
+	if l.all == nil {
+		l.all = make(map[halves]*ways)
+		for _, e := range l.few {
+			l.all[e.prefix] = e.ways
+		}
+		l.few = nil
+	}
+	l.all[prefix] = w
+	return w
+}
+
 // to returns the routes of the level to dst, nil if it has none.
-func (l *level) to(dst tuple.Addr) *ways { return l.ways[and(dst, l.mask)] }
+func (l *level) to(dst halves) *ways {
+	prefix := dst.and(l.mask)
+	for i := range l.few {
+		if e := &l.few[i]; e.prefix == prefix {
+			return e.ways
+		}
+	}
+	if l.all == nil {
+		return nil
+	}
+	return l.all[prefix]
+}
 
 // Stay returns the way of a flow that has left by a port to a neighbour, if it is
 // still one that some packets to dst take: a flow does not move because a better way
 // turned up. The zero neighbour stands for any.
 func (t *Table) Stay(dst tuple.Addr, port uint16, neighbour tuple.Addr) (NextHop, bool) {
-	levels := t.family(dst)
+	levels, at := t.family(&dst), halvesOf(&dst)
 	for i := range levels {
-		w := levels[i].to(dst)
+		w := levels[i].to(at)
 		if w == nil {
 			continue
 		}
@@ -324,9 +370,9 @@ const (
 // Through returns the way to dst out of a port, whatever packets it is for: answers
 // go back by the port that the question came in by. One that is up is preferred.
 func (t *Table) Through(dst tuple.Addr, port uint16) (way NextHop, is Condition) {
-	levels := t.family(dst)
+	levels, at := t.family(&dst), halvesOf(&dst)
 	for i := range levels {
-		w := levels[i].to(dst)
+		w := levels[i].to(at)
 		if w == nil {
 			continue
 		}
@@ -369,21 +415,10 @@ func bits128(p netip.Prefix) int {
 	return p.Bits()
 }
 
-func mask128(bits int) (m tuple.Addr) {
-	for i := range m {
-		switch left := bits - 8*i; {
-		case left >= 8:
-			m[i] = 0xff
-		case left > 0:
-			m[i] = byte(0xff << (8 - left))
-		}
-	}
-	return m
-}
-
-func and(a, m tuple.Addr) tuple.Addr {
-	for i := range a {
-		a[i] &= m[i]
-	}
-	return a
+// halvesOfPrefix returns the address of a prefix and its mask.
+func halvesOfPrefix(p netip.Prefix) (prefix, mask halves) {
+	n := bits128(p)
+	mask = halves{^uint64(0) << max(64-n, 0), ^uint64(0) << (128 - max(n, 64))}
+	addr := tuple.AddrFrom(p.Addr())
+	return halvesOf(&addr).and(mask), mask
 }

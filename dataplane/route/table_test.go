@@ -2,6 +2,7 @@ package route
 
 import (
 	"cmp"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -176,7 +177,7 @@ func overlapping(rnd *rand.Rand) netip.Addr {
 
 // randomRoutes draws routes of all kinds; each has a port of its own or one of few.
 func randomRoutes(t *testing.T, rnd *rand.Rand) (routes []Route) {
-	for range rnd.IntN(40) {
+	for range rnd.IntN(20) * (1 + rnd.IntN(5)) { // of one length more than fewPrefixes, too
 		a := overlapping(rnd)
 		p, err := a.Prefix([]int{0, 8, 12, 20, 32}[rnd.IntN(5)])
 		if err != nil {
@@ -315,5 +316,50 @@ func TestLookupDoesNotAllocate(t *testing.T) {
 	dst := addr("8.8.8.8")
 	if n := testing.AllocsPerRun(100, func() { table.Lookup(dst); table.Stay(dst, 1, dst); table.Through(dst, 2) }); n != 0 {
 		t.Errorf("%v allocations a lookup, want 0", n)
+	}
+}
+
+// TestManyPrefixesOfOneLength: each is found, whether a level has few or many.
+func TestManyPrefixesOfOneLength(t *testing.T) {
+	for _, n := range []int{1, fewPrefixes, fewPrefixes + 1, 200} {
+		var routes []Route
+		for i := range n {
+			routes = append(routes, Route{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), 0, 0}), 16), Port: uint16(i + 1)})
+		}
+		table := mustTable(t, routes...)
+		for i := range n {
+			hop, ok := table.Lookup(tuple.AddrFrom4([4]byte{10, byte(i), 1, 2}))
+			if !ok || hop.Port != uint16(i+1) {
+				t.Errorf("of %d prefixes, the %dth leads to port %d (%v)", n, i, hop.Port, ok)
+			}
+		}
+		if hop, ok := table.Lookup(tuple.AddrFrom4([4]byte{11, 0, 1, 2})); ok {
+			t.Errorf("of %d prefixes one is for another network: port %d", n, hop.Port)
+		}
+	}
+}
+
+// BenchmarkChoose is a search that ends at the default route, after those of three other
+// lengths.
+func BenchmarkChoose(b *testing.B) {
+	for _, n := range []int{1, fewPrefixes, fewPrefixes + 1} {
+		b.Run(fmt.Sprintf("prefixes=%d", n), func(b *testing.B) {
+			routes := []Route{{Prefix: prefix("0.0.0.0/0"), Port: 1}}
+			for i := range n {
+				for _, bits := range []int{16, 24, 32} {
+					routes = append(routes, Route{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), 0, 0}), bits), Port: 2})
+				}
+			}
+			table, err := NewTable(routes)
+			if err != nil {
+				b.Fatal(err)
+			}
+			q := Query{Dst: addr("198.51.100.7"), Src: addr("10.0.0.5")}
+			for b.Loop() {
+				if hop, ok := table.Choose(&q); !ok || hop.Port != 1 {
+					b.Fatal(hop, ok)
+				}
+			}
+		})
 	}
 }

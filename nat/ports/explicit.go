@@ -60,12 +60,12 @@ func (s *Set) amend(f *Flow, rule uint32, filtering nat.Behaviour, explicit term
 	}
 }
 
+// HasExplicit reports whether there are explicit mappings.
+func (s *Set) HasExplicit() bool { return s.explicit.Load() != 0 }
+
 // Explicit returns the external endpoint of an explicit mapping of the inside
 // endpoint of a flow.
 func (s *Set) Explicit(f *Flow, fits Fits) (Endpoint, bool) {
-	if s.explicit.Load() == 0 {
-		return Endpoint{}, false
-	}
 	var k key
 	f.lease(hasMap, &k)
 	c := s.open(&k)
