@@ -34,7 +34,8 @@ func (w *Worker) Claim(p *Proposal, now Tick) (Ref, Claim) {
 	t := w.t
 	x := &t.index
 	ho, hr := x.key.tuple(&p.Original), x.key.tuple(&p.Reply)
-	w.prefetchClaim(ho, hr)
+	toward := t.towardCells(&p.Original, &p.Reply, p.Status)
+	w.prefetchClaim(ho, hr, &toward)
 	who := t.clients.enter(&x.key, &p.Original, p.Status, now)
 	at := w.placed()
 	if at == 0 {
@@ -58,8 +59,6 @@ func (w *Worker) Claim(p *Proposal, now Tick) (Ref, Claim) {
 	}
 	word.Store32(&t.owner[slot], who)
 	word.Store32(&t.rules[slot], p.Generation)
-	toward := t.towardCellsOf(&t.entries[slot])
-	w.prefetchToward(&toward)
 	for range claimTries {
 		taken, c := w.commit(slot, ho, hr, &toward)
 		if c == Claimed {
@@ -90,8 +89,8 @@ func (w *Worker) Claim(p *Proposal, now Tick) (Ref, Claim) {
 }
 
 // prefetchClaim asks for the lines that a claim is going to touch: both buckets with
-// their locks, and the next free record.
-func (w *Worker) prefetchClaim(ho, hr uint64) {
+// their locks, the next free record, and the counters of the flow's sockets.
+func (w *Worker) prefetchClaim(ho, hr uint64, toward *[tuple.NumDirections]*uint32) {
 	t := w.t
 	x := &t.index
 	lines := w.lines[:8]
@@ -105,17 +104,10 @@ func (w *Worker) prefetchClaim(ho, hr uint64) {
 	lines[5] = uintptr(unsafe.Pointer(&e.half[tuple.Reply]))
 	lines[6] = uintptr(unsafe.Pointer(&e.word))
 	lines[7] = uintptr(unsafe.Pointer(&t.due[slot]))
-	prefetch.Lines(lines)
-}
-
-// prefetchToward asks for the lines of the counters of a flow.
-func (w *Worker) prefetchToward(cells *[tuple.NumDirections]*uint32) {
-	if len(w.t.toward.cells) == 0 {
-		return
-	}
-	lines := w.lines[:tuple.NumDirections]
-	for d, c := range cells {
-		lines[d] = w.t.toward.address(c)
+	for _, c := range toward {
+		if c != nil {
+			lines = append(lines, uintptr(unsafe.Pointer(c)))
+		}
 	}
 	prefetch.Lines(lines)
 }
@@ -173,8 +165,8 @@ func (w *Worker) refuse(c Claim) (Ref, Claim) {
 func (w *Worker) fill(slot uint32, p *Proposal, now Tick) bool {
 	t := w.t
 	e := &t.entries[slot]
-	e.half[tuple.Original] = half{tuple: p.Original, seen: uint32(now)}
-	e.half[tuple.Reply] = half{tuple: p.Reply, seen: uint32(now)}
+	e.half[tuple.Original].begin(&p.Original, now)
+	e.half[tuple.Reply].begin(&p.Reply, now)
 	e.word, e.segment, e.proto = 0, 0, [8]uint32{}
 	if !HasStates(p.Original.Proto) {
 		e.proto[areaStream] = uint32(now + udpStreamAfter)
@@ -265,14 +257,16 @@ func (w *Worker) Confirm(r Ref, now Tick) {
 	if e.Status()&confirming != 0 || Status(atomic.OrUint32(&e.status, uint32(confirming)))&confirming != 0 {
 		return // two first packets raced, and both leave
 	}
-	word.Store32(&e.half[tuple.Original].seen, uint32(now))
+	if word.Load32(&e.half[tuple.Original].seen) != uint32(now) {
+		word.Store32(&e.half[tuple.Original].seen, uint32(now))
+	}
 	if e.ext != 0 && t.cfg.Timestamp {
 		word.Store64(&t.exts[e.ext].start, uint64(t.Time(now).UnixNano()))
 	}
 	word.Add64(&w.stats.Insert, 1)
 	w.emit(EventNew, 0, r.Slot, now) // before anybody can end it and say so
-	atomic.StoreUint32(&t.due[r.Slot], dueAt(e.deadline()))
-	e.SetStatus(Confirmed)
+	word.Store32(&t.due[r.Slot], dueAt(e.deadline()))
+	e.SetStatus(Confirmed) // an exclusive access: whoever sees it sees due
 }
 
 // Abort takes back a claimed flow whose first packet did not leave. Nothing is

@@ -43,6 +43,12 @@ type half struct {
 	hint    uint32 // the engine's
 }
 
+// begin makes h that of a flow whose packets in this direction have tuple t.
+func (h *half) begin(t *tuple.Tuple, now Tick) {
+	h.tuple.Set(t)
+	h.packets, h.bytes, h.seen, h.hint = 0, 0, uint32(now), 0
+}
+
 // Use of Entry.proto by protocols that take no lock.
 const (
 	areaStream   = 0 // tick from which a UDP flow is a stream
@@ -183,7 +189,7 @@ func (e *Entry) unlock(w uint32) { word.Store32(&e.word, w&^wordLock) }
 func (e *Entry) copyTo(c *Entry) {
 	for d := range e.half {
 		from, to := &e.half[d], &c.half[d]
-		to.tuple = from.tuple
+		to.tuple.Set(&from.tuple)
 		to.packets, to.bytes = e.counters(tuple.Direction(d))
 		to.seen, to.hint = word.Load32(&from.seen), word.Load32(&from.hint)
 	}

@@ -21,8 +21,8 @@ import (
 // there are.
 
 const (
-	growAhead = 1 << 17 // slots with memory beyond those in use, at least: some 27 MB
-	growShare = 4       // and this part of those in use
+	growAhead = 1 << 15 // slots with memory beyond those in use, at least: some 7 MB
+	growShare = 64      // and this part of those in use
 	growStep  = 1 << 13 // slots at a time, less than a page of two megabytes
 )
 

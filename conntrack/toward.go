@@ -3,7 +3,6 @@ package conntrack
 import (
 	"math/bits"
 	"sync/atomic"
-	"unsafe"
 
 	"example.com/culvert/conntrack/tuple"
 )
@@ -31,8 +30,9 @@ func (t *Table) towardCell(k *tuple.Tuple) *uint32 {
 	if !tuple.HasPorts(k.Proto) && k.Proto != tuple.GRE {
 		return nil
 	}
-	pair := *k
-	pair.SrcPort = 0
+	var pair tuple.Tuple
+	pair.SetAddrs(k)
+	pair.SetRest(0, k.DstPort, k.Proto, k.Family, k.Zone)
 	return &t.toward.cells[t.toward.hash(&pair)>>t.toward.shift]
 }
 
@@ -49,18 +49,23 @@ func (c *toward) hash(k *tuple.Tuple) uint64 {
 	return hi ^ lo
 }
 
-// towardCellsOf returns the counters of both tuples of an entry: without the one that
-// goes to an inside socket, where the translation tells which that is.
-func (t *Table) towardCellsOf(e *Entry) (cells [tuple.NumDirections]*uint32) {
+// towardCellsOf returns the counters of both tuples of an entry.
+func (t *Table) towardCellsOf(e *Entry) [tuple.NumDirections]*uint32 {
+	return t.towardCells(&e.half[tuple.Original].tuple, &e.half[tuple.Reply].tuple, e.Status())
+}
+
+// towardCells returns the counters of a flow's tuples: without the one that goes to an
+// inside socket, where the translation tells which that is.
+func (t *Table) towardCells(original, reply *tuple.Tuple, status Status) (cells [tuple.NumDirections]*uint32) {
 	if len(t.toward.cells) == 0 {
 		return cells
 	}
-	nat := e.Status() & (SrcNAT | DstNAT)
+	nat := status & (SrcNAT | DstNAT)
 	if nat != SrcNAT {
-		cells[tuple.Original] = t.towardCell(&e.half[tuple.Original].tuple)
+		cells[tuple.Original] = t.towardCell(original)
 	}
 	if nat != DstNAT {
-		cells[tuple.Reply] = t.towardCell(&e.half[tuple.Reply].tuple)
+		cells[tuple.Reply] = t.towardCell(reply)
 	}
 	return cells
 }
@@ -86,12 +91,4 @@ func (t *Table) Toward(k *tuple.Tuple) int {
 		return int(atomic.LoadUint32(c))
 	}
 	return 0
-}
-
-// address returns where a counter is, for prefetching: of none, that of the first one.
-func (c *toward) address(cell *uint32) uintptr {
-	if cell == nil {
-		cell = &c.cells[0]
-	}
-	return uintptr(unsafe.Pointer(cell))
 }

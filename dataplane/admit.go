@@ -41,7 +41,8 @@ func (w *Worker) admit(p *packet.Packet, r role) {
 		return
 	}
 	f := b.f
-	*f = first{key: w.v.key(p, r, rules.New), in: p.In, role: r, ruling: &w.decision, rnd: w.rnd}
+	*f = first{in: p.In, role: r, ruling: &w.decision, rnd: w.rnd}
+	w.v.fillKey(&f.key, p, r, rules.New)
 	var x conntrack.Announced
 	if w.ct.Expected(&f.key.Tuple, &x) {
 		f.expect(&x, w.e.table.HelperName(x.Helper))

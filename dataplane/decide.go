@@ -48,7 +48,8 @@ type first struct {
 // filter, source. It changes nothing but f, so that whoever only wants to know
 // may ask. On None the flow may have the first candidate of f.search that is free.
 func (v *view) decide(f *first) Reason {
-	f.prop.Original, f.prop.Generation = f.key.Tuple, v.prog.Generation
+	f.prop.Original.Set(&f.key.Tuple)
+	f.prop.Generation = v.prog.Generation
 	if f.role == roleBox {
 		f.prop.Status |= atKernel
 	}
@@ -197,9 +198,16 @@ func (v *view) newSource(f *first) (*nat.Source, tuple.Addr, Reason) {
 }
 
 // key is what rules see of p.
-func (v *view) key(p *packet.Packet, r role, st rules.State) rules.Key {
-	k := rules.Key{Tuple: p.Tuple, In: p.In, Out: rules.NoPort, State: st, TTL: p.TTL, TOS: p.TOS,
-		Length: uint32(p.End - p.L3)}
+func (v *view) key(p *packet.Packet, r role, st rules.State) (k rules.Key) {
+	v.fillKey(&k, p, r, st)
+	return k
+}
+
+// fillKey makes k, which is zero, the key of p.
+func (v *view) fillKey(k *rules.Key, p *packet.Packet, r role, st rules.State) {
+	k.Tuple.Set(&p.Tuple)
+	k.In, k.Out, k.State, k.TTL, k.TOS = p.In, rules.NoPort, st, p.TTL, p.TOS
+	k.Length = uint32(p.End - p.L3)
 	if r != roleWire {
 		k.In = HostPort
 	}
@@ -209,7 +217,6 @@ func (v *view) key(p *packet.Packet, r role, st rules.State) rules.Key {
 	if _, own := v.own(&p.Tuple.Dst); own {
 		k.Local = rules.ToLocal
 	}
-	return k
 }
 
 // localFor returns the address a redirect of a packet that came in by a port goes

@@ -42,8 +42,16 @@ func TestKeptHintsGoWithTheirNeighbours(t *testing.T) {
 	for what, change := range map[string]func(){
 		"moved":   func() { neigh.Learn(lanID, here, [6]byte{2, 2}, 1) },
 		"invalid": func() { neigh.Invalidate() },
-		"failed":  func() { neigh.Fail(lanID, here); neigh.Ask(lanID, here, 1, 1e12); neigh.Learn(lanID, here, [6]byte{2, 3}, 2) },
-		"gone":    func() { neigh.Forget(lanID); neigh.Ask(lanID, here, 1, 1e12); neigh.Learn(lanID, here, [6]byte{2, 4}, 2) },
+		"failed": func() {
+			neigh.Fail(lanID, here)
+			neigh.Ask(lanID, here, 1, 1e12)
+			neigh.Learn(lanID, here, [6]byte{2, 3}, 2)
+		},
+		"gone": func() {
+			neigh.Forget(lanID)
+			neigh.Ask(lanID, here, 1, 1e12)
+			neigh.Learn(lanID, here, [6]byte{2, 4}, 2)
+		},
 	} {
 		change()
 		t.Log(what)

@@ -364,8 +364,7 @@ func (w *Worker) bindKept(b *binding) bool {
 func (w *Worker) try(b *binding, cand tuple.Tuple, why nat.Choice, crowd *ports.Crowd) bool {
 	f, prop := b.f, &b.f.prop
 	cand.Zone = f.ruling.ZoneOf(tuple.Reply)
-	var ok bool
-	if prop.Reply, ok = cand.Inverse(); !ok {
+	if !prop.Reply.Answer(&cand) {
 		b.why, b.over = InvalidNew, true
 		return false
 	}
@@ -393,7 +392,7 @@ func (w *Worker) try(b *binding, cand tuple.Tuple, why nat.Choice, crowd *ports.
 		case ports.Elsewhere: // another packet of the socket was faster
 			mapped = true
 			cand.Src, cand.SrcPort, why = at.Addr, at.Port, nat.Reused
-			prop.Reply, _ = cand.Inverse()
+			prop.Reply.Answer(&cand)
 		case ports.Busy:
 			return false
 		default:
