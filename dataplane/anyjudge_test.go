@@ -31,7 +31,8 @@ func (l *anyLab) judge() {
 		l.Errorf("%d bytes left that did not come, and %d answers", -l.budget.bytes, answers)
 	}
 	if s.Waiting == 0 {
-		l.budget.frames, l.budget.bytes, l.budget.told = 0, 0, s.Originated
+		l.budget.frames, l.budget.told = 0, s.Originated
+		l.budget.bytes = min(max(l.budget.bytes, 0), int(l.e.helpers.memory.Load())) // what helpers hold back leaves later
 		l.forgetAsked()
 	}
 }
