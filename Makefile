@@ -73,7 +73,7 @@ soak: build ## mixed traffic and changes for MINUTES, every invariant checked al
 	@[ "$$(id -u)" = 0 ] || { echo "this makes network namespaces: run it as root" >&2; exit 1; }
 	@CULVERT_BIN=$(CURDIR)/bin/culvert SOAK=$(MINUTES)m go test -tags netns -count=1 -v -timeout $$(($(MINUTES) + 5))m ./test/netns/soak
 
-floods: build ## floods through Culvert and through the kernel, side by side, for six minutes, as root
+floods: build ## floods through Culvert and through the kernel, side by side, for nine minutes, as root
 	@[ "$$(id -u)" = 0 ] || { echo "this makes network namespaces: run it as root" >&2; exit 1; }
 	@CULVERT_BIN=$(CURDIR)/bin/culvert FLOODS=long go test -tags netns -count=1 -v -timeout 20m ./test/netns/flood
 

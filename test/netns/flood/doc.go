@@ -9,8 +9,8 @@
 // # Theory of operation
 //
 // A user behind the gateway has connections and datagrams to a server outside, all the
-// time, each at a fixed rate that the machine can bear, and opens new connections. A
-// flooder has two links of his own to the gateway, one inside and one outside, and sends
+// time, each at a fixed rate that the machine can bear, and opens new connections, over IPv4
+// and IPv6 in turns. A flooder has two links of his own to the gateway, one inside and one outside, and sends
 // packets on one of them at a fixed rate.
 //
 // Each flood runs twice, in a network that was just made. The first time a XDP program

@@ -28,7 +28,9 @@ const longEnv = "FLOODS"
 const (
 	self     = "10.1.0.11" // of the user
 	server   = "203.0.113.9"
+	server6  = "2001:db8:203::9"
 	flooder1 = "10.65.0.2" // where the sources of floods are behind, inside
+	flooder6 = "2001:db8:65::2"
 	flooder2 = "192.0.2.2" // and outside
 )
 
@@ -129,12 +131,15 @@ func build(t *testing.T, kind netns.Kind) *lab {
 		Prefix: "cvflood",
 		Log:    func(string, ...any) {},
 		Links: []netns.Link{
-			two(netns.End{If: "lan0", Addrs: []string{"10.1.0.1/24"}}, netns.End{Host: "user", If: "eth0", Addrs: []string{self + "/24"}, Via: []string{"10.1.0.1"}}),
-			two(netns.End{If: "flood0", Addrs: []string{"10.65.0.1/24"}, Routes: []netns.Route{{To: "10.64.0.0/16", Via: flooder1}}},
-				netns.End{Host: "flooder", If: "in0", Addrs: []string{flooder1 + "/24"}}),
+			two(netns.End{If: "lan0", Addrs: []string{"10.1.0.1/24", "2001:db8:1::1/64"}},
+				netns.End{Host: "user", If: "eth0", Addrs: []string{self + "/24", "2001:db8:1::11/64"}, Via: []string{"10.1.0.1", "2001:db8:1::1"}}),
+			two(netns.End{If: "flood0", Addrs: []string{"10.65.0.1/24", "2001:db8:65::1/64"},
+				Routes: []netns.Route{{To: "10.64.0.0/16", Via: flooder1}, {To: "fd64::/48", Via: flooder6}}},
+				netns.End{Host: "flooder", If: "in0", Addrs: []string{flooder1 + "/24", flooder6 + "/64"}}),
 			two(netns.End{If: "flood1", Addrs: []string{"192.0.2.1/24"}, Routes: []netns.Route{{To: "198.18.0.0/16", Via: flooder2}}},
 				netns.End{Host: "flooder", If: "out0", Addrs: []string{flooder2 + "/24"}}),
-			two(netns.End{If: "wan0", Addrs: []string{"203.0.113.1/24"}, Via: []string{server}}, netns.End{Host: "server", If: "eth0", Addrs: []string{server + "/24"}}),
+			two(netns.End{If: "wan0", Addrs: []string{"203.0.113.1/24", "2001:db8:203::1/64"}, Via: []string{server, server6}},
+				netns.End{Host: "server", If: "eth0", Addrs: []string{server + "/24", server6 + "/64"}}),
 		},
 		Gateway: &netns.GatewaySpec{Host: "gateway", Kind: kind,
 			Config: fmt.Sprintf(config, most, forwarded, self), Ruleset: fmt.Sprintf(ruleset, forwarded, self)},

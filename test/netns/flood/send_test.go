@@ -44,6 +44,19 @@ func packet(b []byte, proto uint8, src, dst [4]byte, sport, dport uint16, sum in
 	return b
 }
 
+// packet6 is packet for IPv6.
+func packet6(b []byte, proto uint8, src, dst [16]byte, sport, dport uint16, sum int, rest []byte) []byte {
+	b = append(b[:0], 0x60, 0, 0, 0, 0, 0, proto, 64)
+	b = append(append(b, src[:]...), dst[:]...)
+	b = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(b, sport), dport)
+	b = append(b, rest...)
+	binary.BigEndian.PutUint16(b[4:], uint16(len(b)-40))
+	if sum >= 0 {
+		binary.BigEndian.PutUint16(b[40+sum:], ^fold(uint32(len(b)-40)+uint32(proto)+add(b[8:40])+add(b[40:])))
+	}
+	return b
+}
+
 // seal sets the checksum of the IPv4 header.
 func seal(ip []byte) {
 	ip[10], ip[11] = 0, 0
@@ -79,6 +92,14 @@ func within(r *rand.Rand, base [4]byte, bits int) (a [4]byte) {
 	return a
 }
 
+// within6 returns an address with random bytes from one on.
+func within6(r *rand.Rand, base [16]byte, from int) [16]byte {
+	for ; from < len(base); from++ {
+		base[from] = byte(r.Uint32())
+	}
+	return base
+}
+
 // port returns a port that is not one of those with a helper.
 func port(r *rand.Rand) uint16 { return uint16(1024 + 8192 + r.IntN(65536-1024-8192)) }
 
@@ -91,6 +112,10 @@ var (
 	anywhere  = [4]byte{100, 64, 0, 0}  // 20 bits
 	onePeer   = [4]byte{100, 64, 0, 9}  //
 	gateway   = [4]byte{203, 0, 113, 1} // its outside address
+
+	insiders6  = [16]byte{0xfd, 0x64}                                     // a /48, of which floods of one network use the first /64
+	anywhere6  = [16]byte{0x20, 0x01, 0x0d, 0xb8, 0x0f}                   // a /40
+	neighbours = [16]byte{0x20, 0x01, 0x0d, 0xb8, 0x02, 0x03, 0x00, 0x00} // a /64: the outside link
 )
 
 // flood is one kind.
@@ -121,6 +146,21 @@ var floods = []flood{
 		binary.BigEndian.PutUint16(b[4:], uint16(r.Uint32()))
 		binary.BigEndian.PutUint16(b[6:], []uint16{0x2000, 0x2000 | 125, 125}[i%3])
 		seal(b)
+		return b
+	}},
+	{name: "SYN, inside, IPv6, sources of one /64 at random", next: func(_ int, r *rand.Rand, b []byte) []byte {
+		return packet6(b, tcp, within6(r, insiders6, 8), within6(r, anywhere6, 5), port(r), port(r), 16, synRest)
+	}},
+	{name: "UDP, inside, IPv6, sources of a /48 at random", next: func(_ int, r *rand.Rand, b []byte) []byte {
+		return packet6(b, udp, within6(r, insiders6, 6), within6(r, anywhere6, 5), port(r), port(r), 6, udpRest)
+	}},
+	{name: "IPv6, neighbours at random on the outside link", next: func(_ int, r *rand.Rand, b []byte) []byte {
+		return packet6(b, udp, within6(r, insiders6, 8), within6(r, neighbours, 8), port(r), port(r), 6, udpRest)
+	}},
+	{name: "fragments of IPv6 whose others never come", next: func(i int, r *rand.Rand, b []byte) []byte {
+		at := []uint16{1, 125<<3 | 1, 125 << 3}[i%3] // offset and whether more follow (RFC 8200 section 4.5)
+		b = packet6(b, 44, within6(r, insiders6, 8), within6(r, anywhere6, 5), udp<<8, at, -1, filler[:1004])
+		binary.BigEndian.PutUint32(b[44:], r.Uint32())
 		return b
 	}},
 	{name: "SYN, outside, at a forwarded port", outside: true, next: func(_ int, r *rand.Rand, b []byte) []byte {
@@ -170,7 +210,7 @@ func (f *flood) send(ctx context.Context, from *netns.Host, name string, to net.
 			return err
 		}
 		defer func() { err = errors.Join(err, unix.Close(fd)) }()
-		at := &unix.SockaddrLinklayer{Protocol: 0x0008, Ifindex: ifi.Index, Halen: uint8(len(to))} // ETH_P_IP
+		at := &unix.SockaddrLinklayer{Ifindex: ifi.Index, Halen: uint8(len(to))}
 		copy(at.Addr[:], to)
 		r, b := rand.New(rand.NewPCG(1, 2)), make([]byte, 0, 2048)
 		tick := time.NewTicker(time.Millisecond)
@@ -184,6 +224,9 @@ func (f *flood) send(ctx context.Context, from *netns.Host, name string, to net.
 			due := int(time.Since(began).Seconds() * float64(rate))
 			for n = max(n, due-rate/20); n < due; n++ { // what was missed for more than 50 ms stays so
 				b = f.next(n, r, b)
+				if at.Protocol = 0x0008; b[0]>>4 == 6 { // ETH_P_IP
+					at.Protocol = 0xdd86 // ETH_P_IPV6
+				}
 				if err := unix.Sendto(fd, b, 0, at); err != nil && !errors.Is(err, unix.ENOBUFS) {
 					return err
 				}

@@ -32,8 +32,8 @@ const (
 // serve has the server answer all that the user does.
 func (s *lab) serve(t *testing.T) {
 	t.Helper()
-	tcp := func(port string, handle func(net.Conn)) {
-		ln, err := s.server.Listen("tcp", server+":"+port)
+	tcp := func(addr, port string, handle func(net.Conn)) {
+		ln, err := s.server.Listen("tcp", net.JoinHostPort(addr, port))
 		must(t, err)
 		t.Cleanup(func() { ln.Close() })
 		go func() {
@@ -49,8 +49,10 @@ func (s *lab) serve(t *testing.T) {
 			}
 		}()
 	}
-	tcp("7", func(c net.Conn) { _, _ = io.Copy(c, c) }) // until the user has gone
-	tcp("13", func(c net.Conn) { fmt.Fprintln(c, "hello") })
+	tcp(server, "7", func(c net.Conn) { _, _ = io.Copy(c, c) }) // until the user has gone
+	for _, addr := range []string{server, server6} {
+		tcp(addr, "13", func(c net.Conn) { fmt.Fprintln(c, "hello") })
+	}
 	web, err := s.user.Listen("tcp", self+":80") // what the forwarded port leads to
 	must(t, err)
 	t.Cleanup(func() { web.Close() })
@@ -199,7 +201,7 @@ func (u *user) hear(c net.Conn, size int, count *atomic.Int64) {
 	}
 }
 
-// connect opens connections until ctx ends.
+// connect opens connections, over both families in turns, until ctx ends.
 func (u *user) connect(ctx context.Context, done *sync.WaitGroup) {
 	tick := time.NewTicker(apart)
 	defer tick.Stop()
@@ -208,18 +210,20 @@ func (u *user) connect(ctx context.Context, done *sync.WaitGroup) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			began := time.Now()
-			u.begun.Add(1)
-			done.Go(func() { u.once(began) })
+			began, to := time.Now(), server
+			if u.begun.Add(1)%2 == 0 {
+				to = server6
+			}
+			done.Go(func() { u.once(began, to) })
 		}
 	}
 }
 
-func (u *user) once(began time.Time) {
+func (u *user) once(began time.Time, to string) {
 	a := attempt{began: began}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if c, err := u.s.user.Dial(ctx, "tcp", server+":13"); err == nil {
+	if c, err := u.s.user.Dial(ctx, "tcp", net.JoinHostPort(to, "13")); err == nil {
 		_ = c.SetDeadline(a.began.Add(patience)) // then it reads nothing
 		if text, err := io.ReadAll(c); err == nil && string(text) == "hello\n" {
 			a.took = time.Since(a.began)
