@@ -84,6 +84,7 @@ func TestBulkTCPPassesWholeWithOffloadsOn(t *testing.T) {
 		{"two queues by hash", Config{Queues: 2}, 100 << 20},
 		{"two queues by CPU", Config{Queues: 2, Fanout: FanoutCPU}, 50 << 20},
 		{"through the queueing discipline", Config{Qdisc: UseQdisc}, 50 << 20},
+		{"through it with two queues", Config{Queues: 2, Qdisc: UseQdisc}, 10 << 20},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			n := newNetwork(t, tt.cfg.Queues)
@@ -437,6 +438,27 @@ func TestClosedPortStillCounts(t *testing.T) {
 	}
 	if got := p.Queue(0).Stats().RxFrames; got != 1 {
 		t.Errorf("%d frames counted, want 1", got)
+	}
+}
+
+func TestFramesSentHereAreNotReceived(t *testing.T) {
+	for _, queues := range []int{1, 2} {
+		n := newNetwork(t, 1)
+		p := open(t, n.g0, Config{Queues: queues, Qdisc: UseQdisc})
+		far := newRaw(t, n.c0)
+		f := frame(n.c0.MAC(t), 100)
+		q := p.Queue(0)
+		if st := q.Send(&packet.Packet{Mem: f, End: len(f)}); st != port.Sent {
+			t.Fatal(st)
+		}
+		q.Flush()
+		far.receive(t)
+		pkts := make([]packet.Packet, 4)
+		for i := range queues {
+			if got := p.Queue(i).Recv(pkts); got != 0 {
+				t.Errorf("of %d queues, number %d received %d frames that left", queues, i, got)
+			}
+		}
 	}
 }
 

@@ -164,6 +164,7 @@ const newGroup = -1
 func (s *socket) joinFanout(id *int, f Fanout) error {
 	mode := map[Fanout]int{FanoutSteer: unix.PACKET_FANOUT_CBPF, FanoutHash: unix.PACKET_FANOUT_HASH,
 		FanoutCPU: unix.PACKET_FANOUT_CPU, FanoutQM: unix.PACKET_FANOUT_QM}[f]
+	mode |= unix.PACKET_FANOUT_FLAG_IGNORE_OUTGOING // the socket's own PACKET_IGNORE_OUTGOING ends with the group
 	arg, first := *id, *id == newGroup
 	if first {
 		arg = 0
