@@ -27,6 +27,7 @@ type handing struct {
 	failed atomic.Uint64 // that were rolled back
 
 	spawn func(g *Gateway, binary string) (successor, error) // nil: spawnProcess
+	most  time.Duration                                      // that the new process may be silent; 0: as long as usual
 	over  chan struct{}                                      // closed when another process goes on
 }
 
@@ -130,7 +131,7 @@ type handover struct {
 
 // prepare does all that can be done while packets go on.
 func (h *handover) prepare(ctx context.Context) (hello upgrade.Hello, err error) {
-	if _, err := h.next.Receive(upgrade.KindHello, &hello, helloWait); err != nil {
+	if _, err := h.next.Receive(upgrade.KindHello, &hello, h.g.wait(helloWait)); err != nil {
 		return hello, err
 	}
 	switch {
@@ -146,7 +147,7 @@ func (h *handover) prepare(ctx context.Context) (hello upgrade.Hello, err error)
 	if err := h.next.Send(upgrade.KindOffer, offer, fds...); err != nil {
 		return hello, err
 	}
-	if _, err := h.next.Receive(upgrade.KindReady, &upgrade.Ready{}, readyWait); err != nil {
+	if _, err := h.next.Receive(upgrade.KindReady, &upgrade.Ready{}, h.g.wait(readyWait)); err != nil {
 		return hello, err
 	}
 	h.flows = h.g.engine.HandOver()
@@ -174,7 +175,7 @@ func (h *handover) round() (int, error) {
 	if err := h.send(upgrade.KindRound, upgrade.Round(h.names()), s); err != nil {
 		return 0, err
 	}
-	if _, err := h.next.Receive(upgrade.KindTaken, &taken, roundWait); err != nil {
+	if _, err := h.next.Receive(upgrade.KindTaken, &taken, h.g.wait(roundWait)); err != nil {
 		return 0, err
 	}
 	for _, slot := range taken.Not {
@@ -235,7 +236,7 @@ func (h *handover) commit(result *api.UpgradeResult) error {
 		return err
 	}
 	var running upgrade.Running
-	if _, err := h.next.Receive(upgrade.KindRunning, &running, finalWait); err != nil {
+	if _, err := h.next.Receive(upgrade.KindRunning, &running, h.g.wait(finalWait)); err != nil {
 		return err
 	}
 	// From here on nothing can be rolled back, and nothing that fails matters.
@@ -307,6 +308,14 @@ func (h *handover) rollBack() (err error) {
 		}
 	}
 	return err
+}
+
+// wait returns how long the new process may be silent where it usually may be for d.
+func (g *Gateway) wait(d time.Duration) time.Duration {
+	if most := g.handing.most; most > 0 {
+		return min(d, most)
+	}
+	return d
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -200,10 +200,22 @@ func TestUpgradeThatFailsIsRolledBack(t *testing.T) {
 			_ = c.Send(upgrade.KindTaken, upgrade.Taken{})
 		}
 	}
+	hang := func(c *upgrade.Conn) { // until it is killed
+		_, _ = c.Receive(upgrade.KindLeave, &upgrade.Leave{}, time.Minute)
+	}
 	for claim, tt := range map[string]struct {
 		does func(*upgrade.Conn)
 		why  string
 	}{
+		"hangs at once":               {hang, "says nothing"},
+		"hangs when it has the offer": {func(c *upgrade.Conn) { greet(c); hang(c) }, "says nothing"},
+		"hangs when packets go on": {func(c *upgrade.Conn) {
+			greet(c)
+			_ = c.Send(upgrade.KindReady, upgrade.Ready{})
+			_, _, _ = c.ReceiveRound(&upgrade.Final{}, time.Second)
+			hang(c)
+		}, "says nothing"},
+		"hangs when packets wait":    {func(c *upgrade.Conn) { prepare(c); hang(c) }, "says nothing"},
 		"ends at once":               {func(*upgrade.Conn) {}, "has ended"},
 		"speaks another protocol":    {func(c *upgrade.Conn) { h := hello; h.Protocol++; _ = c.Send(upgrade.KindHello, h) }, fmt.Sprintf("protocol %d", upgrade.Protocol+1)},
 		"has another format":         {func(c *upgrade.Conn) { h := hello; h.Format = "0123"; _ = c.Send(upgrade.KindHello, h) }, "digest 0123"},
@@ -220,6 +232,9 @@ func TestUpgradeThatFailsIsRolledBack(t *testing.T) {
 			client := api.NewClient(b.socket)
 			defer client.Close()
 			succeededBy(t, b, tt.does)
+			if strings.HasPrefix(claim, "hangs") {
+				b.handing.most = time.Second / 5
+			}
 			_, err := client.Upgrade(t.Context(), api.UpgradeRequest{})
 			if !errors.Is(err, api.ErrRefused) || !strings.Contains(err.Error(), tt.why) {
 				t.Fatalf("the answer is %v, want one that says %q", err, tt.why)
