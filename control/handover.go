@@ -29,6 +29,7 @@ type handing struct {
 	spawn func(g *Gateway, binary string) (successor, error) // nil: spawnProcess
 	most  time.Duration                                      // that the new process may be silent; 0: as long as usual
 	over  chan struct{}                                      // closed when another process goes on
+	to    *api.UpgradeResult                                 // of the upgrade to that one; g.mu guards it
 }
 
 // successor is the process that is to go on.
@@ -50,10 +51,13 @@ const (
 // Upgrade has a new process go on in place of this one, with its interfaces, listeners and
 // flows. When it returns without an error, that one forwards packets, and LeftTo is closed:
 // who runs the gateway calls Close, which leaves to the other one what is its own. Otherwise nothing has changed, and the error, which
-// wraps ErrRefused, says why.
+// wraps ErrRefused, says why: or that another upgrade came first.
 func (g *Gateway) Upgrade(ctx context.Context, r api.UpgradeRequest) (api.UpgradeResult, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if to := g.handing.to; to != nil {
+		return api.UpgradeResult{}, fmt.Errorf("upgrade %w: upgraded meanwhile, version %s goes on in process %d", ErrRefused, to.After, to.PID)
+	}
 	if g.phase != running {
 		return api.UpgradeResult{}, ErrNotRunning
 	}
@@ -63,7 +67,7 @@ func (g *Gateway) Upgrade(ctx context.Context, r api.UpgradeRequest) (api.Upgrad
 		g.log.Error("upgrade was rolled back", "version", Version(), "error", err)
 		return result, fmt.Errorf("upgrade %w and rolled back, version %s goes on: %w", ErrRefused, Version(), err)
 	}
-	g.phase = left
+	g.phase, g.handing.to = left, &result
 	g.log.Info("another process goes on", "version", result.After, "pid", result.PID, "pause_ms", result.Pause, "flows", result.Flows)
 	close(g.handing.over)
 	return result, nil

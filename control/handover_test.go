@@ -90,6 +90,10 @@ func TestAnotherProcessGoesOn(t *testing.T) {
 	default:
 		t.Error("the old one does not know that it is over")
 	}
+	why := "upgraded meanwhile, version " + Version() + " goes on in process 4711"
+	if _, err := one.Upgrade(t.Context(), api.UpgradeRequest{}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), why) {
+		t.Errorf("an upgrade that waited for this one: %v, want one that says %q", err, why)
+	}
 	if err := one.Close(t.Context()); err != nil {
 		t.Error(err)
 	}

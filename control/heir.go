@@ -384,6 +384,7 @@ func (g *Gateway) succeed() error {
 		g.engine.Stop() // whoever does not hear of it goes on himself
 		return err
 	}
+	h.conn.Join() // while it is there
 	var last upgrade.Leave
 	fds, err := h.conn.Receive(upgrade.KindLeave, &last, leaveWait)
 	if err != nil && !errors.Is(err, upgrade.ErrEnded) {

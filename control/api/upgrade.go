@@ -51,7 +51,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) error {
 }
 
 // Upgrade has another process go on in place of the gateway's. ErrRefused: it was rolled
-// back, and the gateway goes on as it was.
+// back, and the gateway goes on as it was, or another upgrade came first.
 func (c *Client) Upgrade(ctx context.Context, r UpgradeRequest) (result UpgradeResult, err error) {
 	return result, c.call(ctx, http.MethodPost, "/v1/upgrade", r, &result)
 }

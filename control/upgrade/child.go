@@ -19,16 +19,17 @@ const Variable = "CULVERT_UPGRADE"
 // childFD is the descriptor: the first one behind the standard ones.
 const childFD = 3
 
-// Child is the new process, as the old one has it.
+// Child is the new process, as the old one has it. Nobody waits for it before Kill, so its
+// number is nobody else's.
 type Child struct {
 	*Conn
 	process *os.Process
-	ended   chan struct{}
 }
 
 // Start runs a program that is to take over, with the standard files of this process and,
 // if it is not root's, the capabilities that this one has. The calling thread's
-// namespaces are its own.
+// namespaces are its own. It has a process group of its own, which whatever it starts
+// belongs to.
 func Start(binary string, args []string, ambient []uintptr) (*Child, error) {
 	ours, theirs, err := Pair()
 	if err != nil {
@@ -38,20 +39,19 @@ func Start(binary string, args []string, ambient []uintptr) (*Child, error) {
 	f := os.NewFile(uintptr(theirs.fd), "upgrade")
 	theirs.fd = -1
 	defer f.Close()
+	pidfd := -1
 	p, err := os.StartProcess(binary, append([]string{args[0]}, args[1:]...), &os.ProcAttr{
 		Env: environment(), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, f},
-		Sys: &syscall.SysProcAttr{AmbientCaps: ambient},
+		Sys: &syscall.SysProcAttr{AmbientCaps: ambient, Setpgid: true, PidFD: &pidfd},
 	})
 	if err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("start the new process: %w", err)
 	}
-	c := &Child{Conn: ours, process: p, ended: make(chan struct{})}
-	go func() {
-		defer close(c.ended)
-		_, _ = p.Wait()
-	}()
-	return c, nil
+	if pidfd >= 0 {
+		ours.Watch(pidfd)
+	}
+	return &Child{Conn: ours, process: p}, nil
 }
 
 // environment is ours, but for what is about this process alone.
@@ -65,20 +65,37 @@ func environment() []string {
 // PID returns the number of the process.
 func (c *Child) PID() int { return c.process.Pid }
 
-// killWait is how long a killed process may take to end: it holds no lock of ours.
-const killWait = 10 * time.Second
+// How long a killed process may take to end, which holds no lock of ours, and then those
+// that it has started.
+const (
+	killWait   = 10 * time.Second
+	othersWait = time.Second
+)
 
-// Kill ends the process and waits until it is gone. It reports false when it is not: then
-// it may still use what it was given.
+// Kill ends the process with all that it has started in its group, and waits until they
+// are gone. It reports false when one of them has not let go of its end of the connection:
+// then it may still use what it was given.
 func (c *Child) Kill() bool {
-	c.Conn.Close()
-	_ = c.process.Kill() // it may have ended
+	_ = unix.Kill(-c.PID(), unix.SIGKILL)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = c.process.Wait()
+	}()
+	defer c.Conn.Close()
 	select {
-	case <-c.ended:
-		return true
+	case <-ended:
+		return c.hungUp(time.Now().Add(othersWait))
 	case <-time.After(killWait):
 		return false
 	}
+}
+
+// hungUp waits until nobody has the other end any more.
+func (c *Conn) hungUp(until time.Time) bool {
+	fds := []unix.PollFd{{Fd: int32(c.fd)}} // POLLHUP is always told
+	n, err := poll(fds, until)
+	return err == nil && n > 0
 }
 
 // Predecessor returns the connection to the process that this one is to take over from,
@@ -98,7 +115,19 @@ func Predecessor() (*Conn, error) {
 		return nil, fmt.Errorf("%s=%q: this is how a gateway starts its successor: unset it", Variable, text)
 	}
 	unix.CloseOnExec(fd)
-	return &Conn{fd: fd}, nil
+	c := &Conn{fd: fd}
+	if cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+		c.group, _ = unix.Getpgid(int(cred.Pid)) // an error: it has ended, which is told
+	}
+	return c, nil
+}
+
+// Join has this process be in the process group that the predecessor has: signals to all of
+// that group, as a terminal sends them, are for it, too. It does nothing when that is gone.
+func (c *Conn) Join() {
+	if c.group > 0 {
+		_ = unix.Setpgid(0, c.group)
+	}
 }
 
 // Fail tells the predecessor why this process cannot go on, if there is one, and returns

@@ -1,6 +1,7 @@
 package upgrade
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -56,7 +57,11 @@ func (k Kind) String() string {
 }
 
 // Conn is one end of the pair. One goroutine at a time may use it.
-type Conn struct{ fd int }
+type Conn struct {
+	fd      int
+	process int // pidfd of who has the other end, 0 if that is not known
+	group   int // process group of the predecessor, 0 if that is not known
+}
 
 // Pair returns both ends.
 func Pair() (a, b *Conn, err error) {
@@ -64,13 +69,22 @@ func Pair() (a, b *Conn, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("socket pair: %w", err)
 	}
-	return &Conn{fds[0]}, &Conn{fds[1]}, nil
+	return &Conn{fd: fds[0]}, &Conn{fd: fds[1]}, nil
 }
+
+// Watch tells the connection which process has the other end, by a pidfd that is the
+// connection's from then on: when that one ends nothing is received any more, though its
+// children may have the socket, too.
+func (c *Conn) Watch(pidfd int) { c.process = pidfd }
 
 // Close ends the end.
 func (c *Conn) Close() error {
 	if c.fd < 0 {
 		return nil
+	}
+	if c.process > 0 {
+		unix.Close(c.process)
+		c.process = 0
 	}
 	fd := c.fd
 	c.fd = -1
@@ -210,17 +224,33 @@ func (c *Conn) record(until time.Time) (kind Kind, total int, fds []int, err err
 
 // wait waits until there is something to receive.
 func (c *Conn) wait(until time.Time) error {
+	fds := []unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}
+	if c.process > 0 {
+		fds = append(fds, unix.PollFd{Fd: int32(c.process), Events: unix.POLLIN})
+	}
 	for {
-		left := time.Until(until)
-		if left <= 0 {
-			return ErrSilent
-		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		n, err := poll(fds, until)
 		switch {
-		case err != nil && !errors.Is(err, unix.EINTR):
+		case err != nil:
 			return err
-		case n > 0:
+		case n == 0:
+			return ErrSilent
+		case fds[0].Revents != 0:
 			return nil
+		}
+		if n, err := poll(fds[:1], time.Now()); err != nil || n == 0 { // what it said last comes first
+			return cmp.Or(err, ErrEnded)
+		}
+	}
+}
+
+// poll returns how many of fds are ready, 0 when none is until then.
+func poll(fds []unix.PollFd, until time.Time) (int, error) {
+	for {
+		left := max(0, time.Until(until))
+		n, err := unix.Poll(fds, int((left+time.Millisecond-1)/time.Millisecond))
+		if err == nil || !errors.Is(err, unix.EINTR) {
+			return n, err
 		}
 	}
 }

@@ -17,5 +17,6 @@
 //
 // In place of any of its messages the new one may say Failed. When it does, or ends, or
 // says nothing for too long, or what does not belong there, the old one kills it and goes
-// on as if nothing had been.
+// on as if nothing had been. The new one has a process group of its own until the old one
+// leaves: one that is a wrapper is killed with what it has started.
 package upgrade

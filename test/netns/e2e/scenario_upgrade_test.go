@@ -418,6 +418,7 @@ func TestUpgradeThatFailsDisturbsNobody(t *testing.T) {
 		failed("no such file", "--binary", "/nonexistent")
 		failed("has ended", "--binary", script("crash", "kill -9 $$\n"))
 		failed("has ended", "--binary", script("other", "exit 0\n"))
+		failed("has ended", "--binary", script("wrapper", "sleep 600 &\nexit 1\n"))
 		good, err := os.ReadFile(filepath.Join(h.Dir(), "culvert.toml"))
 		must(t, err)
 		must(t, os.WriteFile(filepath.Join(h.Dir(), "culvert.toml"), []byte("[gateway\n"), 0o600))
