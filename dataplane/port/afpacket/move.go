@@ -27,7 +27,7 @@ func Adopt(cfg Config, fds []int) (*Port, error) {
 	cfg.setDefaults()
 	p := &Port{cfg: cfg}
 	for _, fd := range fds {
-		p.queues = append(p.queues, &queue{port: p, rx: &socket{fd: fd}, slots: cfg.Slots})
+		p.queues = append(p.queues, &queue{port: p, rx: &socket{fd: fd}, slots: cfg.Slots, away: true})
 	}
 	if err := ns.Do(cfg.Netns, p.adopt); err != nil {
 		p.Close()
@@ -80,11 +80,20 @@ func (p *Port) Descriptors() (fds []int) {
 	return fds
 }
 
-// Rests implements port.Movable.
+// Rests implements port.Movable. From here on the successor reads what the kernel counts:
+// what one process reads the other one never sees.
 func (p *Port) Rests() (at []port.Rest) {
 	for _, q := range p.queues {
-		at = append(at, port.Rest{Next: q.next, Stats: q.Stats()})
+		at = append(at, q.rest())
 	}
+	return at
+}
+
+func (q *queue) rest() port.Rest {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	at := port.Rest{Next: q.next, Stats: q.statsLocked()}
+	q.away = true
 	return at
 }
 
@@ -107,7 +116,7 @@ func (p *Port) Resume(at []port.Rest) error {
 		q.sentBytes.Store(st.TxBytes)
 		q.refusedTotal.Store(st.TxRefused)
 		q.mu.Lock()
-		q.drops += st.RxRingDrops
+		q.drops, q.away = st.RxRingDrops, false
 		q.mu.Unlock()
 	}
 	return nil
@@ -117,6 +126,9 @@ func (p *Port) Resume(at []port.Rest) error {
 func (p *Port) Strayed() {
 	for _, q := range p.queues {
 		q.strayed = true
+		q.mu.Lock()
+		q.away = false
+		q.mu.Unlock()
 	}
 }
 

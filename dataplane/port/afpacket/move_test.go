@@ -100,6 +100,55 @@ func TestSuccessorReceivesFromWhereThePredecessorStopped(t *testing.T) {
 	}
 }
 
+// Whoever asks the kernel how many frames found no place clears the count there: until the
+// successor goes on the predecessor does, and from then on nobody but the successor,
+// however often both are asked.
+func TestFramesThatFindNoPlaceDuringAnUpgradeAreCountedOnce(t *testing.T) {
+	n := newNetwork(t, 1)
+	cfg := Config{Ifname: n.g0.Name, Netns: n.g0.Netns, Slots: 64}
+	old := open(t, n.g0, cfg)
+	host := newRaw(t, n.c0)
+	send := func(count int) {
+		for range count {
+			host.send(t, frame(n.g0.MAC(t), 100))
+		}
+	}
+	ringDrops := func(p *Port) uint64 { return p.Queue(0).Stats().RxRingDrops }
+	wantCounted := func(by string, p, other *Port, want uint64) {
+		t.Helper()
+		nstest.Eventually(t, by+" has counted them all", func() bool {
+			ringDrops(other) // which reads first
+			return ringDrops(p) == want
+		})
+	}
+	adopt := func() *Port {
+		next, err := Adopt(cfg, duplicates(t, old.Descriptors()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { next.Close() })
+		return next
+	}
+	send(70)
+	failed := adopt()
+	wantCounted("the predecessor", old, failed, 6)
+	old.Rests()
+	send(10) // while packets wait for a successor that ends
+	old.Strayed()
+	wantCounted("the predecessor that goes on", old, failed, 16)
+
+	next := adopt()
+	rests := old.Rests()
+	send(20)
+	if err := next.Resume(rests); err != nil {
+		t.Fatal(err)
+	}
+	wantCounted("the successor", next, old, 36)
+	if got := ringDrops(old); got != 16 {
+		t.Errorf("the predecessor counts %d, had %d when it stopped", got, 16)
+	}
+}
+
 func TestAdoptRefusesOtherSockets(t *testing.T) {
 	n := newNetwork(t, 1)
 	p := open(t, n.g0, Config{Slots: 64})

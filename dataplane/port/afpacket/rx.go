@@ -59,8 +59,9 @@ type queue struct {
 
 	frames, bytes, truncated, foreign atomic.Uint64
 
-	mu    sync.Mutex // guards drops (reading them from the kernel clears them there) and closing rx
+	mu    sync.Mutex // guards drops (reading them from the kernel clears them there), away, and closing rx
 	drops uint64
+	away  bool // the kernel's count of drops is another process's, which goes on with the ring
 }
 
 func (q *queue) open(ifindex int, cfg Config) (err error) {
@@ -214,13 +215,24 @@ func (q *queue) Release() {
 func (q *queue) Stats() port.Stats {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if st, err := unix.GetsockoptTpacketStats(q.rx.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil {
-		q.drops += uint64(st.Drops)
+	return q.statsLocked()
+}
+
+func (q *queue) statsLocked() port.Stats {
+	if !q.away {
+		q.countDropsLocked()
 	}
 	return port.Stats{
 		RxFrames: q.frames.Load(), RxBytes: q.bytes.Load(),
 		RxRingDrops: q.drops, RxTruncated: q.truncated.Load(), RxForeignTag: q.foreign.Load(),
 		TxFrames: q.sent.Load(), TxBytes: q.sentBytes.Load(), TxRefused: q.refusedTotal.Load(),
+	}
+}
+
+// countDropsLocked takes over what the kernel has dropped since somebody did so.
+func (q *queue) countDropsLocked() {
+	if st, err := unix.GetsockoptTpacketStats(q.rx.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil {
+		q.drops += uint64(st.Drops)
 	}
 }
 
