@@ -240,6 +240,10 @@ func (g *Gateway) Close(ctx context.Context) error {
 	g.mu.Lock()
 	before := g.phase
 	g.phase, g.leaving = closed, before == left
+	var err error
+	if g.leaving {
+		err = g.keeper.leave()
+	}
 	g.mu.Unlock()
 	switch before {
 	case closed:
@@ -248,7 +252,7 @@ func (g *Gateway) Close(ctx context.Context) error {
 		g.tell(g.opts.Notify.Stopping())
 		g.log.Info("gateway ends")
 	}
-	err := g.services.close(ctx) // without the lock: requests that wait for it must end
+	err = errors.Join(err, g.services.close(ctx)) // without the lock: requests that wait for it must end
 	err = errors.Join(err, g.exports.close(ctx))
 	g.mu.Lock()
 	err = errors.Join(err, g.releaseLocked())
@@ -289,9 +293,6 @@ func (g *Gateway) releaseLocked() error {
 	}
 	if g.table != nil {
 		errs = append(errs, g.closeTable())
-	}
-	if g.leaving && g.keeper.folder != nil {
-		g.keeper.folder.Remove() // flows are the successor's now, and in its folder
 	}
 	errs = append(errs, g.keeper.close())
 	g.current.Store(&active{cfg: g.cfg, waiting: []string{"closed"}, origins: &origins{}})

@@ -241,6 +241,15 @@ func (k *keeper) memory() keep.Memory {
 	return k.folder
 }
 
+// leave lets who comes after the successor have the folder: flows are the successor's, in
+// one of its own, and to end may take longer than a restart waits.
+func (k *keeper) leave() error {
+	if k.folder == nil {
+		return nil
+	}
+	return k.folder.Leave()
+}
+
 // close gives back the memory. No table may use it any more.
 func (k *keeper) close() error {
 	var errs []error

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"example.com/culvert/control/api"
+	"example.com/culvert/control/upgrade"
 	"example.com/culvert/internal/keep"
 )
 
@@ -85,6 +86,47 @@ func TestFlowsOfAGatewayThatWasStoppedAreTakenOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantRecalled(t, keeping(t, root), api.RestoreResult{Flows: 1})
+}
+
+// A process that has handed over may take long to end, and the one that goes on may be
+// killed meanwhile.
+func TestRestartDoesNotWaitForAProcessThatHasHandedOver(t *testing.T) {
+	root := stateFolder(t)
+	one := keeping(t, root)
+	one.send(t, 40000)
+	one.received(t)
+	started := make(chan error, 1)
+	var two *bench
+	succeededBy(t, one, func(c *upgrade.Conn) {
+		two = heirOf(t, one, c, masquerading+"\n[conntrack]\nmax = 1000\n")
+		two.opts.State = root
+		started <- two.Start(t.Context())
+	})
+	if _, err := one.Upgrade(t.Context(), api.UpgradeRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	one.pressure.mu.RLock() // somebody counts its flows, and it cannot end
+	ended := make(chan error, 1)
+	go func() { ended <- one.Close(t.Context()) }()
+	if err := two.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	three := newBench(t, masquerading+"\n[conntrack]\nmax = 1000\n", Options{State: root}, "lan0", "wan0")
+	err := three.Start(t.Context())
+	one.pressure.mu.RUnlock()
+	if err != nil {
+		t.Fatalf("the restart: %v", err)
+	}
+	wantRecalled(t, three, api.RestoreResult{Flows: 1})
+	if err := <-ended; err != nil {
+		t.Errorf("the process that has handed over ends with %v", err)
+	}
+	if folders, err := filepath.Glob(filepath.Join(root, "flows.*")); err != nil || len(folders) != 1 {
+		t.Errorf("%q are there, %v; want that of the last process", folders, err)
+	}
 }
 
 func TestFolderOfARunningGatewayIsRefused(t *testing.T) {

@@ -42,9 +42,9 @@ const (
 // Folder is the memory of this process. Array and Reserve may be called by any
 // goroutine once the arrays are made; the others by one at a time.
 type Folder struct {
-	root   string // of the gateway
-	path   string // of this process
-	lock   *os.File
+	root   string   // of the gateway
+	path   string   // of this process
+	lock   *os.File // nil when another process goes on in place of this one
 	arrays []array
 	left   []string // of processes that have died
 	own    bool     // header is written: the folder is worth reading
@@ -140,6 +140,9 @@ func abandoned(path string) (bool, error) {
 	lock, err := lockFile(filepath.Join(path, lockName), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return false, nil
+	}
+	if errors.Is(err, fs.ErrNotExist) { // it is being removed just now
+		return true, nil
 	}
 	if err != nil {
 		return false, err
@@ -280,11 +283,23 @@ func (f *Folder) Close() error {
 	if !f.own {
 		errs = append(errs, os.RemoveAll(f.path))
 	}
-	return errors.Join(append(errs, f.lock.Close())...)
+	return errors.Join(append(errs, f.unlock())...)
 }
 
-// Remove has Close remove the files: somebody else has taken over.
-func (f *Folder) Remove() { f.own = false }
+// Leave lets whoever comes after the process that has taken over have the folder, however
+// long this one still needs its arrays. Close removes the files.
+func (f *Folder) Leave() error {
+	f.own = false
+	return f.unlock()
+}
+
+func (f *Folder) unlock() (err error) {
+	if f.lock != nil {
+		err = f.lock.Close()
+		f.lock = nil
+	}
+	return err
+}
 
 // Leftovers returns what processes have left that were killed: as a rule that of one, else
 // that of the last one first.

@@ -91,6 +91,35 @@ func TestArraysOutliveTheirFolder(t *testing.T) {
 	closed(t, third)
 }
 
+// Whoever has handed over still uses its arrays for a while, which is nobody's business.
+func TestFolderIsNotBusyWithWhoHasLeft(t *testing.T) {
+	root := inMemory(t)
+	first := open(t, root, Alone)
+	mem, err := first.Array("words", 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(first.Reserve(mem), first.Describe(1)); err != nil {
+		t.Fatal(err)
+	}
+	second := open(t, root, Successor)
+	if err := errors.Join(second.Describe(2), first.Leave()); err != nil {
+		t.Fatal(err)
+	}
+	closed(t, second) // as if it were killed
+	third := open(t, root, Alone)
+	var header int
+	if left := third.Leftovers(); len(left) == 0 || left[0].Header(&header) != nil || header != 2 {
+		t.Errorf("%d leftovers, the first of %d: want that of the process that went on", len(left), header)
+	}
+	if err := third.Describe(3); err != nil {
+		t.Fatal(err)
+	}
+	copy(mem, "still mine")
+	closed(t, first)
+	closed(t, third)
+}
+
 // A process that ends before it has taken over what was left leaves nothing itself, and
 // what was left is there for the next one.
 func TestUndescribedFolderIsWorthNothing(t *testing.T) {
@@ -118,7 +147,9 @@ func TestUndescribedFolderIsWorthNothing(t *testing.T) {
 	if _, err := os.Stat(killed); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("what a process left in the middle is still there: %v", err)
 	}
-	next.Remove()
+	if err := next.Leave(); err != nil {
+		t.Fatal(err)
+	}
 	closed(t, next)
 	if all, err := filepath.Glob(filepath.Join(root, prefix+"*")); err != nil || len(all) != 0 {
 		t.Errorf("%q are left, %v", all, err)
