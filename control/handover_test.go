@@ -3,8 +3,11 @@ package control
 import (
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -124,6 +127,112 @@ func TestAnotherProcessGoesOn(t *testing.T) {
 	}
 	if done, failed, pause := two.Upgrades(); done != 1 || failed != 0 || pause <= 0 {
 		t.Errorf("%d upgrades, %d failed, pause %v", done, failed, pause)
+	}
+}
+
+// mortal is a successor whose predecessor, this process, says the last round, and then has
+// what is after it happen to it.
+type mortal struct {
+	*peer
+	after func()
+}
+
+func (m *mortal) Send(kind upgrade.Kind, content any, fds ...int) error {
+	err := m.Conn.Send(kind, content, fds...)
+	if kind == upgrade.KindFinal {
+		m.after()
+	}
+	return err
+}
+
+// mortally has upgrades of b end with another gateway, and with what happens after the last
+// round: it gets the process that has the flows until then, as the other gateway knows it.
+func mortally(t *testing.T, b *bench, after func(*os.Process, *upgrade.Conn)) (other func() (*bench, error)) {
+	t.Helper()
+	var pidfd int
+	before, err := os.StartProcess("/bin/sleep", []string{"sleep", "600"}, &os.ProcAttr{Sys: &syscall.SysProcAttr{PidFD: &pidfd}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = before.Kill()
+		_, _ = before.Wait() // an error: it was waited for
+	})
+	type outcome struct {
+		two *bench
+		err error
+	}
+	ended := make(chan outcome, 1)
+	succeededBy(t, b, func(c *upgrade.Conn) {
+		c.Watch(pidfd)
+		two := heirOf(t, b, c, masquerading)
+		ended <- outcome{two, two.Start(t.Context())}
+	})
+	spawn := b.handing.spawn
+	b.handing.spawn = func(g *Gateway, binary string) (successor, error) {
+		s, err := spawn(g, binary)
+		if err != nil {
+			return nil, err
+		}
+		p := s.(*peer)
+		return &mortal{p, func() { after(before, p.Conn) }}, nil
+	}
+	return func() (*bench, error) {
+		o := <-ended
+		return o.two, o.err
+	}
+}
+
+// The old process is killed when it has handed over all, and before it hears that packets
+// go on: they do.
+func TestHeirOutlivesWhoDiesAfterTheLastRound(t *testing.T) {
+	one := start(t)
+	one.send(t, 40000)
+	one.received(t)
+	other := mortally(t, one, func(before *os.Process, c *upgrade.Conn) {
+		_ = before.Kill()
+		c.Close()
+		runtime.Goexit() // this is all that the old process has done
+	})
+	var died sync.WaitGroup
+	died.Go(func() { _, _ = one.Upgrade(t.Context(), api.UpgradeRequest{}) })
+	died.Wait()
+	one.phase = left // a dead process takes nothing back
+	for _, l := range one.services.listeners() {
+		l.Keep(true)
+	}
+	two, err := other()
+	if err != nil {
+		t.Fatal(err)
+	}
+	two.send(t, 40000)
+	two.received(t)
+	two.send(t, 40001)
+	two.received(t)
+	if n := two.Table().Len(); n != 2 {
+		t.Errorf("%d flows, want 2", n)
+	}
+	if done, failed, _ := two.Upgrades(); done != 1 || failed != 0 {
+		t.Errorf("%d upgrades, %d failed", done, failed)
+	}
+	client := api.NewClient(one.socket)
+	defer client.Close()
+	if n, err := client.CountFlows(t.Context()); err != nil || n != 2 {
+		t.Errorf("the socket says %d flows, %v", n, err)
+	}
+}
+
+// Who has only let go of the connection may go on: the new one does not.
+func TestHeirEndsBesideWhoLives(t *testing.T) {
+	one := start(t)
+	one.send(t, 40000)
+	one.received(t)
+	other := mortally(t, one, func(_ *os.Process, c *upgrade.Conn) { c.Close() })
+	if _, err := one.Upgrade(t.Context(), api.UpgradeRequest{}); !errors.Is(err, ErrRefused) {
+		t.Errorf("the upgrade ends with %v, want %v", err, ErrRefused)
+	}
+	if _, err := other(); !errors.Is(err, upgrade.ErrEnded) {
+		t.Errorf("the new gateway starts with %v, want %v", err, upgrade.ErrEnded)
 	}
 }
 

@@ -50,6 +50,7 @@ const (
 	roundWait = 60 * time.Second
 	finalWait = 5 * time.Second
 	leaveWait = 10 * time.Second
+	goneWait  = time.Second // to end when it has let go of the connection, or to kill this one
 )
 
 // greet says hello to the predecessor, if there is one, and takes what it offers.
@@ -373,22 +374,29 @@ func (g *Gateway) adoptAlarms() {
 }
 
 // succeed says that packets go on, and waits until the predecessor has left, so that
-// nobody hears from two. Nothing that happens to it matters any more.
+// nobody hears from two. Nothing that happens to it matters any more: it has said all, and
+// when it has ended before it could hear of this, nobody else is left to go on.
 func (g *Gateway) succeed() error {
 	h := g.heir
 	if h == nil {
 		return nil
 	}
 	at := dataplane.BootClock()
-	if err := h.conn.Send(upgrade.KindRunning, upgrade.Running{At: at, Done: h.done}); err != nil {
+	var last upgrade.Leave
+	var fds []int
+	err := h.conn.Send(upgrade.KindRunning, upgrade.Running{At: at, Done: h.done})
+	switch {
+	case err == nil:
+		h.conn.Join() // while it is there
+		fds, err = h.conn.Receive(upgrade.KindLeave, &last, leaveWait)
+		if err != nil && !errors.Is(err, upgrade.ErrEnded) {
+			g.log.Warn("the process before did not say that it leaves", "error", err)
+		}
+	case errors.Is(err, upgrade.ErrEnded) && h.conn.Gone(goneWait):
+		g.log.Warn("the process before has ended before it could leave")
+	default:
 		g.engine.Stop() // whoever does not hear of it goes on himself
 		return err
-	}
-	h.conn.Join() // while it is there
-	var last upgrade.Leave
-	fds, err := h.conn.Receive(upgrade.KindLeave, &last, leaveWait)
-	if err != nil && !errors.Is(err, upgrade.ErrEnded) {
-		g.log.Warn("the process before did not say that it leaves", "error", err)
 	}
 	h.conn.Close()
 	g.recordOn(last.Events, fds)

@@ -119,6 +119,9 @@ func Predecessor() (*Conn, error) {
 	if cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
 		c.group, _ = unix.Getpgid(int(cred.Pid)) // an error: it has ended, which is told
 	}
+	if pidfd, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEERPIDFD); err == nil {
+		c.Watch(pidfd)
+	}
 	return c, nil
 }
 

@@ -77,6 +77,16 @@ func Pair() (a, b *Conn, err error) {
 // children may have the socket, too.
 func (c *Conn) Watch(pidfd int) { c.process = pidfd }
 
+// Gone reports whether the process that has the other end has ended for sure, for which it
+// waits. It is false when nobody knows that process.
+func (c *Conn) Gone(wait time.Duration) bool {
+	if c.process == 0 {
+		return false
+	}
+	n, err := poll([]unix.PollFd{{Fd: int32(c.process), Events: unix.POLLIN}}, time.Now().Add(wait))
+	return err == nil && n > 0
+}
+
 // Close ends the end.
 func (c *Conn) Close() error {
 	if c.fd < 0 {

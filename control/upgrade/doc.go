@@ -19,4 +19,8 @@
 // says nothing for too long, or what does not belong there, the old one kills it and goes
 // on as if nothing had been. The new one has a process group of its own until the old one
 // leaves: one that is a wrapper is killed with what it has started.
+//
+// When the old one ends itself, the new one goes on if it has had Final: then it waits
+// until the process has ended for sure, which is more than that nobody answers. Before
+// that it ends, too, for it has not all of the flows.
 package upgrade

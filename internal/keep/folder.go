@@ -85,15 +85,11 @@ func Open(root string, r Rivals) (*Folder, error) {
 	}
 	defer gate.Close()
 	f := &Folder{root: root}
-	entries, err := os.ReadDir(root)
+	all, err := folders(root)
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range entries {
-		if !e.IsDir() || !strings.HasPrefix(e.Name(), prefix) {
-			continue
-		}
-		path := filepath.Join(root, e.Name())
+	for _, path := range all {
 		dead, err := abandoned(path)
 		for until := time.Now().Add(busyWait); err == nil && !dead && r == Alone && time.Now().Before(until); {
 			time.Sleep(busyPoll)
@@ -245,7 +241,8 @@ func (f *Folder) InMemory() bool {
 }
 
 // Describe writes the header, in JSON: from now on the folder is what a successor reads.
-// It may be called again with another one. What other processes left is removed.
+// It may be called again with another one. What other processes left is removed, that of
+// one which has died since Open included.
 func (f *Folder) Describe(header any) error {
 	text, err := json.Marshal(header)
 	if err != nil {
@@ -259,8 +256,47 @@ func (f *Folder) Describe(header any) error {
 		return err
 	}
 	f.own = true
+	if err := f.lookAgain(); err != nil {
+		return err
+	}
 	_, err = f.Forget()
 	return err
+}
+
+// lookAgain finds what processes have left that have died since.
+func (f *Folder) lookAgain() error {
+	gate, err := lockFile(filepath.Join(f.root, lockName), unix.LOCK_EX) // nobody has a folder without its lock now
+	if err != nil {
+		return err
+	}
+	defer gate.Close()
+	all, err := folders(f.root)
+	if err != nil {
+		return err
+	}
+	f.left = nil
+	for _, path := range all {
+		dead, err := abandoned(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // its process removes it
+		case err != nil:
+			return err
+		case dead:
+			f.left = append(f.left, path)
+		}
+	}
+	return nil
+}
+
+// folders returns those of processes, in a folder of a gateway.
+func folders(root string) (all []string, err error) {
+	entries, err := os.ReadDir(root)
+	for _, e := range entries {
+		if e.IsDir() && strings.HasPrefix(e.Name(), prefix) {
+			all = append(all, filepath.Join(root, e.Name()))
+		}
+	}
+	return all, err
 }
 
 // Forget removes what other processes left, and reports whether there was anything.

@@ -170,6 +170,30 @@ func TestFolderIsForOneProcess(t *testing.T) {
 	closed(t, first)
 }
 
+// What a process leaves that is killed while another one takes over from it is nobody's.
+func TestFolderOfAPredecessorThatDiesIsRemoved(t *testing.T) {
+	root := inMemory(t)
+	first := open(t, root, Alone)
+	if err := first.Describe(1); err != nil {
+		t.Fatal(err)
+	}
+	second := open(t, root, Successor)
+	if err := second.Describe(2); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(first.path); err != nil {
+		t.Errorf("that of a process that lives: %v", err)
+	}
+	closed(t, first)
+	if err := second.Describe(2); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(first.path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("that of a process that has died: %v, want %v", err, os.ErrNotExist)
+	}
+	closed(t, second)
+}
+
 // A process that was killed keeps its lock until its memory is given back.
 func TestFolderOfAProcessThatIsEndingIsWaitedFor(t *testing.T) {
 	root := inMemory(t)
