@@ -15,15 +15,41 @@ type losses struct {
 	rerouted  bool                           // routes are others than before; known once the state is applied
 }
 
-// lost compares p, and what is proxied in it, with what is in force. g.mu must be held.
+// endpoint is what packets find at an interface of the gateway.
+type endpoint struct {
+	Netns   string         `json:"netns,omitempty"`
+	Name    string         `json:"name"`
+	Local   []netip.Prefix `json:"local,omitempty"`
+	Proxied []netip.Addr   `json:"proxied,omitempty"` // that rules translate from and to
+}
+
+// present returns what packets find at the gateway now. g.mu must be held.
+func (g *Gateway) present() (all []endpoint) {
+	for k, o := range g.ports {
+		all = append(all, endpoint{k.netns, k.name, o.local, o.proxied})
+	}
+	return all
+}
+
+// lost compares p, and what is proxied in it, with what is in force: at the start with what
+// was when the last process ended. g.mu must be held.
 func (g *Gateway) lost(p *plan, proxied []proxies) *losses {
+	before := g.present()
+	if left := g.keeper.left; left != nil {
+		before = left.present
+	}
+	return lossesOf(before, p.external(proxied), func(k key) bool { return p.find(k) != nil })
+}
+
+// lossesOf returns what was before and is not among the addresses and interfaces that are kept.
+func lossesOf(before []endpoint, kept map[netip.Addr]struct{}, serves func(key) bool) *losses {
 	x := &losses{addresses: make(map[netip.Addr]conntrack.Cause)}
-	kept := p.external(proxied)
-	for _, o := range g.ports {
+	for i := range before {
+		o := &before[i]
 		why := conntrack.AddressLost
-		if p.find(o.key) == nil {
+		if !serves(key{o.Netns, o.Name}) {
 			why = conntrack.InterfaceGone
-			for _, a := range o.local {
+			for _, a := range o.Local {
 				x.links = append(x.links, a.Masked())
 			}
 		}
@@ -32,10 +58,10 @@ func (g *Gateway) lost(p *plan, proxied []proxies) *losses {
 				x.addresses[a] = why
 			}
 		}
-		for _, a := range o.local {
+		for _, a := range o.Local {
 			note(a.Addr())
 		}
-		for _, a := range o.proxied {
+		for _, a := range o.Proxied {
 			note(a)
 		}
 	}

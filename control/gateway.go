@@ -184,6 +184,7 @@ func (g *Gateway) start(ctx context.Context) error {
 	if err := g.engine.Start(); err != nil {
 		return err
 	}
+	g.endLeft()
 	if err := g.succeed(); err != nil {
 		return err
 	}

@@ -28,8 +28,10 @@ type keeper struct {
 
 // leftover is what a process has left that was killed, or that ended.
 type leftover struct {
-	files *keep.Leftover
-	image *dataplane.Image
+	files   *keep.Leftover
+	image   *dataplane.Image
+	present []endpoint
+	lost    *losses // of present
 }
 
 // stateVersion is another one whenever the meaning of what is kept is, though it lies in
@@ -44,6 +46,8 @@ type stateHeader struct {
 	Clock   time.Duration `json:"clock"` // of the boot, when the gateway began; to tell the files apart
 	Program string        `json:"program"`
 	Held    bool          `json:"held"` // nobody else gets packets of the flows when the process ends
+
+	Present []endpoint `json:"present,omitempty"` // flows need its addresses
 }
 
 // Names of helpers by number, as they are kept.
@@ -127,9 +131,9 @@ func (g *Gateway) openState(dir string, helpers *alg.Set) error {
 // findLeft looks for flows that can be taken over.
 func (g *Gateway) findLeft() {
 	for _, files := range g.keeper.folder.Leftovers() {
-		image, err := readState(files)
+		left, err := readState(files)
 		if err == nil {
-			g.keeper.left = &leftover{files, image}
+			g.keeper.left = left
 			g.keeper.result.Refused = ""
 			break
 		}
@@ -140,7 +144,7 @@ func (g *Gateway) findLeft() {
 }
 
 // readState views what a process has left. An error says why nobody can.
-func readState(files *keep.Leftover) (*dataplane.Image, error) {
+func readState(files *keep.Leftover) (*leftover, error) {
 	here, err := stateHere()
 	if err != nil {
 		return nil, err
@@ -168,7 +172,7 @@ func readState(files *keep.Leftover) (*dataplane.Image, error) {
 		image.Helpers = append(image.Helpers, name)
 	}
 	image.Moved = !h.Held
-	return image, nil
+	return &leftover{files: files, image: image, present: h.Present}, nil
 }
 
 // stateHere returns the header of this process, Held apart.
@@ -193,13 +197,9 @@ func (g *Gateway) bequeath() error {
 	if k.folder == nil {
 		return nil
 	}
-	header, err := stateHere()
+	err := g.describe()
 	if err != nil {
 		return err
-	}
-	header.Held = g.cfg.Gateway.OnExit == config.Hold
-	if err := k.folder.Describe(header); err != nil {
-		return fmt.Errorf("conntrack.state: %w", err)
 	}
 	if k.left != nil {
 		err = k.left.files.Close()
@@ -212,6 +212,39 @@ func (g *Gateway) bequeath() error {
 		g.log.Warn("conntrack.state has no room for a full table: flows with a port or a helper of their own will be refused before", "folder", g.stateDir(), "lacking_bytes", lacking)
 	}
 	return err
+}
+
+// describe says what this process leaves. g.mu must be held.
+func (g *Gateway) describe() error {
+	header, err := stateHere()
+	if err != nil {
+		return err
+	}
+	header.Held = g.cfg.Gateway.OnExit == config.Hold
+	header.Present = g.present()
+	if err := g.keeper.folder.Describe(header); err != nil {
+		return fmt.Errorf("conntrack.state: %w", err)
+	}
+	return nil
+}
+
+// describeAnew is describe when a new state is in force. Before the gateway runs bequeath
+// does that. g.mu must be held.
+func (g *Gateway) describeAnew() {
+	if g.keeper.folder == nil || g.phase != running {
+		return
+	}
+	if err := g.describe(); err != nil {
+		g.log.Error("the next process will not know which addresses were lost", "error", err)
+	}
+}
+
+// endLeft ends the flows that were recalled and need what was lost since, as if that had
+// happened while a gateway ran. The workers run, who tell hosts.
+func (g *Gateway) endLeft() {
+	if left := g.keeper.left; left != nil && left.lost != nil {
+		g.end(left.lost)
+	}
 }
 
 // recallLeft restores what was left, and has it checked.

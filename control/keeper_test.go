@@ -2,11 +2,13 @@ package control
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"example.com/culvert/conntrack"
 	"example.com/culvert/control/api"
 	"example.com/culvert/control/upgrade"
 	"example.com/culvert/internal/keep"
@@ -26,11 +28,21 @@ func stateFolder(t *testing.T) string {
 // keeping returns a gateway that keeps flows in a folder.
 func keeping(t *testing.T, root string) *bench {
 	t.Helper()
-	b := newBench(t, masquerading+"\n[conntrack]\nmax = 1000\n", Options{State: root}, "lan0", "wan0")
+	return keepingAt(t, root, "203.0.113.1")
+}
+
+// keepingAt returns one with another address outside.
+func keepingAt(t *testing.T, root, outside string) *bench {
+	t.Helper()
+	b := newBench(t, masqueradingAt(outside), Options{State: root}, "lan0", "wan0")
 	if err := b.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return b
+}
+
+func masqueradingAt(outside string) string {
+	return strings.Replace(masquerading, "203.0.113.1/", outside+"/", 1) + "\n[conntrack]\nmax = 1000\n"
 }
 
 // killed returns the folder as it would be if the gateway that uses it were killed now.
@@ -74,6 +86,45 @@ func TestFlowsOfAKilledGatewayAreTakenOver(t *testing.T) {
 	if n := two.Table().Len(); n != 2 {
 		t.Errorf("%d flows after a packet of one of two", n)
 	}
+}
+
+// Flows that need an address end with the address, though it was lost while no gateway ran;
+// those of an address that came while one ran go on.
+func TestAddressLostWhileNobodyRanEndsItsFlows(t *testing.T) {
+	root := stateFolder(t)
+	one := keeping(t, root)
+	one.send(t, 40000)
+	one.received(t)
+	moved := keepingAt(t, killed(t, root), "203.0.113.2")
+	wantEnded(t, moved)
+
+	if err := one.Reload(parse(t, masqueradingAt("203.0.113.2"))); err != nil {
+		t.Fatal(err)
+	}
+	one.send(t, 40001)
+	if from := one.received(t); from != netip.MustParseAddr("203.0.113.2") {
+		t.Errorf("it comes from %v", from)
+	}
+	same := keepingAt(t, killed(t, root), "203.0.113.2")
+	if n := same.Table().Len(); n != 1 {
+		t.Errorf("%d flows with the same address, want 1", n)
+	}
+	wantEnded(t, keeping(t, killed(t, root)))
+}
+
+// wantEnded wants a gateway that has ended the one flow that was left, because of its
+// address, and forwards packets of its host anew.
+func wantEnded(t *testing.T, b *bench) {
+	t.Helper()
+	wantRecalled(t, b, api.RestoreResult{Flows: 1})
+	if n := b.Table().Len(); n != 0 {
+		t.Errorf("%d flows are left, want none", n)
+	}
+	if n := b.Engine().Stats().Ended[conntrack.AddressLost]; n != 1 {
+		t.Errorf("%d flows have ended with their address, want 1", n)
+	}
+	b.send(t, 40000)
+	b.received(t)
 }
 
 // A restart is nothing else: flows go on.

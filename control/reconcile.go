@@ -229,8 +229,13 @@ func (g *Gateway) afterwards(p *plan, old map[key]*openPort, proxied []proxies, 
 	}
 	g.pruneSpaces(p.cfg)
 	g.servePorts(p)
+	if left := g.keeper.left; left != nil { // its flows are yet to come
+		left.lost = lost
+		return
+	}
 	g.end(lost)
 	g.endStranded(lost)
+	g.describeAnew()
 }
 
 // newlyAbsent returns the interfaces of p that are absent and were not before.
