@@ -436,7 +436,8 @@ func (s *Session) answer(h *half, was state, seq uint32, b []byte, last Last) Ou
 	if n == 0 {
 		out.Send[0], out.Send[1] = out.Send[1], Piece{}
 	}
-	out.Tell = h.tell() || to != from && len(s.text) == 0
+	untold := before(seq, h.told) && before(h.acked, h.told) // what said so was lost
+	out.Tell = h.tell() || untold || to != from && len(s.text) == 0
 	if len(s.text) == 0 && !out.Fin {
 		out.Fate, out.Seq = Empty, h.toReceiver(h.sent)
 	}

@@ -69,6 +69,21 @@ func TestWhatWasHeldIsSentAsItWasShown(t *testing.T) {
 	}
 }
 
+// TestAnswerThatWasLostIsGivenAgain: a sender that has not heard of the acknowledgement of
+// what is held repeats it from where it was told of, and would do so for ever.
+func TestAnswerThatWasLostIsGivenAgain(t *testing.T) {
+	s := session(braces{})
+	if out := s.Segment(0, 100, []byte("{ab"), More, nil); !out.Tell || s.Told(0) != 103 {
+		t.Fatalf("tell %v, told %d", out.Tell, s.Told(0))
+	}
+	if out := s.Segment(0, 103, []byte("cdef"), More, nil); !out.Tell || s.Told(0) != 107 {
+		t.Fatalf("tell %v, told %d", out.Tell, s.Told(0))
+	}
+	if out := s.Segment(0, 103, []byte("cd"), More, nil); out.Fate != Empty || !out.Tell || s.Told(0) != 107 {
+		t.Errorf("again: fate %d, tell %v, told %d", out.Fate, out.Tell, s.Told(0))
+	}
+}
+
 func TestPartiallyHeldSegmentGoesInPart(t *testing.T) {
 	s := session(braces{})
 	if got := text(s.Segment(0, 100, []byte("abc{de"), More, nil), "abc{de"); got != "abc" {
