@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -108,14 +109,21 @@ func (o *Owner) attach(name string, ifindex int, at ebpf.AttachType, prog asm.In
 	defer p.Close() // the link keeps it
 	l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: p, Attach: at, Anchor: link.Head()})
 	if errors.Is(err, ebpf.ErrNotSupported) {
+		if attached.Load() { // what looked for the reason had no room, either
+			return fmt.Errorf("attach %s program to interface %d: %w", name, ifindex, unix.EMFILE)
+		}
 		return ErrKernel
 	}
 	if err != nil {
 		return fmt.Errorf("attach %s program to interface %d: %w", name, ifindex, err)
 	}
+	attached.Store(true)
 	o.links = append(o.links, owned{name, l})
 	return nil
 }
+
+// attached: this process has attached a program once, so that the kernel can.
+var attached atomic.Bool
 
 // Stats are frames since Take.
 type Stats struct {

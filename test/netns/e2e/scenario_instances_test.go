@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	vnetns "github.com/vishvananda/netns"
 
+	"example.com/culvert/control/api"
 	"example.com/culvert/test/netns"
 )
 
@@ -74,7 +76,13 @@ func join(t *testing.T, lab *netns.Lab, gw *netns.Host, name, host string, gatew
 func (h *house) served(t *testing.T, name string, want presence) {
 	t.Helper()
 	until(t, fmt.Sprintf("%s is %v", name, want), func() bool {
-		there := slices.ContainsFunc(h.status(t).Interfaces, func(i ifStatus) bool {
+		out, err := h.gw.Ctl(t.Context(), "status", "-o", "json")
+		if err != nil {
+			return false // not ready: it has still to look at what has come
+		}
+		var st api.Status
+		must(t, json.Unmarshal([]byte(out), &st))
+		there := slices.ContainsFunc(st.Interfaces, func(i ifStatus) bool {
 			return i.Name == name && i.State == "up" && len(i.Addresses) > 0
 		})
 		return there == (want == present)
