@@ -19,6 +19,7 @@ func TestEstateKeepsTheKernelOut(t *testing.T) {
 				cfg.PinDir = pinDir(t)
 			}
 			old := w.take(t, cfg)
+			w.answers(t) // what the kernel sent just before
 			adopt := func(cfg Config) (*Owner, error) {
 				e, fds, err := old.Estate()
 				if err != nil {

@@ -421,6 +421,7 @@ func TestTakeWithReleaseEndsWhatWasHeld(t *testing.T) {
 	w := newWire(t)
 	pins := pinDir(t)
 	w.take(t, Config{OnExit: Hold, PinDir: pins}).Close()
+	w.answers(t) // what the kernel sent just before
 	o := w.take(t, Config{OnExit: Release, PinDir: pins})
 	w.ask(t)
 	if got := w.answers(t); len(got) != 0 {
