@@ -53,6 +53,7 @@ type helped struct {
 	events  [stream.NumEvents]uint32
 	seq     [tuple.NumDirections]conntrack.Correction // as the entry has it
 	window  [tuple.NumDirections]uint16               // last seen from each side
+	awaits  [tuple.NumDirections]uint32               // the number that each side waits for, as it has said
 	sack    [tuple.NumDirections]bool                 // whether each side understands selective acknowledgements
 	spent   int                                       // announcements in this second
 	charged int64                                     // the second, of the boot clock
@@ -265,6 +266,7 @@ func (w *Worker) helpedFlow(p *packet.Packet, e *conntrack.Entry, ref conntrack.
 			}
 			f.window[d], f.sack[d] = side.Window, side.SACK
 		}
+		f.awaits[ref.Dir] = packet.Ack(p)
 	}
 	old := h.add(ref.Slot, f)
 	if old != f {

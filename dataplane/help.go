@@ -59,7 +59,8 @@ type segmentDone struct {
 	syn    uint32     // numbers that a SYN takes
 	urgent uint32     // number behind the urgent data, for the receiver
 
-	told   uint32 // if out.Tell: up to where the sender may be told that its bytes have come
+	told   uint32 // if out.Tell: up to where the sender may be told that its bytes have come,
+	as     uint32 // in a segment with this number
 	window uint16
 	runs   [3][2]uint32 // and what has come behind a hole
 	late   int          // of runs
@@ -102,7 +103,10 @@ func (w *Worker) inspectSegment(f *helped, p *packet.Packet, way *egress, did *s
 		did.urgent = f.s.Seq(d, packet.Seq(p)+uint32(packet.Urgent(p)))
 	}
 	if did.out.Tell {
-		did.told, did.window = f.s.Told(d), f.window[d.Other()]
+		did.told, did.as, did.window = f.s.Told(d), f.awaits[d], f.window[d.Other()]
+		if !renumbered(p) {
+			did.as = packet.Ack(p)
+		}
 		if f.sack[d] {
 			did.late = len(f.s.Late(d, packet.Seq(p), did.runs[:0]))
 		}
@@ -135,7 +139,7 @@ func (w *Worker) acknowledge(p *packet.Packet, did *segmentDone, r role) {
 	for i, run := range did.runs[:did.late] {
 		late[i] = packet.SACKBlock{Left: run[0], Right: run[1]}
 	}
-	packet.Acknowledge(&w.scratch, p, w.arena(packet.AnswerLen), did.told, did.window, late[:did.late])
+	packet.Acknowledge(&w.scratch, p, w.arena(packet.AnswerLen), did.as, did.told, did.window, late[:did.late])
 	w.sendBack(p, in, r)
 }
 

@@ -5,9 +5,36 @@ import (
 
 	"example.com/culvert/alg"
 	"example.com/culvert/dataplane/packet"
+	"example.com/culvert/rules"
 )
 
 const synAck = packet.SYN | packet.ACK
+
+// TestAnswersInAHostsNameHaveItsNumbers: what the gateway says for the client after its
+// numbers were moved has those that the server knows, or that one takes it for data beyond
+// what it has.
+func TestAnswersInAHostsNameHaveItsNumbers(t *testing.T) {
+	low := rules.Conditions{InArea: oneOf("wan"), TTL: oneOf(rules.ByteRange{First: 2, Last: 9})}
+	l := parrotLab(t, labConfig{rules: func(s *rules.Spec) {
+		masquerade(s)
+		s.Lists[rules.Filter] = []rules.RuleSpec{{If: low, Then: rules.ActReject, Reject: rules.WithReset}}
+	}}, alg.Options{})
+	l.talkTCP()
+	l.send("wan", tcp(parrotTo, parrotOn, flags(ackFlag), seq(501, 155), body("half ")))
+	l.want("wan", "tcp "+parrotOn+" > "+parrotTo+" A seq 155 ack 506 ttl 64 len 0")
+	l.want("lan", "tcp "+parrotTo+" > "+parrotIn+" A seq 501 ack 106 ttl 63 len 0")
+	l.send("wan", tcp(parrotTo, parrotOn, flags(ackFlag), seq(506, 155), ttl(5)))
+	l.want("wan", "tcp "+parrotOn+" > "+parrotTo+" R seq 155 ack 0 ttl 64 len 0")
+	l.wantDrops(RuleRejected)
+
+	l.settle(func(s *rules.Spec) { // the helper goes, the numbers stay moved
+		masquerade(s)
+		s.Lists[rules.Filter] = []rules.RuleSpec{{If: low, Then: rules.ActReject, Reject: rules.WithReset}}
+	})
+	l.send("wan", tcp(parrotTo, parrotOn, flags(ackFlag), seq(506, 155), ttl(5)))
+	l.want("wan", "tcp "+parrotOn+" > "+parrotTo+" R seq 155 ack 0 ttl 64 len 0")
+	l.wantDrops(RuleRejected)
+}
 
 // TestLateSYNsLeaveTheNumbersOfAConnectionAlone: a copy of the SYN, or of the answer to
 // it, that the network delivers late begins nothing.

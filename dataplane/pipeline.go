@@ -162,13 +162,15 @@ func (w *Worker) known(p *packet.Packet, ref conntrack.Ref, r role) bool {
 		return true
 	}
 	var (
-		seg conntrack.Segment
-		f   *helped
-		ack uint32
+		seg  conntrack.Segment
+		f    *helped
+		came uint32 // its acknowledgement, before renumbering
 	)
-	if e.Status()&hasHelper != 0 && p.Tuple.Proto == tuple.TCP && !p.Flags.Fragment() {
+	moved := e.Status()&hasHelper != 0 && p.Tuple.Proto == tuple.TCP && !p.Flags.Fragment()
+	if moved {
+		came = packet.Ack(p)
 		if f = w.helpedFlow(p, e, ref); f != nil {
-			ack = f.renumber(p, ref.Dir)
+			f.renumber(p, ref.Dir)
 		} else if e.Status()&conntrack.SeqAdjust != 0 {
 			w.renumberPlain(p, ref)
 		}
@@ -181,11 +183,21 @@ func (w *Worker) known(p *packet.Packet, ref conntrack.Ref, r role) bool {
 		w.invalid(p, ref, ofVerdict[v], r)
 		return true
 	}
-	if w.v.prog.Follow() == rules.PerPacket && w.mustFilter(e, ref) && !w.refilter(p, e, ref, r) {
-		return true
+	if w.v.prog.Follow() == rules.PerPacket && w.mustFilter(e, ref) {
+		ack := came
+		if moved { // a RST that answers p has the number that its sender waits for
+			ack = packet.Ack(p)
+			packet.SetAck(p, came)
+		}
+		if !w.refilter(p, e, ref, r) {
+			return true
+		}
+		if moved {
+			packet.SetAck(p, ack)
+		}
 	}
 	if f != nil {
-		f.acknowledged(p, ref.Dir, ack)
+		f.acknowledged(p, ref.Dir, came)
 	}
 	w.forward(p, e, ref, r)
 	return true

@@ -11,11 +11,10 @@ import (
 func renumbered(p *packet.Packet) bool { return p.TCPFlags&(packet.SYN|packet.ACK) == packet.ACK }
 
 // renumber makes the acknowledgements of a segment mean what its receiver sent, before
-// it is tracked. It returns the number that stood there.
-func (f *helped) renumber(p *packet.Packet, d tuple.Direction) uint32 {
-	ack := packet.Ack(p)
+// it is tracked.
+func (f *helped) renumber(p *packet.Packet, d tuple.Direction) {
 	if !renumbered(p) {
-		return ack
+		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -25,8 +24,7 @@ func (f *helped) renumber(p *packet.Packet, d tuple.Direction) uint32 {
 		b.Left, b.Right = f.s.Selected(d, b.Left, b.Right)
 		packet.SetSACK(p, &o, i, b)
 	}
-	packet.SetAck(p, f.s.Ack(d, ack))
-	return ack
+	packet.SetAck(p, f.s.Ack(d, packet.Ack(p)))
 }
 
 // renumberPlain is renumber for a flow that has no helper any more, but what an earlier
@@ -44,14 +42,14 @@ func (w *Worker) renumberPlain(p *packet.Packet, ref conntrack.Ref) {
 	packet.SetAck(p, c.ToSender(packet.Ack(p)))
 }
 
-// acknowledged says that the tracker took a segment whose acknowledgement was ack.
+// acknowledged says that the tracker took a segment that came with acknowledgement ack.
 func (f *helped) acknowledged(p *packet.Packet, d tuple.Direction, ack uint32) {
 	if !renumbered(p) {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.window[d] = packet.Window(p)
+	f.window[d], f.awaits[d] = packet.Window(p), ack
 	if f.s.Acked(d, ack) {
 		packet.SetAck(p, f.s.Told(d.Other()))
 	}

@@ -127,10 +127,9 @@ const timestampLen = 12
 
 // Acknowledge builds a segment without data that tells the sender of TCP packet p, in
 // the name of its receiver, that everything before ack has arrived: a LinkIP packet in
-// buf (at least AnswerLen bytes), with at most three blocks of what has arrived behind
+// buf (at least AnswerLen bytes), numbered seq, with at most three blocks of what has arrived behind
 // a hole. It has a timestamp when p has (RFC 7323 section 3.2).
-func Acknowledge(dst, p *Packet, buf []byte, ack uint32, window uint16, late []SACKBlock) {
-	in := p.Mem[p.L4:p.End]
+func Acknowledge(dst, p *Packet, buf []byte, seq, ack uint32, window uint16, late []SACKBlock) {
 	header := ipv4MinLen
 	if p.Tuple.Family == tuple.IPv6 {
 		header = ipv6Len
@@ -151,7 +150,7 @@ func Acknowledge(dst, p *Packet, buf []byte, ack uint32, window uint16, late []S
 	clear(h)
 	be.PutUint16(h, p.Tuple.DstPort)
 	be.PutUint16(h[2:], p.Tuple.SrcPort)
-	copy(h[4:8], in[8:12]) // where p says it has got to
+	be.PutUint32(h[4:], seq)
 	be.PutUint32(h[8:], ack)
 	h[12] = uint8(size / 4 << 4)
 	h[13] = ACK

@@ -131,7 +131,7 @@ func TestAcknowledgementInTheReceiversName(t *testing.T) {
 		p := gso(t, layers.IPProtocolTCP, v4, 100, 1000) // it has a timestamp
 		late := []SACKBlock{{5000, 6000}, {7000, 8000}, {9000, 9500}}
 		q := new(Packet)
-		Acknowledge(q, p, make([]byte, AnswerLen), 4711, 77, late)
+		Acknowledge(q, p, make([]byte, AnswerLen), 815, 4711, 77, late)
 		if err := slowCheck(q.IP(), sumComplete); err != nil {
 			t.Fatal(err)
 		}
@@ -141,7 +141,7 @@ func TestAcknowledgementInTheReceiversName(t *testing.T) {
 		var o, asked TCPOpts
 		TCPOptions(q, &o)
 		TCPOptions(p, &asked)
-		if Seq(q) != Ack(p) || Ack(q) != 4711 || Window(q) != 77 || q.TCPFlags != ACK || q.End != q.Payload {
+		if Seq(q) != 815 || Ack(q) != 4711 || Window(q) != 77 || q.TCPFlags != ACK || q.End != q.Payload {
 			t.Errorf("seq %d ack %d window %d flags %b, %d bytes", Seq(q), Ack(q), Window(q), q.TCPFlags, q.End-q.Payload)
 		}
 		if o.TSVal != asked.TSEcr || o.TSEcr != asked.TSVal || o.TimestampAt == 0 {
