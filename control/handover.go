@@ -389,7 +389,7 @@ func (p *openPort) bequeath() (i upgrade.Interface, fds []int, err error) {
 	i = upgrade.Interface{Key: upgrade.Key{Netns: p.netns, Name: p.name}, ID: p.id, Index: p.index, Driver: p.info.Driver}
 	if m, ok := p.port.(port.Movable); ok {
 		fds = m.Descriptors()
-		i.Queues = len(fds)
+		i.Queues, i.Rings = m.Info().NumQueues, len(fds)
 	}
 	if p.owner != nil {
 		var some []int

@@ -117,7 +117,7 @@ func (h *heir) sort(fds []int) error {
 	}
 	for _, i := range h.offer.Interfaces {
 		x := &inherited{Interface: i}
-		x.queues = take(i.Queues)
+		x.queues = take(i.Rings)
 		if i.Owned {
 			x.estate = take(i.Estate.Descriptors())
 		}

@@ -5,6 +5,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"example.com/culvert/dataplane/port"
 )
 
 // How long the three regimes of waiting last. Measured on two-core machines
@@ -169,7 +171,7 @@ func (s *waiter) poll(w *Worker) {
 		s.fds = append(s.fds[:0], unix.PollFd{Fd: int32(s.event), Events: unix.POLLIN})
 		if w.index < len(w.v.sources) {
 			for _, src := range w.v.sources[w.index] {
-				if fd := src.q.FD(); fd >= 0 {
+				for _, fd := range port.PollFDs(src.q) {
 					s.fds = append(s.fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 				}
 			}

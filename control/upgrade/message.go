@@ -46,6 +46,7 @@ type Interface struct {
 	Index  int // of the kernel's interface
 	Driver string
 	Queues int
+	Rings  int // descriptors of these: a queue may have two
 	Box    bool
 	Owned  bool
 	Estate own.Estate
@@ -53,7 +54,7 @@ type Interface struct {
 
 // Descriptors returns how many descriptors belong to the interface.
 func (i *Interface) Descriptors() int {
-	n := i.Queues
+	n := i.Rings
 	if i.Owned {
 		n += i.Estate.Descriptors()
 	}

@@ -99,6 +99,25 @@ type Queue interface {
 	Stats() Stats
 }
 
+// TwoRings is implemented by queues that have two descriptors to poll.
+type TwoRings interface {
+	// SecondFD returns the other one, -1 if there is none.
+	SecondFD() int
+}
+
+// PollFDs returns the descriptors to poll for what q receives.
+func PollFDs(q Queue) (fds []int) {
+	if fd := q.FD(); fd >= 0 {
+		fds = append(fds, fd)
+	}
+	if two, ok := q.(TwoRings); ok {
+		if fd := two.SecondFD(); fd >= 0 {
+			fds = append(fds, fd)
+		}
+	}
+	return fds
+}
+
 // Stats are the counters of a queue since it was opened.
 type Stats struct {
 	RxFrames, RxBytes uint64
@@ -128,7 +147,8 @@ type Closer interface{ Close() error }
 // keep what arrives meanwhile.
 type Movable interface {
 	Port
-	// Descriptors returns those of the queues, in their order. They stay the port's.
+	// Descriptors returns those of the queues, in their order, and behind them those that
+	// queues have besides. They stay the port's.
 	Descriptors() []int
 	// Rests returns where the queues stand, whose workers have stopped.
 	Rests() []Rest
@@ -142,5 +162,6 @@ type Movable interface {
 // Rest is where a queue stands.
 type Rest struct {
 	Next  int // receive slot to look at, 0 if it has none
+	Large int // of its ring for large frames, likewise
 	Stats Stats
 }

@@ -118,7 +118,7 @@ var interfaceKeys = []key[Interface]{
 		"Receive queues; 0 means one for each worker.",
 		func(d *decoder, n *node, v *Interface) { d.integer(n, &v.Queues, 0, 256) }},
 	{"slots", "integer 64-65536", "2048", "8192",
-		"Not for TUN: frames that each receive queue holds while its worker is busy, rounded up to 64; 2.1 KiB each.",
+		"Not for TUN: frames that each receive queue holds while its worker is busy, rounded up to 64; 6.2 KiB each, with what large frames take.",
 		func(d *decoder, n *node, v *Interface) { d.integer(n, &v.Slots, 64, 65536) }},
 	{"offload", "boolean", "true", "false",
 		"TUN only: whether large frames and partial checksums cross the device.",

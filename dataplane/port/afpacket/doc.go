@@ -13,6 +13,13 @@
 // ring order. When that queue is full, the flag is missing and the frame is lost:
 // Stats.RxTruncated. V3 rings are faster at overload but add up to 1 ms each way.
 //
+// Frames of 16 KB and more have a ring of 68 KB slots (large.go), so that the kernel copies
+// them on the sender's processor, and not the worker on its own, which copies them once
+// more to send them: datagrams in super-packets pass 1.4 times as fast and more. The
+// ring's socket is one more of the group, whose program looks at the length. Recv takes
+// from both rings what arrived first, by the kernel's time stamps: what one processor has
+// received keeps its order. With another Fanout than ours all frames are in one ring.
+//
 // A socket is bound only when ring, filter and group are complete, and
 // behind a filter that takes nothing until all queues are, so that no frame is
 // seen twice while the group grows. The filter then ignores frames marked
@@ -20,6 +27,9 @@
 //
 // Single 802.1Q tags arrive stripped, in Packet.VLAN. Other tag protocols are
 // dropped and counted.
+//
+// Another process that takes the port over gets the sockets of both rings, and where it is
+// to go on in each.
 //
 // # Transmit
 //

@@ -18,16 +18,25 @@ var _ port.Movable = (*Port)(nil)
 // errMoved is for descriptors that are not what they are said to be.
 var errMoved = errors.New("the packet sockets that were handed over are not those of the interface")
 
-// Adopt is Open with the receive sockets of another process, in place of
-// cfg.Queues new ones: their rings, of cfg.Slots slots, are mapped a second time, and
+// Adopt is Open with the receive sockets of another process, those that its Descriptors
+// returned, in place of new ones: their rings, of cfg.Slots slots, are mapped a second time, and
 // frames wait in them until Resume. The descriptors belong to the port from here on, also
 // when there is an error. Ways out are new.
 func Adopt(cfg Config, fds []int) (*Port, error) {
-	cfg.Queues = len(fds)
 	cfg.setDefaults()
-	p := &Port{cfg: cfg}
-	for _, fd := range fds {
-		p.queues = append(p.queues, &queue{port: p, rx: &socket{fd: fd}, slots: cfg.Slots, away: true})
+	p := &Port{cfg: cfg, group: newGroup, apart: len(fds) == 2*cfg.Queues}
+	if len(fds) != cfg.Queues && !p.apart {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+		return nil, fmt.Errorf("take over %s: %w: %d for %d queues", cfg.Ifname, errMoved, len(fds), cfg.Queues)
+	}
+	for i := range cfg.Queues {
+		q := &queue{port: p, rx: &socket{fd: fds[i]}, slots: cfg.Slots, away: true}
+		if p.apart {
+			q.large.socket = &socket{fd: fds[cfg.Queues+i]}
+		}
+		p.queues = append(p.queues, q)
 	}
 	if err := ns.Do(cfg.Netns, p.adopt); err != nil {
 		p.Close()
@@ -52,30 +61,43 @@ func (p *Port) adopt() error {
 			return err
 		}
 	}
+	p.group = p.queues[0].rx.fanout()
 	return nil
 }
 
 func (q *queue) adopt(ifindex int, cfg Config) error {
-	sa, err := unix.Getsockname(q.rx.fd)
+	if err := q.rx.adopt(ifindex, ordinary, cfg.Slots); err != nil {
+		return err
+	}
+	if q.large.socket != nil {
+		if err := q.large.adopt(ifindex, huge, cfg.largeSlots()); err != nil {
+			return err
+		}
+	}
+	return q.openRest(ifindex, cfg)
+}
+
+// adopt maps the ring of a receiver that is said to be one of an interface.
+func (s *socket) adopt(ifindex int, r ring, slots int) error {
+	sa, err := unix.Getsockname(s.fd)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errMoved, err)
 	}
 	if at, ok := sa.(*unix.SockaddrLinklayer); !ok || at.Ifindex != ifindex {
 		return errMoved
 	}
-	// The kernel maps a ring whole or not at all: another number of slots is refused.
-	mem, err := unix.Mmap(q.rx.fd, 0, cfg.Slots*slotSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
-	if err != nil {
-		return fmt.Errorf("map packet ring of %d slots: %w", cfg.Slots, err)
-	}
-	q.rx.mem = mem
-	return q.openRest(ifindex, cfg)
+	return s.mapRing(r, slots) // whole or not at all: the kernel refuses another number of slots
 }
 
-// Descriptors implements port.Movable.
+// Descriptors implements port.Movable: those of the rings for large frames come last.
 func (p *Port) Descriptors() (fds []int) {
 	for _, q := range p.queues {
 		fds = append(fds, q.rx.fd)
+	}
+	for _, q := range p.queues {
+		if q.large.socket != nil {
+			fds = append(fds, q.large.fd)
+		}
 	}
 	return fds
 }
@@ -92,7 +114,7 @@ func (p *Port) Rests() (at []port.Rest) {
 func (q *queue) rest() port.Rest {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	at := port.Rest{Next: q.next, Stats: q.statsLocked()}
+	at := port.Rest{Next: q.next, Large: q.large.next, Stats: q.statsLocked()}
 	q.away = true
 	return at
 }
@@ -106,7 +128,10 @@ func (p *Port) Resume(at []port.Rest) error {
 		if at[i].Next < 0 || at[i].Next >= q.slots {
 			return fmt.Errorf("%w: slot %d of %d", errMoved, at[i].Next, q.slots)
 		}
-		q.next = at[i].Next
+		if at[i].Large < 0 || at[i].Large >= q.large.slots {
+			return fmt.Errorf("%w: slot %d of %d for large frames", errMoved, at[i].Large, q.large.slots)
+		}
+		q.next, q.large.next = at[i].Next, at[i].Large
 		st := &at[i].Stats
 		q.frames.Store(st.RxFrames)
 		q.bytes.Store(st.RxBytes)
@@ -125,36 +150,41 @@ func (p *Port) Resume(at []port.Rest) error {
 // Strayed implements port.Movable.
 func (p *Port) Strayed() {
 	for _, q := range p.queues {
-		q.strayed = true
+		q.strayed, q.large.strayed = true, true
 		q.mu.Lock()
 		q.away = false
 		q.mu.Unlock()
 	}
 }
 
-// find looks for the oldest frame of a ring that somebody else has received from: the
-// first one behind a slot that is the kernel's.
+// find looks for the oldest frame of a ring that somebody else has received from.
 func (q *queue) find() bool {
+	at := oldest(q.rx.mem, slotSize, q.next, q.slots)
+	if at < 0 {
+		return false // it is seen with the next frame
+	}
+	q.next, q.strayed = at, false
+	return true
+}
+
+// oldest returns the first slot with a frame behind one that is the kernel's, looking from
+// next on, -1 if there is no frame.
+func oldest(ring []byte, size, next, slots int) int {
 	user := func(i int) bool {
-		return atomic.LoadUint32(statusOf(q.rx.mem[i*slotSize:]))&unix.TP_STATUS_USER != 0
+		return atomic.LoadUint32(statusOf(ring[i*size:]))&unix.TP_STATUS_USER != 0
 	}
 	at := -1
-	for i := range q.slots {
-		slot := (q.next + i) % q.slots
+	for i := range slots {
+		slot := (next + i) % slots
 		if !user(slot) {
 			continue
 		}
 		if at < 0 {
 			at = slot // all of them, perhaps
 		}
-		if !user((slot + q.slots - 1) % q.slots) {
-			at = slot
-			break
+		if !user((slot + slots - 1) % slots) {
+			return slot
 		}
 	}
-	if at < 0 {
-		return false // it is seen with the next frame
-	}
-	q.next, q.strayed = at, false
-	return true
+	return at
 }

@@ -156,10 +156,12 @@ func TestAdoptRefusesOtherSockets(t *testing.T) {
 		cfg Config
 		fds []int
 	}{
-		"of another interface":  {Config{Ifname: n.g1.Name, Slots: 64}, p.Descriptors()},
-		"of another ring":       {Config{Ifname: n.g0.Name, Slots: 128}, p.Descriptors()},
-		"that are none":         {Config{Ifname: n.g0.Name, Slots: 64}, []int{0}},
-		"of no interface there": {Config{Ifname: "none0", Slots: 64}, p.Descriptors()},
+		"of another interface":             {Config{Ifname: n.g1.Name, Slots: 64}, p.Descriptors()},
+		"of another ring":                  {Config{Ifname: n.g0.Name, Slots: 128}, p.Descriptors()},
+		"that are none":                    {Config{Ifname: n.g0.Name, Slots: 64}, []int{0}},
+		"of no interface there":            {Config{Ifname: "none0", Slots: 64}, p.Descriptors()},
+		"of another ring for large frames": {Config{Ifname: n.g0.Name, Slots: 64}, []int{p.queues[0].rx.fd, p.queues[0].rx.fd}},
+		"of too many queues":               {Config{Ifname: n.g0.Name, Slots: 64}, append(p.Descriptors(), p.queues[0].rx.fd)},
 	} {
 		tt.cfg.Netns = n.g0.Netns
 		if q, err := Adopt(tt.cfg, duplicates(t, tt.fds)); err == nil {
@@ -169,7 +171,9 @@ func TestAdoptRefusesOtherSockets(t *testing.T) {
 	}
 	rest := p.Rests()
 	rest[0].Next = 64
-	if p.Resume(rest) == nil || p.Resume(nil) == nil {
+	refused := p.Resume(rest) != nil
+	rest[0].Next, rest[0].Large = 0, largeLen
+	if !refused || p.Resume(rest) == nil || p.Resume(nil) == nil {
 		t.Error("a slot beyond the ring, or too few queues, were taken")
 	}
 	newRaw(t, n.c0).send(t, frame(n.g0.MAC(t), 100))

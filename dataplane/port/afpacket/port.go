@@ -19,20 +19,23 @@ type Port struct {
 	cfg    Config
 	dev    device.Device
 	queues []*queue
+	group  int  // fanout group of the receive sockets, newGroup if there is none
+	apart  bool // large frames have sockets of their own, see large.go
 }
 
 var (
-	_ port.Port    = (*Port)(nil)
-	_ port.Steerer = (*Port)(nil)
-	_ port.Queue   = (*queue)(nil)
-	_ port.Closer  = (*sender)(nil)
+	_ port.Port     = (*Port)(nil)
+	_ port.Steerer  = (*Port)(nil)
+	_ port.Queue    = (*queue)(nil)
+	_ port.TwoRings = (*queue)(nil)
+	_ port.Closer   = (*sender)(nil)
 )
 
 // Open opens the interface. It needs CAP_NET_RAW and CAP_NET_ADMIN, and
 // CAP_SYS_ADMIN for another namespace. Frames arrive from when it returns.
 func Open(cfg Config) (*Port, error) {
 	cfg.setDefaults()
-	p := &Port{cfg: cfg}
+	p := &Port{cfg: cfg, group: newGroup, apart: cfg.apart()}
 	if err := ns.Do(cfg.Netns, p.open); err != nil {
 		p.Close()
 		return nil, fmt.Errorf("open %s: %w", cfg.Ifname, err)
@@ -54,18 +57,20 @@ func (p *Port) open() error {
 		Index: a.Index, Link: packet.LinkEthernet, GSO: true,
 		Driver: "af_packet", Netns: p.cfg.Netns, NumQueues: p.cfg.Queues,
 	}, a)
-	group := newGroup
 	for range p.cfg.Queues {
 		q := &queue{port: p}
 		p.queues = append(p.queues, q)
 		if err := q.open(a.Index, p.cfg); err != nil {
 			return err
 		}
-		if p.cfg.Queues > 1 {
-			if err := q.rx.joinFanout(&group, p.cfg.Fanout); err != nil {
+		if p.cfg.Queues > 1 || p.apart {
+			if err := q.rx.joinFanout(&p.group, p.cfg.Fanout); err != nil {
 				return err
 			}
 		}
+	}
+	if err := p.addLarge(a.Index); err != nil {
+		return err
 	}
 	if err := p.accept(a.Index); err != nil {
 		return err
@@ -75,8 +80,10 @@ func (p *Port) open() error {
 		return err
 	}
 	for _, q := range p.queues {
-		if err := q.rx.setFilter(takeForeign); err != nil {
-			return err
+		for _, s := range q.receivers() {
+			if err := s.setFilter(takeForeign); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -104,13 +111,12 @@ func (p *Port) accept(ifindex int) error {
 	return nil
 }
 
-// Steer implements port.Steerer. It changes nothing in a port with one queue, and in
-// one with another Fanout.
+// Steer implements port.Steerer. It changes nothing in a port with another Fanout.
 func (p *Port) Steer(t *steer.Table) error {
-	if p.cfg.Queues == 1 || p.cfg.Fanout != FanoutSteer {
+	if p.group == newGroup || p.cfg.Fanout != FanoutSteer {
 		return nil
 	}
-	return p.queues[0].rx.steer(steer.Program(t))
+	return p.queues[0].rx.steer(p.program(t))
 }
 
 // Info implements port.Port.

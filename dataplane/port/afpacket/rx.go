@@ -57,16 +57,18 @@ type queue struct {
 	empty       int  // calls of Recv in a row that found nothing
 	strayed     bool // next is not where the kernel goes on, see find
 
+	large largeRing
+
 	frames, bytes, truncated, foreign atomic.Uint64
 
-	mu    sync.Mutex // guards drops (reading them from the kernel clears them there), away, and closing rx
+	mu    sync.Mutex // guards drops (reading them from the kernel clears them there), away, and closing receivers
 	drops uint64
 	away  bool // the kernel's count of drops is another process's, which goes on with the ring
 }
 
 func (q *queue) open(ifindex int, cfg Config) (err error) {
 	q.slots = cfg.Slots
-	if q.rx, err = newReceiver(ifindex, cfg.Slots); err != nil {
+	if q.rx, err = newReceiver(ifindex, ordinary, cfg.Slots); err != nil {
 		return err
 	}
 	return q.openRest(ifindex, cfg)
@@ -75,6 +77,7 @@ func (q *queue) open(ifindex int, cfg Config) (err error) {
 // openRest opens what a queue has besides its ring.
 func (q *queue) openRest(ifindex int, cfg Config) (err error) {
 	q.sender.port = q.port
+	q.large.slots = cfg.largeSlots()
 	q.big, err = unix.Mmap(-1, 0, bigFrames*bigSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return fmt.Errorf("map receive buffers: %w", err)
@@ -86,8 +89,8 @@ func (q *queue) close() error {
 	errs := []error{q.sender.Close()}
 	q.mu.Lock() // Stats may still be called
 	defer q.mu.Unlock()
-	if q.rx != nil {
-		errs = append(errs, q.rx.close())
+	for _, s := range q.receivers() {
+		errs = append(errs, s.close())
 	}
 	if q.big != nil {
 		errs = append(errs, unix.Munmap(q.big))
@@ -96,8 +99,26 @@ func (q *queue) close() error {
 	return errors.Join(errs...)
 }
 
+// receivers returns the sockets that q receives from.
+func (q *queue) receivers() (all []*socket) {
+	for _, s := range []*socket{q.rx, q.large.socket} {
+		if s != nil {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
 // FD implements port.Queue.
 func (q *queue) FD() int { return q.rx.fd }
+
+// SecondFD implements port.TwoRings.
+func (q *queue) SecondFD() int {
+	if q.large.socket == nil {
+		return -1
+	}
+	return q.large.fd
+}
 
 // Recv implements port.Queue.
 func (q *queue) Recv(pkts []packet.Packet) int {
@@ -109,6 +130,21 @@ func (q *queue) Recv(pkts []packet.Packet) int {
 	for n < len(pkts) && q.lent < q.slots {
 		slot := q.rx.mem[q.next*slotSize:][:slotSize:slotSize]
 		status := atomic.LoadUint32(statusOf(slot))
+		if q.large.socket != nil {
+			if long := q.large.head(); long != nil {
+				status = atomic.LoadUint32(statusOf(slot)) // what arrived before that is here by now
+				if status&unix.TP_STATUS_USER == 0 || before(long, slot) {
+					if q.large.lent == bigFrames { // what arrived later waits as well
+						break
+					}
+					if q.takeLarge(&pkts[n], long) {
+						bytes += uint64(pkts[n].End - pkts[n].Off)
+						n++
+					}
+					continue
+				}
+			}
+		}
 		if status&unix.TP_STATUS_USER == 0 {
 			break
 		}
@@ -151,7 +187,7 @@ func (q *queue) fill(p *packet.Packet, slot []byte, status uint32) bool {
 		}
 	} else {
 		mac := int(ne.Uint16(slot[offMAC:]))
-		if snap < length || mac < virtio.Len || mac+snap > slotSize {
+		if snap < length || mac < virtio.Len || mac+snap > len(slot) {
 			q.truncated.Add(1)
 			return false
 		}
@@ -192,7 +228,11 @@ func (q *queue) fetch(p *packet.Packet, length int) bool {
 func (q *queue) clearError() {
 	if q.empty++; q.empty >= emptyBeforeError {
 		q.empty = 0
-		unix.GetsockoptInt(q.rx.fd, unix.SOL_SOCKET, unix.SO_ERROR) // which error it is, Send will tell
+		for _, s := range [...]*socket{q.rx, q.large.socket} {
+			if s != nil {
+				unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ERROR) // which error it is, Send will tell
+			}
+		}
 	}
 }
 
@@ -209,6 +249,9 @@ func (q *queue) Release() {
 		}
 	}
 	q.bigUsed = 0
+	if q.large.lent > 0 {
+		q.large.release()
+	}
 }
 
 // Stats implements port.Queue.
@@ -220,7 +263,9 @@ func (q *queue) Stats() port.Stats {
 
 func (q *queue) statsLocked() port.Stats {
 	if !q.away {
-		q.countDropsLocked()
+		for _, s := range q.receivers() {
+			q.drops += s.dropped()
+		}
 	}
 	return port.Stats{
 		RxFrames: q.frames.Load(), RxBytes: q.bytes.Load(),
@@ -229,11 +274,13 @@ func (q *queue) statsLocked() port.Stats {
 	}
 }
 
-// countDropsLocked takes over what the kernel has dropped since somebody did so.
-func (q *queue) countDropsLocked() {
-	if st, err := unix.GetsockoptTpacketStats(q.rx.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil {
-		q.drops += uint64(st.Drops)
+// dropped returns how many frames found no slot since it was asked last.
+func (s *socket) dropped() uint64 {
+	st, err := unix.GetsockoptTpacketStats(s.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS)
+	if err != nil {
+		return 0
 	}
+	return uint64(st.Drops)
 }
 
 // statusOf returns the status word of a slot, which the kernel changes too.

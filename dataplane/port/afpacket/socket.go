@@ -12,7 +12,7 @@ import (
 // socket is a packet socket, with its ring if it has one.
 type socket struct {
 	fd  int
-	mem []byte // the ring, slot i at i*slotSize; nil without
+	mem []byte // the ring, slot i at i times its size; nil without
 }
 
 func (s *socket) close() error {
@@ -55,16 +55,27 @@ func newSocket(opts ...option) (*socket, error) {
 	return s, nil
 }
 
+// ring is the geometry of one: the size of a slot and of a block, in bytes, and how many
+// slots fill a block.
+type ring struct{ slot, block, blockLen int }
+
+var ordinary = ring{slotSize, blockSize, blockLen}
+
 // addRing maps a ring of n slots: PACKET_RX_RING or PACKET_TX_RING.
-func (s *socket) addRing(kind, n int) error {
+func (s *socket) addRing(kind int, r ring, n int) error {
 	req := unix.TpacketReq{
-		Block_size: blockSize, Block_nr: uint32(n / blockLen),
-		Frame_size: slotSize, Frame_nr: uint32(n),
+		Block_size: uint32(r.block), Block_nr: uint32(n / r.blockLen),
+		Frame_size: uint32(r.slot), Frame_nr: uint32(n),
 	}
 	if err := unix.SetsockoptTpacketReq(s.fd, unix.SOL_PACKET, kind, &req); err != nil {
 		return fmt.Errorf("packet ring of %d slots: %w", n, err)
 	}
-	mem, err := unix.Mmap(s.fd, 0, n*slotSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
+	return s.mapRing(r, n)
+}
+
+// mapRing maps a ring that there is.
+func (s *socket) mapRing(r ring, n int) error {
+	mem, err := unix.Mmap(s.fd, 0, n*r.slot, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
 	if err != nil {
 		return fmt.Errorf("map packet ring of %d slots: %w", n, err)
 	}
@@ -81,20 +92,23 @@ func (s *socket) bind(ifindex int, protocol uint16) error {
 }
 
 // newReceiver returns a bound socket with a ring, still behind a filter that takes nothing.
-func newReceiver(ifindex, slots int) (*socket, error) {
-	s, err := newSocket(
+func newReceiver(ifindex int, r ring, slots int) (*socket, error) {
+	opts := []option{
 		packetOption("PACKET_VERSION", unix.PACKET_VERSION, unix.TPACKET_V2),
 		packetOption("PACKET_VNET_HDR", unix.PACKET_VNET_HDR, 1),
 		packetOption("PACKET_IGNORE_OUTGOING", unix.PACKET_IGNORE_OUTGOING, 1),
-		packetOption("PACKET_COPY_THRESH", unix.PACKET_COPY_THRESH, 1),
-		option{"SO_RCVBUFFORCE", unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, rcvBuf},
-	)
+	}
+	if r == ordinary { // what is longer than a slot comes in the socket's queue
+		opts = append(opts, packetOption("PACKET_COPY_THRESH", unix.PACKET_COPY_THRESH, 1),
+			option{"SO_RCVBUFFORCE", unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, rcvBuf})
+	}
+	s, err := newSocket(opts...)
 	if err != nil {
 		return nil, err
 	}
 	err = s.setFilter(takeNothing)
 	if err == nil {
-		err = s.addRing(unix.PACKET_RX_RING, slots)
+		err = s.addRing(unix.PACKET_RX_RING, r, slots)
 	}
 	if err == nil {
 		err = s.bind(ifindex, unix.ETH_P_ALL)
@@ -181,6 +195,15 @@ func (s *socket) joinFanout(id *int, f Fanout) error {
 		*id = v & 0xffff
 	}
 	return nil
+}
+
+// fanout returns the id of the group that s belongs to, or newGroup.
+func (s *socket) fanout() int {
+	v, err := unix.GetsockoptInt(s.fd, unix.SOL_PACKET, unix.PACKET_FANOUT)
+	if err != nil || v == 0 { // no group: the modes of ours are not 0, and 0 would be FANOUT_HASH
+		return newGroup
+	}
+	return v & 0xffff
 }
 
 // steer replaces the program by which the sockets of s's group share frames. The kernel

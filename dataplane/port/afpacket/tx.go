@@ -44,7 +44,7 @@ func (s *sender) open(ifindex int, q Qdisc) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.ring.addRing(unix.PACKET_TX_RING, txSlots); err != nil {
+	if err := s.ring.addRing(unix.PACKET_TX_RING, ordinary, txSlots); err != nil {
 		return err
 	}
 	return s.bulk.open(ifindex, q)

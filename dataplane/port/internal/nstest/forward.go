@@ -69,10 +69,11 @@ type worker struct {
 }
 
 func (w *worker) run() {
-	fds := []unix.PollFd{
-		{Fd: int32(w.q[0].FD()), Events: unix.POLLIN},
-		{Fd: int32(w.q[1].FD()), Events: unix.POLLIN},
-		{Fd: int32(w.stop), Events: unix.POLLIN},
+	fds := []unix.PollFd{{Fd: int32(w.stop), Events: unix.POLLIN}}
+	for _, q := range w.q {
+		for _, fd := range port.PollFDs(q) {
+			fds = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+		}
 	}
 	for {
 		if w.pass(0)+w.pass(1) > 0 {
@@ -81,7 +82,7 @@ func (w *worker) run() {
 		if _, err := unix.Ppoll(fds, nil, nil); err != nil && err != unix.EINTR {
 			return
 		}
-		if fds[2].Revents != 0 {
+		if fds[0].Revents != 0 {
 			return
 		}
 	}
