@@ -129,7 +129,7 @@ func (w *Worker) claim(b *binding) claiming {
 			}
 			w.claimed, ended = ref.Slot, claimedOurs
 			if !b.f.onLink {
-				decided = &b.f.hop
+				decided = b.f.hop
 			}
 			if w.trace != nil {
 				w.trace.began(ref)
@@ -239,7 +239,7 @@ func (w *Worker) untracked(p *packet.Packet, r role) {
 		return
 	}
 	k := w.v.key(p, r, rules.Untracked)
-	hop, _, why := w.v.route(&k, w.decision.ApplyMark(0), last{})
+	hop, _, why := w.v.route(&k, w.decision.ApplyMark(0), unknown)
 	if why != None {
 		w.refuse(p, conntrack.Ref{}, why, r)
 		return
@@ -247,7 +247,7 @@ func (w *Worker) untracked(p *packet.Packet, r role) {
 	if !w.filter(p, &k, &w.decision, r) {
 		return
 	}
-	w.forwardPlain(p, &hop, r)
+	w.forwardPlain(p, hop, r)
 }
 
 // mustFilter reports whether a later packet of a flow has to meet the filter:
@@ -296,6 +296,7 @@ func (w *Worker) showWay(k *rules.Key, d *rules.Decision, to *tuple.Tuple, hint 
 		_, why := w.v.leave(k, out)
 		return why
 	}
-	_, _, why := w.v.routeAgain(k, d, to, w.e.lastWay(hint))
+	var was last
+	_, _, why := w.v.routeAgain(k, d, to, w.e.lastWay(hint, &was))
 	return why
 }

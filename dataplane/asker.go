@@ -24,7 +24,7 @@ func (w *Worker) asker(p *packet.Packet) route.Asker {
 	if p.Link == packet.LinkEthernet {
 		s.mac = [6]byte(p.Mem[p.Off+6 : p.Off+12])
 	}
-	hop, ok := w.v.routes.Lookup(p.Tuple.Src)
+	hop, ok := w.v.routes.Lookup(&p.Tuple.Src)
 	if onLink := ok && !hop.Via && hop.Port == p.In && p.Link == packet.LinkEthernet; !onLink {
 		s.addr = p.Tuple.Src
 		if !s.addr.Is4() {

@@ -30,9 +30,10 @@ type first struct {
 	local   tuple.Addr         // that a redirect goes to
 	dnat    nat.Choice         // why the destination has its port
 	turned  *portEntry         // the outside port whose mapping it was turned round by
-	hop     route.NextHop
+	hop     *route.NextHop
 	egress  *portEntry
-	onLink  bool // it stays on the link that the box's kernel chose
+	onLink  bool          // it stays on the link that the box's kernel chose
+	link    route.NextHop // hop, then
 	verdict rules.Verdict
 	search  nat.Search // candidates for the source
 
@@ -108,9 +109,10 @@ func (f *first) redirect(to tuple.Tuple) {
 
 // way routes f.
 func (v *view) way(f *first) (why Reason) {
-	f.hop, f.egress, why = v.route(&f.key, f.ruling.ApplyMark(f.key.Mark), last{})
+	f.hop, f.egress, why = v.route(&f.key, f.ruling.ApplyMark(f.key.Mark), unknown)
 	if why == NoRoute && f.role == roleBox && linkLocal(&f.key.Tuple.Dst) {
-		f.onLink, f.hop = true, route.NextHop{Port: f.in}
+		f.onLink, f.link.Port = true, f.in
+		f.hop = &f.link
 		f.egress, why = v.leave(&f.key, f.in)
 	}
 	return why
@@ -161,7 +163,8 @@ func (v *view) source(f *first) Reason {
 			return why
 		}
 		if src != nil {
-			f.search, chosen = src.Search(f.key.Tuple, egress, f.rnd.Uint64()), true
+			src.Start(&f.search, &f.key.Tuple, &egress, f.rnd.Uint64())
+			chosen = true
 			if f.search.Empty() {
 				return NoMapping
 			}
@@ -172,7 +175,7 @@ func (v *view) source(f *first) Reason {
 		}
 	}
 	if !chosen {
-		f.search = nat.NullSearch(f.key.Tuple, f.rnd.Uint64())
+		f.search.StartNull(&f.key.Tuple, f.rnd.Uint64())
 	}
 	if !f.use.Inbound() {
 		v.lease(f, src, egress)

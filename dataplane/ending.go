@@ -179,7 +179,7 @@ func (w *Worker) wayInside(dst *tuple.Addr) (route.Hint, *portEntry) {
 	if at == nil || at.outside {
 		return 0, nil
 	}
-	addr := at.neighbour(&hop, *dst)
+	addr := at.neighbour(hop, *dst)
 	hint, _, fresh := w.e.neigh.Find(hop.Port, addr, w.now)
 	if fresh && w.e.host != nil {
 		w.e.host.Resolve(hop.Port, addr.Netip())

@@ -320,9 +320,9 @@ func (x *explainer) known(l *later) Reason {
 	}
 	k := x.v.key(&x.p, x.role, l.state)
 	k.Mark, k.Dir, k.Helper = l.mark, l.dir, l.helper
-	was := x.e.lastWay(l.hint)
+	was := x.e.lastWay(l.hint, new(last))
 	hop, eg, why := x.v.routeAgain(&k, &x.ruling, &l.to, was)
-	x.routed(&k, &hop, eg, why)
+	x.routed(&k, hop, eg, why)
 	if why != None {
 		return why
 	}
@@ -334,7 +334,7 @@ func (x *explainer) known(l *later) Reason {
 	} else {
 		x.say("filter", "the verdict on the flow holds for its packets")
 	}
-	if cause := x.v.doomed(&x.p, &l.to, &hop, was); !settled && cause != conntrack.Unspecified {
+	if cause := x.v.doomed(&x.p, &l.to, hop, was); !settled && cause != conntrack.Unspecified {
 		x.say("end", "the flow ends with notice: %v", cause)
 		return FlowEnded
 	}
@@ -356,8 +356,8 @@ func (x *explainer) untracked() Reason {
 		return why
 	}
 	k := x.v.key(&x.p, x.role, rules.Untracked)
-	hop, eg, why := x.v.route(&k, x.ruling.ApplyMark(0), last{})
-	x.routed(&k, &hop, eg, why)
+	hop, eg, why := x.v.route(&k, x.ruling.ApplyMark(0), unknown)
+	x.routed(&k, hop, eg, why)
 	if why != None {
 		return why
 	}
@@ -374,8 +374,8 @@ func (x *explainer) invalid(why Reason) Reason {
 		return why
 	}
 	k := x.v.key(&x.p, x.role, rules.Invalid)
-	hop, eg, unroutable := x.v.route(&k, x.ruling.ApplyMark(0), last{})
-	x.routed(&k, &hop, eg, unroutable)
+	hop, eg, unroutable := x.v.route(&k, x.ruling.ApplyMark(0), unknown)
+	x.routed(&k, hop, eg, unroutable)
 	if unroutable != None {
 		return why
 	}
@@ -435,10 +435,10 @@ func (x *explainer) decided(f *first, why Reason) {
 		return
 	}
 	if f.egress == nil {
-		x.routed(&f.key, &f.hop, nil, why)
+		x.routed(&f.key, f.hop, nil, why)
 		return
 	}
-	x.routed(&f.key, &f.hop, f.egress, None)
+	x.routed(&f.key, f.hop, f.egress, None)
 	x.filtered(&f.key, f.verdict)
 	switch {
 	case why == SourceNeeded:

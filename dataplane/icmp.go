@@ -47,14 +47,15 @@ func (w *Worker) icmpError(p *packet.Packet, ref conntrack.Ref, r role) {
 		w.drop(Redirect)
 		return
 	}
-	was := w.e.lastWay(route.Hint(e.Hint(ref.Dir)))
-	if !w.errorAllowed(p, &to, ref, was, r) {
+	var was last
+	w.e.lastWay(route.Hint(e.Hint(ref.Dir)), &was)
+	if !w.errorAllowed(p, &to, ref, &was, r) {
 		return
 	}
-	hop, why := w.wayOn(p, &to, e, was, r, nil)
+	hop, why := w.wayOn(p, &to, e, &was, r, nil)
 	var hint route.Hint
 	if why == None {
-		hint, why = w.neighbour(p, &hop, to.Dst)
+		hint, why = w.neighbour(p, hop, to.Dst)
 	}
 	if why != None {
 		w.drop(why)
@@ -91,7 +92,7 @@ func (w *Worker) icmpError(p *packet.Packet, ref conntrack.Ref, r role) {
 }
 
 // errorAllowed runs the filter for an ICMP error, with state RELATED.
-func (w *Worker) errorAllowed(p *packet.Packet, to *tuple.Tuple, ref conntrack.Ref, was last, r role) bool {
+func (w *Worker) errorAllowed(p *packet.Packet, to *tuple.Tuple, ref conntrack.Ref, was *last, r role) bool {
 	if w.v.prog.Len(rules.Filter) == 0 {
 		return true
 	}

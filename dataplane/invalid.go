@@ -18,7 +18,7 @@ func (w *Worker) invalid(p *packet.Packet, ref conntrack.Ref, why Reason, r role
 	}
 	d := w.reconsider()
 	k := w.v.key(p, r, rules.Invalid)
-	hop, _, unroutable := w.v.route(&k, d.ApplyMark(0), last{})
+	hop, _, unroutable := w.v.route(&k, d.ApplyMark(0), unknown)
 	if unroutable != None {
 		w.drop(why)
 		return
@@ -27,11 +27,11 @@ func (w *Worker) invalid(p *packet.Packet, ref conntrack.Ref, why Reason, r role
 	case rules.Drop:
 		w.drop(why)
 	case rules.Accept:
-		if !w.fitAsItIs(&k, ref, &hop) {
+		if !w.fitAsItIs(&k, ref, hop) {
 			w.drop(Untranslated)
 			return
 		}
-		w.forwardPlain(p, &hop, r)
+		w.forwardPlain(p, hop, r)
 	default: // never a RST: it would end the connection that a forged segment names
 		w.unreachable(p, ofReject[verdict], r)
 		w.drop(RuleRejected)

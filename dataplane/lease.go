@@ -49,7 +49,7 @@ func (v *view) addTerms(leases *ports.Set) {
 // lease says which leases f must hold to leave with a source of src, nil if its
 // source stays.
 func (v *view) lease(f *first, src *nat.Source, egress tuple.Addr) {
-	f.fits = ports.Fits{Source: src, Egress: egress}
+	f.fits.Source, f.fits.Egress = src, egress
 	if !leasable(f.key.Tuple.Proto) {
 		return
 	}
@@ -199,8 +199,11 @@ func (w *Worker) bindInbound(b *binding) bool {
 // bindPromised tries the port from which the remote host has been told that the inside
 // endpoint is to be reached.
 func (w *Worker) bindPromised(b *binding) bool {
+	if !w.e.leases.Promises() {
+		return false
+	}
 	ext, ok := w.e.promisedAt(b.f)
-	return ok && w.try(b, b.f.search.At(ext.Addr, ext.Port), nat.Reused, nil)
+	return ok && w.tryAt(b, ext)
 }
 
 // mayBeMapped reports whether the inside endpoint of f may have a port already
@@ -222,9 +225,9 @@ func (w *Worker) bindMapped(b *binding) bool {
 			return false
 		}
 		if f.terms.Mapping == nat.Linux {
-			return w.try(b, f.search.At(ext.Addr, ext.Port), nat.Reused, nil)
+			return w.tryAt(b, ext)
 		}
-		if w.try(b, f.search.At(ext.Addr, ext.Port), nat.Reused, nil) || b.over {
+		if w.tryAt(b, ext) || b.over {
 			return true
 		}
 	}
@@ -251,21 +254,24 @@ const (
 
 // bindSearch tries the candidates of a search.
 func (w *Worker) bindSearch(b *binding, search *nat.Search, which among) bool {
-	var last tuple.Addr
-	var crowd *ports.Crowd
-	tries := 0
+	var (
+		cand  tuple.Tuple
+		last  tuple.Addr
+		crowd *ports.Crowd
+		tries int
+	)
 	for {
 		if at := search.Addr(); at != last {
 			crowd, last, tries = w.e.avoid(b.f, search, which), at, 0
 		}
-		cand, why, ok := search.Next()
+		why, ok := search.NextTo(&cand)
 		if !ok {
 			return false
 		}
 		if cand.Src != last {
 			crowd, last, tries = w.e.avoid(b.f, search, which), cand.Src, 0
 		}
-		if w.try(b, cand, why, crowd) || b.over {
+		if w.try(b, &cand, why, crowd) || b.over {
 			return !b.over
 		}
 		if tries++; tries == crowdTries && crowd == nil && which == everyPort && !b.f.use.Exclusive() {
@@ -359,12 +365,21 @@ func (w *Worker) bindKept(b *binding) bool {
 	return w.bindSearch(b, &search, keptPorts)
 }
 
-// try takes what the flow needs to leave as cand, and claims it. It reports whether
-// the packet is dealt with; else b says why not, and whether others can help.
-func (w *Worker) try(b *binding, cand tuple.Tuple, why nat.Choice, crowd *ports.Crowd) bool {
+// tryAt is try for a port that the flow has, or was promised.
+func (w *Worker) tryAt(b *binding, ext ports.Endpoint) bool {
+	cand := b.f.search.At(ext.Addr, ext.Port)
+	return w.try(b, &cand, nat.Reused, nil)
+}
+
+// try takes what the flow needs to leave as cand, which it may change, and claims it. It
+// reports whether the packet is dealt with; else b says why not, and whether others can
+// help.
+func (w *Worker) try(b *binding, cand *tuple.Tuple, why nat.Choice, crowd *ports.Crowd) bool {
 	f, prop := b.f, &b.f.prop
-	cand.Zone = f.ruling.ZoneOf(tuple.Reply)
-	if !prop.Reply.Answer(&cand) {
+	if zone := f.ruling.ZoneOf(tuple.Reply); cand.Zone != zone {
+		cand.Zone = zone
+	}
+	if !prop.Reply.Answer(cand) {
 		b.why, b.over = InvalidNew, true
 		return false
 	}
@@ -378,13 +393,13 @@ func (w *Worker) try(b *binding, cand tuple.Tuple, why nat.Choice, crowd *ports.
 		case !free:
 			return false
 		case use == ports.NoUse:
-			return w.claimIn(b, &cand, why, use, nil, crowd)
+			return w.claimIn(b, cand, why, use, nil, crowd)
 		}
 		flow := ports.Of(&prop.Original, &prop.Reply, use)
 		out, at := w.e.leases.Take(&flow, use, &f.terms, f.fits, ports.Tick(w.tick))
 		switch out {
 		case ports.Granted:
-			done := w.claimIn(b, &cand, why, use, &flow, crowd)
+			done := w.claimIn(b, cand, why, use, &flow, crowd)
 			if !done && mapped {
 				b.why, b.over = MappingClash, true
 			}
@@ -392,7 +407,7 @@ func (w *Worker) try(b *binding, cand tuple.Tuple, why nat.Choice, crowd *ports.
 		case ports.Elsewhere: // another packet of the socket was faster
 			mapped = true
 			cand.Src, cand.SrcPort, why = at.Addr, at.Port, nat.Reused
-			prop.Reply.Answer(&cand)
+			prop.Reply.Answer(cand)
 		case ports.Busy:
 			return false
 		default:

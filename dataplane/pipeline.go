@@ -229,14 +229,15 @@ func (w *Worker) forwardBy(p *packet.Packet, e *conntrack.Entry, ref conntrack.R
 		out, ok = p.In, true
 	}
 	if !ok {
-		was := w.e.lastWay(hint)
-		hop, why := w.wayOn(p, &to, e, was, r, decided)
+		var was last
+		w.e.lastWay(hint, &was)
+		hop, why := w.wayOn(p, &to, e, &was, r, decided)
 		if why == None {
-			if cause := w.v.doomed(p, &to, &hop, was); cause != conntrack.Unspecified {
+			if cause := w.v.doomed(p, &to, hop, &was); cause != conntrack.Unspecified {
 				w.overtaken(p, ref, cause, r)
 				return
 			}
-			hint, why = w.neighbour(p, &hop, to.Dst)
+			hint, why = w.neighbour(p, hop, to.Dst)
 		}
 		if why != None {
 			w.refuse(p, ref, why, r)
@@ -262,7 +263,8 @@ func (w *Worker) forwardBy(p *packet.Packet, e *conntrack.Entry, ref conntrack.R
 	if !w.fits(p, eg, ref, r) {
 		return
 	}
-	way := egress{eg: eg, mac: mac, to: &to, ref: ref, role: r}
+	var way egress // field by field: as a whole it would be copied from where it was put together
+	way.eg, way.mac, way.to, way.ref, way.role = eg, mac, &to, ref, r
 	if e.Status()&hasHelper != 0 && w.help(p, e, &way) {
 		return
 	}
@@ -292,7 +294,7 @@ func (w *Worker) onOwnLink(p *packet.Packet, to *tuple.Tuple) bool {
 	if linkLocal(&to.Dst) {
 		return true
 	}
-	_, is := w.v.routes.Through(to.Dst, p.In)
+	_, is := w.v.routes.Through(&to.Dst, p.In)
 	return is == route.Up
 }
 

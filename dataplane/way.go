@@ -26,22 +26,28 @@ import (
 
 // last is the next hop that a direction of a flow took last.
 type last struct {
-	port      uint16
 	neighbour tuple.Addr
+	port      uint16
 	known     bool
 }
 
-// lastWay returns what a hint remembers, whether it is valid or not.
-func (e *Engine) lastWay(h route.Hint) (l last) {
+// lastWay makes l, which is new, what a hint remembers, whether it is valid or not.
+func (e *Engine) lastWay(h route.Hint, l *last) *last {
 	if h != 0 {
 		l.port, l.neighbour, l.known = e.neigh.Where(h)
 	}
 	return l
 }
 
+// toItself is the way of what goes to the gateway itself.
+var toItself = &route.NextHop{Port: HostPort}
+
+// unknown is the last way of flows that had none.
+var unknown = &last{}
+
 // route finds where a packet with k's tuple and a mark goes, and shows the rules.
-func (v *view) route(k *rules.Key, mark uint32, was last) (route.NextHop, *portEntry, Reason) {
-	var hop route.NextHop // to the gateway itself
+func (v *view) route(k *rules.Key, mark uint32, was *last) (*route.NextHop, *portEntry, Reason) {
+	hop := toItself
 	k.Local = rules.ToLocal
 	if _, own := v.own(&k.Tuple.Dst); !own {
 		k.Local = rules.Forward
@@ -57,7 +63,7 @@ func (v *view) route(k *rules.Key, mark uint32, was last) (route.NextHop, *portE
 // routeAgain is route for a packet of a flow that will have tuple to. As in
 // netfilter's forward hook, rules see its destination translated and its source not
 // yet.
-func (v *view) routeAgain(k *rules.Key, d *rules.Decision, to *tuple.Tuple, was last) (route.NextHop, *portEntry, Reason) {
+func (v *view) routeAgain(k *rules.Key, d *rules.Decision, to *tuple.Tuple, was *last) (*route.NextHop, *portEntry, Reason) {
 	k.Tuple.Dst, k.Tuple.DstPort = to.Dst, to.DstPort
 	return v.route(k, d.ApplyMark(k.Mark), was)
 }
@@ -74,21 +80,21 @@ func (v *view) leave(k *rules.Key, port uint16) (*portEntry, Reason) {
 
 // choose finds the way of a packet whose tuple is t: as received, but with the
 // destination translated.
-func (v *view) choose(t *tuple.Tuple, area rules.AreaID, mark uint32, was last) (route.NextHop, bool) {
+func (v *view) choose(t *tuple.Tuple, area rules.AreaID, mark uint32, was *last) (*route.NextHop, bool) {
 	if linkLocal(&t.Dst) {
-		return route.NextHop{}, false // no route leads there (RFC 4291 section 2.5.6)
+		return toItself, false // no route leads there (RFC 4291 section 2.5.6)
 	}
-	q := route.Query{Dst: t.Dst, Src: t.Src, Area: route.AreaNumber(uint8(area)), Mark: mark}
+	q := route.Query{Dst: &t.Dst, Src: &t.Src, Area: route.AreaNumber(uint8(area)), Mark: mark}
 	if !v.routes.Several() {
 		return v.routes.Choose(&q)
 	}
 	if port, own := v.own(&t.Src); own {
-		if hop, is := v.routes.Through(t.Dst, port); is != route.None {
+		if hop, is := v.routes.Through(&t.Dst, port); is != route.None {
 			return hop, true // also when it is down: this may be who finds out that it is up again
 		}
 	}
 	if was.known {
-		if hop, ok := v.routes.Stay(t.Dst, was.port, was.neighbour); ok {
+		if hop, ok := v.routes.Stay(&t.Dst, was.port, &was.neighbour); ok {
 			return hop, true
 		}
 	}
@@ -97,11 +103,11 @@ func (v *view) choose(t *tuple.Tuple, area rules.AreaID, mark uint32, was last) 
 }
 
 // routeTo looks up where packets to dst go, whoever sends them.
-func (v *view) routeTo(dst *tuple.Addr) (route.NextHop, bool) {
+func (v *view) routeTo(dst *tuple.Addr) (*route.NextHop, bool) {
 	if linkLocal(dst) {
-		return route.NextHop{}, false
+		return toItself, false
 	}
-	return v.routes.Lookup(*dst)
+	return v.routes.Lookup(dst)
 }
 
 // portTo returns the port that packets to dst leave by, whoever sends them: nil if
@@ -116,15 +122,15 @@ func (v *view) portTo(dst *tuple.Addr) *portEntry {
 
 // wayOn finds the next hop of a packet of a flow that will have tuple to, and checks
 // that it may come from where it came. Both was done if the way is decided already.
-func (w *Worker) wayOn(p *packet.Packet, to *tuple.Tuple, e *conntrack.Entry, was last, r role, decided *route.NextHop) (route.NextHop, Reason) {
+func (w *Worker) wayOn(p *packet.Packet, to *tuple.Tuple, e *conntrack.Entry, was *last, r role, decided *route.NextHop) (*route.NextHop, Reason) {
 	if decided != nil {
-		return *decided, None
+		return decided, None
 	}
 	if why := w.v.reversePath(p, r); why != None {
-		return route.NextHop{}, why
+		return toItself, why
 	}
 	if _, own := w.v.own(&to.Dst); own {
-		return route.NextHop{Port: HostPort}, None
+		return toItself, None
 	}
 	t := p.Tuple
 	t.Dst, t.DstPort = to.Dst, to.DstPort
@@ -149,35 +155,35 @@ func (w *Worker) remember(p *packet.Packet, f *first, e *conntrack.Entry) {
 	if !w.v.routes.Several() || f.onLink {
 		return
 	}
-	if hint, why := w.neighbour(p, &f.hop, f.key.Tuple.Dst); why == None {
+	if hint, why := w.neighbour(p, f.hop, f.key.Tuple.Dst); why == None {
 		e.SetHint(tuple.Original, uint32(hint))
 	}
 	if f.role != roleWire {
 		return
 	}
-	back, is := w.v.routes.Through(p.Tuple.Src, p.In)
+	back, is := w.v.routes.Through(&p.Tuple.Src, p.In)
 	if is == route.None || !back.Via {
 		return
 	}
-	if hint, why := w.neighbour(p, &back, p.Tuple.Src); why == None {
+	if hint, why := w.neighbour(p, back, p.Tuple.Src); why == None {
 		e.SetHint(tuple.Reply, uint32(hint.Stale())) // an answer still has to meet the filter
 	}
 }
 
 // doomed returns why a packet that is about to leave by hop with tuple to cannot: its
 // external address is gone, or belongs to an uplink that the flow would have to leave.
-func (v *view) doomed(p *packet.Packet, to *tuple.Tuple, hop *route.NextHop, was last) conntrack.Cause {
+func (v *view) doomed(p *packet.Packet, to *tuple.Tuple, hop *route.NextHop, was *last) conntrack.Cause {
 	if to.Src == p.Tuple.Src {
 		return conntrack.Unspecified
 	}
 	if _, gone := v.gone[to.Src]; gone {
 		return conntrack.AddressLost
 	}
-	home, ok := v.home(to.Src)
+	home, ok := v.home(&to.Src)
 	if !ok || home == hop.Port {
 		return conntrack.Unspecified
 	}
-	if _, is := v.routes.Through(to.Dst, home); is == route.Down || was.known && was.port == home {
+	if _, is := v.routes.Through(&to.Dst, home); is == route.Down || was.known && was.port == home {
 		return conntrack.UplinkDown
 	}
 	return conntrack.Unspecified
@@ -185,8 +191,8 @@ func (v *view) doomed(p *packet.Packet, to *tuple.Tuple, hop *route.NextHop, was
 
 // home returns the port that an address belongs to: that has it, or on whose link it
 // is.
-func (v *view) home(a tuple.Addr) (uint16, bool) {
-	if port, own := v.own(&a); own {
+func (v *view) home(a *tuple.Addr) (uint16, bool) {
+	if port, own := v.own(a); own {
 		return port, true
 	}
 	hop, ok := v.routes.Lookup(a)
@@ -218,17 +224,17 @@ func (v *view) stranded(f *conntrack.Flow, d tuple.Direction, neigh *route.Neigh
 	if _, own := v.own(&dst); own {
 		return false
 	}
-	home, ok := v.home(src)
+	home, ok := v.home(&src)
 	if !ok {
 		return false
 	}
-	switch _, is := v.routes.Through(dst, home); is {
+	switch _, is := v.routes.Through(&dst, home); is {
 	case route.Up:
 		return false
 	case route.Down:
 		return true
 	}
-	if _, other := v.routes.Lookup(dst); !other {
+	if _, other := v.routes.Lookup(&dst); !other {
 		return false // nothing to change to: the way may come back, as after a cable was pulled
 	}
 	port, _, known := neigh.Where(route.Hint(f.Hint[d]))
@@ -273,11 +279,11 @@ func (v *view) reversePath(p *packet.Packet, r role) Reason {
 		return None
 	}
 	if in.rpf == RPFLoose {
-		if _, ok := v.routes.Lookup(p.Tuple.Src); ok {
+		if _, ok := v.routes.Lookup(&p.Tuple.Src); ok {
 			return None
 		}
 	}
-	if !v.routes.Reaches(p.Tuple.Src, p.In) {
+	if !v.routes.Reaches(&p.Tuple.Src, p.In) {
 		return SpoofedSource
 	}
 	return None

@@ -24,6 +24,13 @@ type Search struct {
 	avoid    avoided // ports of the current address that need not be offered
 }
 
+// begin makes c a walk over one address, without ports yet.
+func (c *Search) begin(t *tuple.Tuple, rnd uint64) {
+	*c = Search{}
+	c.t.Set(t)
+	c.rnd, c.left = rnd, 1
+}
+
 // Addr returns the address that the next candidate has, unless that one's ports
 // are at their end.
 func (c *Search) Addr() tuple.Addr { return c.t.Src }
@@ -184,15 +191,22 @@ func (c *Search) enter() {
 // It reports false after it has offered every port of every address once; the
 // walk is then at its end for good.
 func (c *Search) Next() (t tuple.Tuple, why Choice, ok bool) {
+	why, ok = c.NextTo(&t)
+	return t, why, ok
+}
+
+// NextTo is Next with the candidate put in place. t stays what it was when there is none.
+func (c *Search) NextTo(t *tuple.Tuple) (why Choice, ok bool) {
 	for c.left > 0 {
 		if c.stage == stageOwn {
 			c.stage = stageSpans
 			switch c.keep {
 			case keepFirst:
-				c.t.SrcPort = c.own
-				return c.t, Preserved, true
+				c.candidate(t, c.own)
+				return Preserved, true
 			case keepOnly:
-				return c.t, AddressOnly, true
+				t.Set(&c.t)
+				return AddressOnly, true
 			}
 		}
 		for c.cur < c.numSpans {
@@ -217,12 +231,18 @@ func (c *Search) Next() (t tuple.Tuple, why Choice, ok bool) {
 			if port == c.own && c.keep == keepFirst {
 				continue // was the first candidate
 			}
-			c.t.SrcPort = port
-			return c.t, s.why, true
+			c.candidate(t, port)
+			return s.why, true
 		}
 		c.nextAddr()
 	}
-	return tuple.Tuple{}, None, false
+	return None, false
+}
+
+// candidate makes t the flow's tuple with the address in hand and a port.
+func (c *Search) candidate(t *tuple.Tuple, port uint16) {
+	t.SetAddrs(&c.t)
+	t.SetRest(port, c.t.DstPort, c.t.Proto, c.t.Family, c.t.Zone)
 }
 
 // align moves the start of a span, less than 128 ports, to one of the own port's bucket

@@ -103,30 +103,39 @@ func (s *Source) Allows(a tuple.Addr, port uint16, egress tuple.Addr) bool {
 // already. addr is the address of the egress interface for masquerade, ignored
 // otherwise. rnd should be unpredictable to peers (RFC 6056). s must have no Map:
 // see For.
-func (s *Source) Search(t tuple.Tuple, addr tuple.Addr, rnd uint64) Search {
-	c := Search{t: t, rnd: rnd, left: 1}
+func (s *Source) Search(t tuple.Tuple, addr tuple.Addr, rnd uint64) (c Search) {
+	s.Start(&c, &t, &addr, rnd)
+	return c
+}
+
+// Start is Search in place: whatever c was, it becomes that walk.
+func (s *Source) Start(c *Search, t *tuple.Tuple, addr *tuple.Addr, rnd uint64) {
+	c.begin(t, rnd)
 	switch {
 	case s.Plan != nil:
 		at, ports, ok := s.Plan.Block(t.Src)
 		if !ok {
-			return Search{}
+			*c = Search{}
+			return
 		}
-		return s.SearchIn(t, at, ports, rnd)
+		*c = s.SearchIn(*t, at, ports, rnd)
+		return
 	case s.Masquerade():
-		c.t.Src = addr
+		c.t.Src = *addr
 	case s.Fit != Choose:
 		var ok bool
 		if c.t.Src, ok = s.Netmapped(t.Src); !ok {
-			return Search{}
+			*c = Search{}
+			return
 		}
 		if s.Fit == Neutral { // without state, so the port is not chosen either
 			c.own, c.keep = t.SrcPort, keepOnly
-			return c
+			return
 		}
 	default:
 		c.pool = s.Addrs
 		c.left = poolSize(s.Addrs)
-		choice := clientHash(&t, s.Flags)
+		choice := clientHash(t, s.Flags)
 		if s.Flags&Arbitrary != 0 {
 			choice = mix(rnd)
 		}
@@ -135,7 +144,6 @@ func (s *Source) Search(t tuple.Tuple, addr tuple.Addr, rnd uint64) Search {
 		c.t.Src = poolAt(s.Addrs, c.addr)
 	}
 	c.plan(s.Ports, s.Flags)
-	return c
 }
 
 // SearchIn is Search over one address and a range of its ports: what of them the
@@ -156,8 +164,13 @@ func (s *Source) SearchIn(t tuple.Tuple, addr tuple.Addr, ports PortRange, rnd u
 // NullSearch starts the walk for a flow that no rule translates, as netfilter's
 // null binding: the source stays as it is; if its reply tuple is taken the port
 // moves within its class. The address never changes.
-func NullSearch(t tuple.Tuple, rnd uint64) Search {
-	c := Search{t: t, rnd: rnd, left: 1}
-	c.plan(PortRange{}, 0)
+func NullSearch(t tuple.Tuple, rnd uint64) (c Search) {
+	c.StartNull(&t, rnd)
 	return c
+}
+
+// StartNull is NullSearch in place: whatever c was, it becomes that walk.
+func (c *Search) StartNull(t *tuple.Tuple, rnd uint64) {
+	c.begin(t, rnd)
+	c.plan(PortRange{}, 0)
 }

@@ -121,7 +121,8 @@ func (d dimension) of(k *Key) uint64 {
 const notIPv4 = 1 << 32
 
 // candidates are the rules of a list that a packet may match, in the order of the
-// list. It is a value, so that a walk does not allocate.
+// list. Who walks has it on his stack and never copies it: to read in large pieces what was
+// just written in small ones takes longer than the walk.
 type candidates struct {
 	rules []*Rule
 	runs  []uint32
@@ -132,10 +133,15 @@ type candidates struct {
 // run is what is left of a run: positions from pos on, which is the one at at.
 type run struct{ pos, at, end uint32 }
 
-// candidates starts the walk over the rules of a list that may hold for k.
-func (p *Program) candidates(list List, k *Key) candidates {
+// candidates starts the walk c, which is new, over the rules of a list that may hold
+// for k.
+func (p *Program) candidates(list List, k *Key, c *candidates) {
 	x := &p.index[list]
-	c := candidates{rules: p.lists[list], runs: x.runs}
+	c.rules, c.runs = p.lists[list], x.runs
+	if x.root&isRun != 0 { // as for all short lists
+		c.take(x.root)
+		return
+	}
 	var waiting [maxRuns]branch // rests of the cuts passed
 	n := 0
 	for b := x.root; ; {
@@ -147,15 +153,22 @@ func (p *Program) candidates(list List, k *Key) candidates {
 			}
 			b = x.below[node.find(x.bounds, node.dim.of(k))]
 		}
-		if at := uint32(b &^ isRun); x.runs[at] != 0 {
-			c.left[c.n] = run{x.runs[at+1], at + 1, at + 1 + x.runs[at]}
-			c.n++
-		}
+		c.take(b)
 		if n == 0 {
-			return c
+			return
 		}
 		n--
 		b = waiting[n]
+	}
+}
+
+// take adds the run of a branch, unless it is empty.
+func (c *candidates) take(b branch) {
+	at := uint32(b &^ isRun)
+	if n := c.runs[at]; n != 0 {
+		r := &c.left[c.n]
+		r.pos, r.at, r.end = c.runs[at+1], at+1, at+1+n
+		c.n++
 	}
 }
 

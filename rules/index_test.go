@@ -148,7 +148,8 @@ func TestIndexFindsEveryRuleThatHolds(t *testing.T) {
 						want = append(want, rule.Pos)
 					}
 				}
-				cand := p.candidates(list, &k)
+				var cand candidates
+				p.candidates(list, &k, &cand)
 				last := 0
 				for rule := cand.next(); rule != nil; rule = cand.next() {
 					if rule.Pos <= last {
@@ -357,7 +358,8 @@ func TestIndexOfTenThousandRulesIsSharpAndSmall(t *testing.T) {
 		vain, most := 0, 0
 		keys := packetsOf(p, 10000, conditions)
 		for i := range keys {
-			c := p.candidates(Filter, &keys[i])
+			var c candidates
+			p.candidates(Filter, &keys[i], &c)
 			n := 0
 			for r := c.next(); r != nil; r = c.next() {
 				if !r.match.static(&keys[i]) {
@@ -411,7 +413,8 @@ func TestIndexLooksIntoSets(t *testing.T) {
 		if got := p.Filter(&k, &d); got != tt.want {
 			t.Errorf("to %v: %v, want %v", tt.dst, got, tt.want)
 		}
-		c := p.candidates(Filter, &k)
+		var c candidates
+		p.candidates(Filter, &k, &c)
 		n := 0
 		for c.next() != nil {
 			n++
@@ -425,7 +428,8 @@ func TestIndexLooksIntoSets(t *testing.T) {
 func TestIndexOfNothingIsEmpty(t *testing.T) {
 	p := compile(t, nil)
 	k := key(p, 1, 2, New)
-	if c := p.candidates(Filter, &k); c.next() != nil {
+	var c candidates
+	if p.candidates(Filter, &k, &c); c.next() != nil {
 		t.Error("a rule in an empty list")
 	}
 }

@@ -300,7 +300,11 @@ func (p *Program) Dnat(k *Key, d *Decision) *nat.Destination {
 // first returns the rule of a list that decides, nil if none does, after those
 // before it that go on.
 func (p *Program) first(list List, k *Key, d *Decision) *Rule {
-	c := p.candidates(list, k)
+	if len(p.lists[list]) == 0 {
+		return nil
+	}
+	var c candidates
+	p.candidates(list, k, &c)
 	for r := c.next(); r != nil; r = c.next() {
 		if !r.match.holds(k, d) || !d.grants(r, k) {
 			continue
@@ -318,7 +322,8 @@ func (p *Program) first(list List, k *Key, d *Decision) *Rule {
 // Decision.Scope for whether later packets of the flow must.
 func (p *Program) Filter(k *Key, d *Decision) Verdict {
 	d.Scope = PerFlow
-	c := p.candidates(Filter, k)
+	var c candidates
+	p.candidates(Filter, k, &c)
 	for r := c.next(); r != nil; r = c.next() {
 		m := &r.match
 		if !m.static(k) {

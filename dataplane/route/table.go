@@ -68,12 +68,15 @@ func (r Route) String() string {
 	return b.String()
 }
 
-// NextHop is what a lookup finds.
+// NextHop is what a lookup finds. It belongs to the table: nobody may change it. A copy
+// would be made of pieces that overlap, which the processor reads back slowly.
 type NextHop struct {
-	Port    uint16
 	Gateway tuple.Addr // valid when Via
+	Port    uint16
 	Via     bool
 }
+
+var noHop NextHop
 
 // Neighbour returns the address whose link-layer address a packet to dst needs.
 func (h *NextHop) Neighbour(dst tuple.Addr) tuple.Addr {
@@ -85,7 +88,7 @@ func (h *NextHop) Neighbour(dst tuple.Addr) tuple.Addr {
 
 // Query is a packet that looks for its way.
 type Query struct {
-	Dst, Src tuple.Addr
+	Dst, Src *tuple.Addr // Src nil: not known
 	Area     Area
 	Mark     uint32
 	Hash     uint64 // of its flow, keyed: which of several equal routes it takes
@@ -174,7 +177,7 @@ func onlyOf(o Only) only {
 }
 
 func (o *only) fits(q *Query) bool {
-	return (o.anyFrom || q.Src.Is4() == o.is4 && halvesOf(&q.Src).and(o.mask) == o.from) &&
+	return (o.anyFrom || q.Src != nil && q.Src.Is4() == o.is4 && halvesOf(q.Src).and(o.mask) == o.from) &&
 		(o.area == 0 || o.area == q.Area) && q.Mark&o.markMask == o.mark
 }
 
@@ -272,9 +275,10 @@ func (t *Table) add(r *Route) {
 }
 
 // Choose finds the route of a packet and reports whether there is one. A route of
-// one address family never carries the other, not even ::/0.
-func (t *Table) Choose(q *Query) (NextHop, bool) {
-	levels, dst := t.family(&q.Dst), halvesOf(&q.Dst)
+// one address family never carries the other, not even ::/0. Where there is none, the hop
+// is that of the zero NextHop, as in all lookups.
+func (t *Table) Choose(q *Query) (*NextHop, bool) {
+	levels, dst := t.family(q.Dst), halvesOf(q.Dst)
 	for i := range levels {
 		w := levels[i].to(dst)
 		if w == nil {
@@ -282,15 +286,15 @@ func (t *Table) Choose(q *Query) (NextHop, bool) {
 		}
 		for j := range w.groups {
 			if g := &w.groups[j]; g.only.fits(q) {
-				return *g.choose(q.Hash), true
+				return g.choose(q.Hash), true
 			}
 		}
 	}
-	return NextHop{}, false
+	return &noHop, false
 }
 
 // Lookup is Choose for packets of which only the destination is known.
-func (t *Table) Lookup(dst tuple.Addr) (NextHop, bool) { return t.Choose(&Query{Dst: dst}) }
+func (t *Table) Lookup(dst *tuple.Addr) (*NextHop, bool) { return t.Choose(&Query{Dst: dst}) }
 
 // family returns the levels of dst's address family.
 func (t *Table) family(dst *tuple.Addr) []level {
@@ -338,8 +342,8 @@ func (l *level) to(dst halves) *ways {
 // Stay returns the way of a flow that has left by a port to a neighbour, if it is
 // still one that some packets to dst take: a flow does not move because a better way
 // turned up. The zero neighbour stands for any.
-func (t *Table) Stay(dst tuple.Addr, port uint16, neighbour tuple.Addr) (NextHop, bool) {
-	levels, at := t.family(&dst), halvesOf(&dst)
+func (t *Table) Stay(dst *tuple.Addr, port uint16, neighbour *tuple.Addr) (*NextHop, bool) {
+	levels, at := t.family(dst), halvesOf(dst)
 	for i := range levels {
 		w := levels[i].to(at)
 		if w == nil {
@@ -347,15 +351,15 @@ func (t *Table) Stay(dst tuple.Addr, port uint16, neighbour tuple.Addr) (NextHop
 		}
 		for j := range w.hops {
 			h := &w.hops[j]
-			if !h.down && h.Port == port && (neighbour == tuple.Addr{} || h.Neighbour(dst) == neighbour) {
-				return h.NextHop, true
+			if !h.down && h.Port == port && (*neighbour == tuple.Addr{} || h.Neighbour(*dst) == *neighbour) {
+				return &h.NextHop, true
 			}
 		}
 		if w.final {
 			break
 		}
 	}
-	return NextHop{}, false
+	return &noHop, false
 }
 
 // Condition of a way.
@@ -369,8 +373,9 @@ const (
 
 // Through returns the way to dst out of a port, whatever packets it is for: answers
 // go back by the port that the question came in by. One that is up is preferred.
-func (t *Table) Through(dst tuple.Addr, port uint16) (way NextHop, is Condition) {
-	levels, at := t.family(&dst), halvesOf(&dst)
+func (t *Table) Through(dst *tuple.Addr, port uint16) (way *NextHop, is Condition) {
+	levels, at := t.family(dst), halvesOf(dst)
+	way = &noHop
 	for i := range levels {
 		w := levels[i].to(at)
 		if w == nil {
@@ -380,9 +385,9 @@ func (t *Table) Through(dst tuple.Addr, port uint16) (way NextHop, is Condition)
 			switch h := &w.hops[j]; {
 			case h.Port != port:
 			case !h.down:
-				return h.NextHop, Up
+				return &h.NextHop, Up
 			case is == None:
-				way, is = h.NextHop, Down
+				way, is = &h.NextHop, Down
 			}
 		}
 		if w.final {
@@ -394,7 +399,7 @@ func (t *Table) Through(dst tuple.Addr, port uint16) (way NextHop, is Condition)
 
 // Reaches reports whether packets to dst may leave by a port, and therefore packets
 // from there may come in by it: the feasible paths of RFC 3704 section 2.3.
-func (t *Table) Reaches(dst tuple.Addr, port uint16) bool {
+func (t *Table) Reaches(dst *tuple.Addr, port uint16) bool {
 	_, is := t.Through(dst, port)
 	return is != None
 }

@@ -14,6 +14,11 @@ import (
 
 func addr(s string) tuple.Addr { return tuple.AddrFrom(netip.MustParseAddr(s)) }
 
+func at(s string) *tuple.Addr {
+	a := addr(s)
+	return &a
+}
+
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 
 func mustTable(t *testing.T, routes ...Route) *Table {
@@ -75,7 +80,7 @@ func TestLookup(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.claim, func(t *testing.T) {
-			hop, ok := mustTable(t, tt.routes...).Lookup(addr(tt.dst))
+			hop, ok := mustTable(t, tt.routes...).Lookup(at(tt.dst))
 			if !ok {
 				hop.Port = nowhere
 			}
@@ -212,18 +217,19 @@ func TestTableAgreesWithItsSlowTwin(t *testing.T) {
 		table := mustTable(t, routes...)
 		for range 100 {
 			dst, src, area, mark := overlapping(rnd), overlapping(rnd), Area(rnd.IntN(3)), uint32(rnd.IntN(4))
-			got, ok := table.Choose(&Query{tuple.AddrFrom(dst), tuple.AddrFrom(src), area, mark, rnd.Uint64()})
+			to, from := tuple.AddrFrom(dst), tuple.AddrFrom(src)
+			got, ok := table.Choose(&Query{&to, &from, area, mark, rnd.Uint64()})
 			want := slowChoices(routes, dst, src, area, mark)
 			if ok != (len(want) > 0) || ok && !slices.ContainsFunc(want, func(r Route) bool { return r.Port == got.Port }) {
 				t.Fatalf("%v from %v, area %d, mark %d: port %d (%v), slow twin says %v\n%v", dst, src, area, mark, got.Port, ok, want, routes)
 			}
 			feasible := slowFeasible(routes, dst)
 			for port := range uint16(8) {
-				way, is := table.Through(tuple.AddrFrom(dst), port)
-				if is != feasible[port] || is != None && way.Port != port || table.Reaches(tuple.AddrFrom(dst), port) != (is != None) {
+				way, is := table.Through(&to, port)
+				if is != feasible[port] || is != None && way.Port != port || table.Reaches(&to, port) != (is != None) {
 					t.Fatalf("%v by port %d: %v, slow twin says %v\n%v", dst, port, is, feasible[port], routes)
 				}
-				if _, stays := table.Stay(tuple.AddrFrom(dst), port, tuple.Addr{}); stays != (feasible[port] == Up) {
+				if _, stays := table.Stay(&to, port, new(tuple.Addr)); stays != (feasible[port] == Up) {
 					t.Fatalf("%v by port %d: may stay %v, slow twin says %v\n%v", dst, port, stays, feasible[port], routes)
 				}
 			}
@@ -259,7 +265,7 @@ func TestOnlySomePackets(t *testing.T) {
 		{"unless a route of its own says so", "10.0.9.1", "10.0.1.5", guest, 0, 6},
 		{"which is for no others", "10.0.9.1", "10.0.1.5", lan, 0, 5},
 	} {
-		if got, _ := table.Choose(&Query{Dst: addr(tt.dst), Src: addr(tt.src), Area: tt.area, Mark: tt.mark}); got.Port != tt.port {
+		if got, _ := table.Choose(&Query{Dst: at(tt.dst), Src: at(tt.src), Area: tt.area, Mark: tt.mark}); got.Port != tt.port {
 			t.Errorf("%s: port %d, want %d", tt.claim, got.Port, tt.port)
 		}
 	}
@@ -272,7 +278,7 @@ func TestWeightsShareTheFlows(t *testing.T) {
 	const flows = 40000
 	taken := map[uint16]int{}
 	for range flows {
-		q := Query{Dst: addr("8.8.8.8"), Hash: rnd.Uint64()}
+		q := Query{Dst: at("8.8.8.8"), Hash: rnd.Uint64()}
 		a, _ := table.Choose(&q)
 		if b, _ := table.Choose(&q); a != b {
 			t.Fatal("one flow takes two ways")
@@ -293,19 +299,19 @@ func TestDownRoutes(t *testing.T) {
 		Route{Prefix: prefix("10.0.0.0/8"), Port: 1, Gateway: gw1, Down: true},
 	)
 	for _, dst := range []string{"8.8.8.8", "10.1.1.1"} {
-		if got, ok := table.Lookup(addr(dst)); !ok || got.Port != 2 {
+		if got, ok := table.Lookup(at(dst)); !ok || got.Port != 2 {
 			t.Errorf("%s goes by port %d, want the one that is up", dst, got.Port)
 		}
-		if way, is := table.Through(addr(dst), 1); is != Down || way.Gateway != tuple.AddrFrom(gw1) {
+		if way, is := table.Through(at(dst), 1); is != Down || way.Gateway != tuple.AddrFrom(gw1) {
 			t.Errorf("%s through port 1: %v, %v; want the way that is down", dst, way, is)
 		}
-		if _, ok := table.Stay(addr(dst), 1, tuple.AddrFrom(gw1)); ok {
+		if _, ok := table.Stay(at(dst), 1, at(gw1.String())); ok {
 			t.Errorf("a flow to %s stays on a way that is down", dst)
 		}
-		if _, ok := table.Stay(addr(dst), 2, tuple.AddrFrom(gw1)); ok {
+		if _, ok := table.Stay(at(dst), 2, at(gw1.String())); ok {
 			t.Errorf("a flow to %s stays with a gateway that is on another port", dst)
 		}
-		if !table.Reaches(addr(dst), 1) || table.Reaches(addr(dst), 3) {
+		if !table.Reaches(at(dst), 1) || table.Reaches(at(dst), 3) {
 			t.Errorf("%s: want packets from ports 1 and 2 only", dst)
 		}
 	}
@@ -314,7 +320,7 @@ func TestDownRoutes(t *testing.T) {
 func TestLookupDoesNotAllocate(t *testing.T) {
 	table := mustTable(t, Route{Prefix: prefix("0.0.0.0/0"), Port: 1}, Route{Prefix: prefix("10.0.0.0/8"), Port: 2})
 	dst := addr("8.8.8.8")
-	if n := testing.AllocsPerRun(100, func() { table.Lookup(dst); table.Stay(dst, 1, dst); table.Through(dst, 2) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { table.Lookup(&dst); table.Stay(&dst, 1, &dst); table.Through(&dst, 2) }); n != 0 {
 		t.Errorf("%v allocations a lookup, want 0", n)
 	}
 }
@@ -328,12 +334,13 @@ func TestManyPrefixesOfOneLength(t *testing.T) {
 		}
 		table := mustTable(t, routes...)
 		for i := range n {
-			hop, ok := table.Lookup(tuple.AddrFrom4([4]byte{10, byte(i), 1, 2}))
+			dst := tuple.AddrFrom4([4]byte{10, byte(i), 1, 2})
+			hop, ok := table.Lookup(&dst)
 			if !ok || hop.Port != uint16(i+1) {
 				t.Errorf("of %d prefixes, the %dth leads to port %d (%v)", n, i, hop.Port, ok)
 			}
 		}
-		if hop, ok := table.Lookup(tuple.AddrFrom4([4]byte{11, 0, 1, 2})); ok {
+		if hop, ok := table.Lookup(at("11.0.1.2")); ok {
 			t.Errorf("of %d prefixes one is for another network: port %d", n, hop.Port)
 		}
 	}
@@ -354,7 +361,7 @@ func BenchmarkChoose(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			q := Query{Dst: addr("198.51.100.7"), Src: addr("10.0.0.5")}
+			q := Query{Dst: at("198.51.100.7"), Src: at("10.0.0.5")}
 			for b.Loop() {
 				if hop, ok := table.Choose(&q); !ok || hop.Port != 1 {
 					b.Fatal(hop, ok)
