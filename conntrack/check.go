@@ -261,10 +261,11 @@ func (c *checker) clients() {
 	}
 	for i := range t.clients.recs {
 		r := &t.clients.recs[i]
-		got, half, waits := atomic.LoadUint32(&r.flows), atomic.LoadUint32(&r.half), atomic.LoadUint32(&r.waits)
-		most := got + uint32(len(t.workers))
-		if got < flows[i] || got-flows[i] > uint32(len(t.workers)) || half > most || waits > most {
-			c.fault("client %d: counts %d flows, %d half-open and %d without an answer, has %d", i, got, half, waits, flows[i])
+		got := r.flows()
+		assured, answered := int32(got-r.half()), int32(atomic.LoadUint32(&r.answered))
+		slack := int32(len(t.workers))
+		if got < flows[i] || got-flows[i] > uint32(slack) || assured < -slack || assured > int32(got)+slack || answered < -slack || answered > int32(got)+slack {
+			c.fault("client %d: counts %d flows, %d assured and %d answered, has %d", i, got, assured, answered, flows[i])
 		}
 	}
 }

@@ -36,7 +36,7 @@ func (w *Worker) Claim(p *Proposal, now Tick) (Ref, Claim) {
 	ho, hr := x.key.tuple(&p.Original), x.key.tuple(&p.Reply)
 	toward := t.towardCells(&p.Original, &p.Reply, p.Status)
 	w.prefetchClaim(ho, hr, &toward)
-	who := t.clients.enter(&x.key, &p.Original, p.Status, now)
+	who := t.clients.enter(&w.hosts, &x.key, &p.Original, p.Status, now)
 	at := w.placed()
 	if at == 0 {
 		if c := w.room(ho, who, now); c != Claimed {

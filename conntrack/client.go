@@ -6,26 +6,33 @@ import (
 	"sync/atomic"
 	"unsafe"
 
+	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
 )
 
 // client is who began flows: a source address, for IPv6 its /64, since a host
 // has that many to itself. A record is one cache line.
 //
-// addr and zone change only under the lock of the record's set, while flows is
-// 0; the counters are atomic. A record whose flows have all ended is taken by
+// addr and zone change only under the lock of the record's set, while it has no flows;
+// the counters are atomic. A record whose flows have all ended is taken by
 // the next client that needs one, so nothing has to be cleaned up.
+//
+// What is counted is what few packets change, so that a first packet, which is neither
+// assured nor answered, adds to two words only.
 type client struct {
-	addr   tuple.Addr
-	zone   uint32
-	flows  uint32 // in the index
-	half   uint32 // of these, not assured
-	waits  uint32 // of these, that wait for an answer: see Status.waits
-	second uint32 // of news, counted from tick 0
-	news   uint32 // flows begun in that second
-	before uint32 // flows begun in the second before it
-	_      [20]byte
+	addr     [2]uint64 // in words
+	held     uint64    // flows in the index, and above clientAssured those of them that are assured
+	begun    uint64    // flows begun in a second, and above clientSecond which one, counted from tick 0
+	zone     uint32
+	answered uint32 // flows that do not wait for an answer: see Status.waits
+	before   uint32 // flows begun in the second before
+	_        [20]byte
 }
+
+const (
+	clientAssured = 32 // bits of flows
+	clientSecond  = 32 // bits of flows begun
+)
 
 var _ [64]byte = [unsafe.Sizeof(client{})]byte{}
 
@@ -62,45 +69,94 @@ func clientAddr(a tuple.Addr) tuple.Addr {
 	return a
 }
 
+// nearClients are the numbers of clients that a worker has met lately, so that he need
+// not search for them under a lock.
+type nearClients [64]struct {
+	addr [2]uint64
+	zone uint32
+	n    uint32
+}
+
+// at returns where a client is kept.
+func (c *nearClients) at(addr *[2]uint64) int {
+	return int((addr[0] ^ addr[1]) * 0x9e3779b97f4a7c15 >> 58)
+}
+
 // enter counts a new flow, which is neither answered nor assured unless status says
 // so, for the source of its original tuple, and returns the number of the client.
-func (c *clients) enter(key *hashKey, k *tuple.Tuple, status Status, now Tick) uint32 {
-	addr, zone := clientAddr(k.Src), uint32(k.Zone)
-	w := (*[2]uint64)(unsafe.Pointer(&addr))
-	set := key.words(w[0], w[1], uint64(zone), 0, 2) >> c.shift
-	lock := &c.locks[set%clientLocks]
-	lock.Lock()
-	defer lock.Unlock()
-	n := c.recordLocked(uint32(set)*clientWays, addr, zone)
-	r := &c.recs[n]
-	atomic.AddUint32(&r.flows, 1)
-	if status&Assured == 0 {
-		atomic.AddUint32(&r.half, 1)
+func (c *clients) enter(near *nearClients, key *hashKey, k *tuple.Tuple, status Status, now Tick) uint32 {
+	host := clientAddr(k.Src)
+	addr, zone := *(*[2]uint64)(unsafe.Pointer(&host)), uint32(k.Zone)
+	known := &near[near.at(&addr)]
+	n := known.n
+	if known.addr != addr || known.zone != zone || !c.recs[n].join(&addr, zone) {
+		n = c.find(key, &addr, zone)
+		known.addr, known.zone, known.n = addr, zone, n
 	}
-	if status.waits(k.Proto) {
-		atomic.AddUint32(&r.waits, 1)
+	r := &c.recs[n]
+	if status&Assured != 0 {
+		atomic.AddUint64(&r.held, 1<<clientAssured)
+	}
+	if !status.waits(k.Proto) {
+		atomic.AddUint32(&r.answered, 1)
 	}
 	r.countNew(uint32(now) / secondTicks)
 	return n
 }
 
+// join counts one more flow for a client that has some, if the record is still his. It
+// reports false if it is not, or if there are no flows: then anybody may take it.
+func (r *client) join(addr *[2]uint64, zone uint32) bool {
+	for {
+		held := atomic.LoadUint64(&r.held)
+		if uint32(held) == 0 || !r.is(addr, zone) {
+			return false
+		}
+		if atomic.CompareAndSwapUint64(&r.held, held, held+1) {
+			break
+		}
+	}
+	if r.is(addr, zone) { // and stays so: it has a flow
+		return true
+	}
+	atomic.AddUint64(&r.held, ^uint64(0))
+	return false
+}
+
+// is reports whether r is the record of a client at the moment.
+func (r *client) is(addr *[2]uint64, zone uint32) bool {
+	return word.Load64(&r.addr[0]) == addr[0] && word.Load64(&r.addr[1]) == addr[1] && word.Load32(&r.zone) == zone
+}
+
+// find searches for the record of a client, or takes one, and counts one more flow there.
+func (c *clients) find(key *hashKey, addr *[2]uint64, zone uint32) uint32 {
+	set := key.words(addr[0], addr[1], uint64(zone), 0, 2) >> c.shift
+	lock := &c.locks[set%clientLocks]
+	lock.Lock()
+	defer lock.Unlock()
+	n := c.recordLocked(uint32(set)*clientWays, addr, zone)
+	atomic.AddUint64(&c.recs[n].held, 1)
+	return n
+}
+
 // recordLocked returns the record of a client in the set that begins at first.
-func (c *clients) recordLocked(first uint32, addr tuple.Addr, zone uint32) uint32 {
+func (c *clients) recordLocked(first uint32, addr *[2]uint64, zone uint32) uint32 {
 	free := uint32(sharedClient)
 	for n := max(first, 1); n < first+clientWays; n++ {
 		r := &c.recs[n]
-		if r.addr == addr && r.zone == zone {
+		if r.is(addr, zone) {
 			return n
 		}
-		if free == sharedClient && atomic.LoadUint32(&r.flows) == 0 {
+		if free == sharedClient && r.flows() == 0 {
 			free = n
 		}
 	}
 	if free != sharedClient {
 		r := &c.recs[free]
-		r.addr, r.zone = addr, zone
-		atomic.StoreUint32(&r.second, 0)
-		atomic.StoreUint32(&r.news, 0)
+		word.Store64(&r.addr[0], addr[0])
+		word.Store64(&r.addr[1], addr[1])
+		word.Store32(&r.zone, zone)
+		atomic.StoreUint64(&r.begun, 0)
 		atomic.StoreUint32(&r.before, 0)
 	}
 	return free
@@ -108,43 +164,73 @@ func (c *clients) recordLocked(first uint32, addr tuple.Addr, zone uint32) uint3
 
 // countNew counts one more flow begun in a second.
 func (r *client) countNew(second uint32) {
-	if last := atomic.LoadUint32(&r.second); last != second {
-		before := uint32(0)
-		if last+1 == second {
-			before = atomic.LoadUint32(&r.news)
+	for {
+		begun := atomic.LoadUint64(&r.begun)
+		last := uint32(begun >> clientSecond)
+		if last == second {
+			atomic.AddUint64(&r.begun, 1) // of the next second, if that has just begun elsewhere
+			return
 		}
-		atomic.StoreUint32(&r.before, before)
-		atomic.StoreUint32(&r.second, second)
-		atomic.StoreUint32(&r.news, 0)
+		if atomic.CompareAndSwapUint64(&r.begun, begun, uint64(second)<<clientSecond|1) {
+			before := uint32(0)
+			if last+1 == second {
+				before = uint32(begun)
+			}
+			atomic.StoreUint32(&r.before, before)
+			return
+		}
 	}
-	atomic.AddUint32(&r.news, 1)
 }
 
 // rate returns how many flows a client began in a second, the one that runs or
 // the one before it.
 func (r *client) rate(second uint32) uint32 {
-	switch news := atomic.LoadUint32(&r.news); atomic.LoadUint32(&r.second) {
+	begun := atomic.LoadUint64(&r.begun)
+	switch uint32(begun >> clientSecond) {
 	case second:
-		return max(news, atomic.LoadUint32(&r.before))
+		return max(uint32(begun), atomic.LoadUint32(&r.before))
 	case second - 1:
-		return news
+		return uint32(begun)
 	}
 	return 0
 }
 
+// flows returns how many flows the client has in the index.
+func (r *client) flows() uint32 { return uint32(atomic.LoadUint64(&r.held)) }
+
+// half returns how many of them are not assured.
+func (r *client) half() uint32 {
+	held := atomic.LoadUint64(&r.held)
+	return uint32(held) - uint32(held>>clientAssured)
+}
+
+// waits returns how many of them wait for an answer.
+func (r *client) waits() uint32 {
+	answered := max(int32(atomic.LoadUint32(&r.answered)), 0) // below, if one ends before it is counted
+	flows := r.flows()
+	return flows - min(uint32(answered), flows) // above, if one has ended between the two looks
+}
+
 // leave takes a flow of a protocol that ended, with its last status, off its client.
 func (c *clients) leave(n uint32, proto uint8, status Status) {
-	c.settle(n, proto, status, Assured)
-	atomic.AddUint32(&c.recs[n].flows, ^uint32(0))
+	r := &c.recs[n]
+	if !status.waits(proto) {
+		atomic.AddUint32(&r.answered, ^uint32(0))
+	}
+	one := uint64(1)
+	if status&Assured != 0 {
+		one |= 1 << clientAssured
+	}
+	atomic.AddUint64(&r.held, -one)
 }
 
 // settle says that a flow of a protocol that had a status has more bits of it.
 func (c *clients) settle(n uint32, proto uint8, old, more Status) {
 	r := &c.recs[n]
 	if old&Assured == 0 && more&Assured != 0 {
-		atomic.AddUint32(&r.half, ^uint32(0))
+		atomic.AddUint64(&r.held, 1<<clientAssured)
 	}
 	if old.waits(proto) && !(old | more).waits(proto) {
-		atomic.AddUint32(&r.waits, ^uint32(0))
+		atomic.AddUint32(&r.answered, 1)
 	}
 }

@@ -2,7 +2,6 @@ package conntrack
 
 import (
 	"math/bits"
-	"sync/atomic"
 
 	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
@@ -53,10 +52,10 @@ func (t *Table) spare(n uint32, live int64) Claim {
 	most := uint64(max(limit-first, int64(t.cfg.Shares.Floor)))
 	halvings := int64(bits.Len64(most)) * (live - first) * 8 / ((limit - first) * 7)
 	may := uint32(most >> halvings)
-	if atomic.LoadUint32(&r.flows) > atomic.LoadUint32(&r.half) {
+	if r.flows() > r.half() {
 		may = max(may, answeredMay)
 	}
-	switch waits := atomic.LoadUint32(&r.waits); {
+	switch waits := r.waits(); {
 	case waits <= may:
 		return Claimed
 	case waits > 1:
@@ -106,7 +105,7 @@ func (w *Worker) dropEarly(h uint64, who uint32, above bool, now Tick) bool {
 	share, floor := t.shares.flows.Load(), uint32(t.cfg.Shares.Floor)
 	least := uint32(0)
 	if above {
-		least = max(atomic.LoadUint32(&t.clients.recs[who].flows), 2) - 2 // the one it wants is counted, and equals will do
+		least = max(t.clients.recs[who].flows(), 2) - 2 // the one it wants is counted, and equals will do
 	}
 	var best struct {
 		slot, flows uint32
@@ -116,7 +115,7 @@ func (w *Worker) dropEarly(h uint64, who uint32, above bool, now Tick) bool {
 	rivals := 0
 	consider := func(slot uint32, e *Entry) bool {
 		owner := word.Load32(&t.owner[slot])
-		flows := atomic.LoadUint32(&t.clients.recs[owner].flows)
+		flows := t.clients.recs[owner].flows()
 		if flows <= least || !e.expendable() {
 			return true
 		}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"example.com/culvert/conntrack/tuple"
 )
@@ -142,7 +143,7 @@ func (t *Table) Alarms() <-chan Alarm { return t.shares.alarms }
 func (t *Table) Holders(n int) []Holder {
 	var all []holder
 	for i := range t.clients.recs {
-		if flows := atomic.LoadUint32(&t.clients.recs[i].flows); flows > 0 {
+		if flows := t.clients.recs[i].flows(); flows > 0 {
 			all = append(all, holder{uint32(i), flows})
 		}
 	}
@@ -156,7 +157,7 @@ func (t *Table) name(of []holder) []Holder {
 	for _, h := range of {
 		addr, zone, ok := t.clients.who(h.client)
 		if ok {
-			half := atomic.LoadUint32(&t.clients.recs[h.client].half)
+			half := t.clients.recs[h.client].half()
 			named = append(named, Holder{addr.Netip(), uint16(zone), int(h.flows), int(half)})
 		}
 	}
@@ -172,7 +173,7 @@ func (c *clients) who(n uint32) (tuple.Addr, uint32, bool) {
 	lock := &c.locks[n/clientWays%clientLocks]
 	lock.Lock()
 	defer lock.Unlock()
-	return c.recs[n].addr, c.recs[n].zone, true
+	return *(*tuple.Addr)(unsafe.Pointer(&c.recs[n].addr)), c.recs[n].zone, true
 }
 
 // watch does a piece of the walk over the clients. live is the number of flows.
@@ -187,13 +188,13 @@ func (t *Table) watch(live int64, now Tick) {
 	end := min(s.at+shareChunk, len(t.clients.recs))
 	for ; s.at < end; s.at++ {
 		r := &t.clients.recs[s.at]
-		flows := atomic.LoadUint32(&r.flows)
+		flows := r.flows()
 		if flows == 0 {
 			continue
 		}
 		s.seen++
 		s.levels[0].add(flows)
-		s.levels[1].add(atomic.LoadUint32(&r.half))
+		s.levels[1].add(r.half())
 		s.levels[2].add(r.rate(second))
 		s.rankLocked(holder{uint32(s.at), flows})
 	}
@@ -249,12 +250,12 @@ func (t *Table) aboveShare(n uint32, now Tick) bool {
 	if s.clients.Load() < 2 {
 		// Whom should it spare? Those that may come: where nothing gives way to them
 		// they would wait until flows of this one are over.
-		return t.cfg.Profile == RFC && int(atomic.LoadUint32(&r.flows)) > c.Floor
+		return t.cfg.Profile == RFC && int(r.flows()) > c.Floor
 	}
 	above := func(has uint32, share uint32, floor int) bool {
 		return has > share && int(has) > floor
 	}
-	return above(atomic.LoadUint32(&r.flows), s.flows.Load(), c.Floor) ||
-		above(atomic.LoadUint32(&r.half), s.half.Load(), c.Floor) ||
+	return above(r.flows(), s.flows.Load(), c.Floor) ||
+		above(r.half(), s.half.Load(), c.Floor) ||
 		above(r.rate(uint32(now)/secondTicks), s.rate.Load(), c.Floor)
 }

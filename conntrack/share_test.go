@@ -436,7 +436,7 @@ func TestWhatWaitsForAnAnswerIsCounted(t *testing.T) {
 	w := newWorker(t, Config{Max: 100})
 	k := flowTuple(tuple.UDP, 1)
 	r := mustAdmit(t, w, proposal(k), data, start)
-	waits := func() uint32 { return w.t.clients.recs[w.t.owner[r.Slot]].waits }
+	waits := func() uint32 { return w.t.clients.recs[w.t.owner[r.Slot]].waits() }
 	want := func(what string, n uint32) {
 		t.Helper()
 		if got := waits(); got != n {

@@ -56,7 +56,7 @@ func exactClients(t testing.TB, table *Table) {
 	}
 	for i := range table.clients.recs {
 		r := &table.clients.recs[i]
-		got, want := [...]uint32{r.flows, r.half, r.waits}, [...]uint32{flows[uint32(i)], half[uint32(i)], waits[uint32(i)]}
+		got, want := [...]uint32{r.flows(), r.half(), r.waits()}, [...]uint32{flows[uint32(i)], half[uint32(i)], waits[uint32(i)]}
 		if got != want {
 			t.Errorf("client %d: counts %v flows, half-open and without an answer, has %v", i, got, want)
 		}

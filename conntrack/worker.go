@@ -60,6 +60,7 @@ type Worker struct {
 	home  [MaxBatch]uint64 // first bucket
 	ids   [MaxBatch]uint32
 	lines [linesOfEntry * MaxBatch]uintptr
+	hosts nearClients
 	_     [64]byte
 }
 
