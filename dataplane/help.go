@@ -45,7 +45,7 @@ func (w *Worker) helpSegment(f *helped, p *packet.Packet, way *egress) bool {
 		w.undo(way.ref)
 		w.drop(HelperCrowded)
 	case stream.Empty:
-		did.out = stream.Out{Send: [2]stream.Piece{{Seq: did.out.Seq}}}
+		did.out = stream.Out{Send: [2]stream.Piece{{Seq: did.out.Seq}}, Num: 1}
 		w.sendPieces(p, way, &did)
 	case stream.Rewritten:
 		w.sendPieces(p, way, &did)
@@ -158,10 +158,7 @@ func (w *Worker) sendPieces(p *packet.Packet, way *egress, did *segmentDone) {
 	}
 	mss = min(mss, way.eg.mtu-(p.Payload-p.L3))
 	most := packet.MaxBody(p)
-	rest := did.out.Send[:1]
-	if len(did.out.Send[1].Data) > 0 {
-		rest = did.out.Send[:]
-	}
+	rest := did.out.Pieces()
 	for sent := 0; len(rest) > 0; sent++ {
 		body, seq := rest[0].Data, rest[0].Seq
 		if len(body) > most {

@@ -132,7 +132,9 @@ func (g *gateway) stream(s *stream.Session, says []Say) *stream.Session {
 		case stream.AsItIs:
 			got[d] = append(got[d], b...)
 		case stream.Rewritten:
-			got[d] = append(append(got[d], out.Send[0].Data...), out.Send[1].Data...)
+			for _, p := range out.Pieces() {
+				got[d] = append(got[d], p.Data...)
+			}
 		}
 		s.Acked(d.Other(), uint32(1000*(int(d)+1)+len(got[d])))
 	}

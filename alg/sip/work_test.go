@@ -86,7 +86,9 @@ func TestProtocolsWithOtherLinesDoNotWait(t *testing.T) {
 				case stream.AsItIs:
 					got += line[i : i+1]
 				case stream.Rewritten:
-					got += string(out.Send[0].Data) + string(out.Send[1].Data)
+					for _, p := range out.Pieces() {
+						got += string(p.Data)
+					}
 				}
 			}
 			if got != line || s.Helped() {

@@ -71,6 +71,9 @@ func (h *half) extend(seq uint32, b []byte) {
 // storeLate keeps bytes behind a hole, ordered by their first one. Where they overlap
 // with others the ones that come first in order win when the hole is filled.
 func (h *half) storeLate(seq uint32, b []byte, limit int) bool {
+	if len(b) == 0 {
+		return true // a FIN, which will come again
+	}
 	size, at := 0, len(h.late)
 	for i := range h.late {
 		p := &h.late[i]

@@ -3,6 +3,7 @@ package stream
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -135,9 +136,9 @@ func (h *host) acking(s segment) segment {
 		next++
 	}
 	s.ack = h.peerISN + uint32(next)
-	for at := range h.late {
-		s.sack = append(s.sack, [2]uint32{h.peerISN + uint32(at), h.peerISN + uint32(at+1)})
-		break
+	if len(h.late) > 0 {
+		at := slices.Min(slices.Collect(maps.Keys(h.late)))
+		s.sack = [][2]uint32{{h.peerISN + uint32(at), h.peerISN + uint32(at+1)}}
 	}
 	return s
 }
@@ -255,13 +256,10 @@ func (w *world) through(s segment) (on, back []segment, err error) {
 		s.seq, s.data, s.fin = out.Seq, nil, false
 		on = append(on, s)
 	case Rewritten:
-		for i, p := range out.Send {
-			if i > 0 && len(p.Data) == 0 {
-				continue
-			}
+		for i, p := range out.Pieces() {
 			q := s
 			q.seq, q.data = p.Seq, bytes.Clone(p.Data)
-			q.fin = out.Fin && (i == 1 || len(out.Send[1].Data) == 0)
+			q.fin = out.Fin && i == out.Num-1
 			on = append(on, q)
 		}
 	}
@@ -278,6 +276,9 @@ func (w *world) through(s segment) (on, back []segment, err error) {
 func (w *world) right(s segment) error {
 	from, to := w.hosts[s.dir], w.hosts[s.dir.Other()]
 	want, at := rewritten(from.data, braces{}.Spec().Limit), int(int32(s.seq-from.isn))
+	if end := at + len(s.data); s.fin && end != len(want) {
+		return fmt.Errorf("%v: ends at %d of %d", s.dir, end, len(want))
+	}
 	for i, b := range s.data {
 		switch pos := at + i; {
 		case pos < len(to.got):
@@ -320,8 +321,11 @@ func (w *world) run() error {
 		if len(w.ways[0])+len(w.ways[1]) == 0 { // retransmission timeout
 			w.loss = max(w.loss-1, 0)
 			for _, h := range w.hosts {
-				if h.una < h.nxt {
-					w.put(0, h.segment(h.una, min(1+w.r.IntN(3*h.mss), h.nxt-h.una)))
+				if from := h.una; from < h.nxt {
+					if w.r.IntN(3) == 0 { // a probe for the end of it (RFC 8985 section 7)
+						from = max(from, h.nxt-1-w.r.IntN(h.mss))
+					}
+					w.put(0, h.segment(from, min(1+w.r.IntN(3*h.mss), h.nxt-from)))
 				}
 			}
 			continue

@@ -260,10 +260,19 @@ type Piece struct {
 type Out struct {
 	Fate Fate
 	Seq  uint32   // AsItIs, Empty: its number for the receiver
-	Send [2]Piece // Rewritten: what goes instead; the second may be empty
+	Send [2]Piece // Rewritten: what goes instead, so many
+	Num  int      // of them, the last of which may be empty
 	Fin  bool     // Rewritten: its FIN goes with the last piece
 	Tell bool     // the sender has to be told what Told says
 }
+
+func (o *Out) add(seq uint32, b []byte) {
+	o.Send[o.Num] = Piece{seq, b}
+	o.Num++
+}
+
+// Pieces returns what goes instead of a segment.
+func (o *Out) Pieces() []Piece { return o.Send[:o.Num] }
 
 // Fate says what happens to a segment.
 type Fate uint8
@@ -431,10 +440,11 @@ func (s *Session) answer(h *half, was state, seq uint32, b []byte, last Last) Ou
 	n := len(s.text)
 	s.raw = h.raw(s.raw[:0], from, to, seq, b)
 	s.text = h.render(s.text, from, s.raw)
-	out.Send[0] = Piece{h.toReceiver(owed.seq), s.text[:n:n]}
-	out.Send[1] = Piece{h.toReceiver(from), s.text[n:]}
-	if n == 0 {
-		out.Send[0], out.Send[1] = out.Send[1], Piece{}
+	if n > 0 {
+		out.add(h.toReceiver(owed.seq), s.text[:n:n])
+	}
+	if n == 0 || n < len(s.text) || out.Fin { // a FIN has a place of its own
+		out.add(h.toReceiver(from), s.text[n:])
 	}
 	untold := before(seq, h.told) && before(h.acked, h.told) // what said so was lost
 	out.Tell = h.tell() || untold || to != from && len(s.text) == 0

@@ -44,14 +44,16 @@ func (g *took) SeenAs(*alg.Context, uint8, netip.AddrPort) (netip.AddrPort, bool
 func (g *took) Keep(*alg.Context, time.Duration) {}
 
 // text is what an Out sends.
-func text(o Out, b string) string {
+func text(o Out, b string) (all string) {
 	switch o.Fate {
 	case AsItIs:
 		return b
 	case Rewritten:
-		return string(o.Send[0].Data) + string(o.Send[1].Data)
+		for _, p := range o.Pieces() {
+			all += string(p.Data)
+		}
 	}
-	return ""
+	return all
 }
 
 func TestWhatWasHeldIsSentAsItWasShown(t *testing.T) {
@@ -81,6 +83,17 @@ func TestAnswerThatWasLostIsGivenAgain(t *testing.T) {
 	}
 	if out := s.Segment(0, 103, []byte("cd"), More, nil); out.Fate != Empty || !out.Tell || s.Told(0) != 107 {
 		t.Errorf("again: fate %d, tell %v, told %d", out.Fate, out.Tell, s.Told(0))
+	}
+}
+
+// TestFinBehindAHoleIsNoBlock: a FIN without data has nothing that could be kept, and a
+// selective acknowledgement of nothing is none.
+func TestFinBehindAHoleIsNoBlock(t *testing.T) {
+	s := session(braces{})
+	s.Segment(0, 110, []byte("behind"), More, nil)
+	s.Segment(0, 130, nil, Fin, nil)
+	if got := s.Late(0, 130, make([][2]uint32, 0, 3)); len(got) != 1 || got[0] != [2]uint32{110, 116} {
+		t.Errorf("behind the hole are %v", got)
 	}
 }
 
@@ -238,7 +251,7 @@ func FuzzSegments(f *testing.F) {
 		send := func(at, n int, last Last) {
 			b := data[at:min(at+n, len(data))]
 			out := s.Segment(0, 100+uint32(at), b, last, nil)
-			pieces := out.Send[:]
+			pieces := out.Pieces()
 			if out.Fate == AsItIs {
 				pieces = []Piece{{out.Seq, b}}
 			}

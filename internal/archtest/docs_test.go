@@ -169,6 +169,7 @@ var knownRFCs = map[int]string{
 	8900: "IP Fragmentation Considered Fragile",
 	8926: "Geneve: Generic Network Virtualization Encapsulation",
 	8981: "Temporary Address Extensions for Stateless Address Autoconfiguration in IPv6",
+	8985: "The RACK-TLP Loss Detection Algorithm for TCP",
 	9260: "Stream Control Transmission Protocol",
 	9293: "Transmission Control Protocol (TCP)",
 	9693: "Benchmarking Methodology for Stateful NATxy Gateways",
