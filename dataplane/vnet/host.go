@@ -38,6 +38,10 @@ func (n *Net) Host(link string, addrs ...string) *Host {
 		Clock:              n.clock,
 		HandleLocal:        true,
 	})
+	noRACK := tcpip.TCPRecovery(0) // as the gateway's own stack: see package host
+	if err := h.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &noRACK); err != nil {
+		n.t.Fatalf("vnet: host %v: %s", addrs, err)
+	}
 	prefixes := make([]netip.Prefix, len(addrs))
 	for i, a := range addrs {
 		prefixes[i] = netip.MustParsePrefix(a)
