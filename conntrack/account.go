@@ -4,8 +4,8 @@ import (
 	"sync/atomic"
 	"unsafe"
 
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // Packets of protocols that take no lock are counted like this. While one
@@ -35,10 +35,13 @@ func (e *Entry) visitors(d tuple.Direction) *uint64 {
 
 var _ = [1]struct{}{}[(unsafe.Offsetof(Entry{}.proto)+4*areaVisitors)%8] // is aligned
 
+// owner is what w calls itself as the owner of counters.
+func (w *Worker) owner() uint32 { return uint32(w.seat) + 1 }
+
 // account counts a packet of a protocol that takes no lock.
 func (w *Worker) account(d tuple.Direction, e *Entry, s *Segment) {
 	h := &e.half[d]
-	me := uint32(w.seat) + 1
+	me := w.owner()
 	owner := word.Load32(&e.proto[areaOwner+int(d)])
 	if owner == 0 {
 		atomic.CompareAndSwapUint32(&e.proto[areaOwner+int(d)], 0, me)

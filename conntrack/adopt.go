@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"sync/atomic"
 
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // Origin says what the numbers of saved flows mean.

@@ -4,7 +4,7 @@ import (
 	"math/bits"
 	"unsafe"
 
-	"example.com/culvert/conntrack/internal/word"
+	"example.com/culvert/internal/word"
 )
 
 // bucket is one cache line of the index: ten places, each a 16-bit tag (part

@@ -1,8 +1,8 @@
 package conntrack
 
 import (
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // Stage is how far a flow of a protocol without states has come.

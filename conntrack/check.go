@@ -5,8 +5,8 @@ import (
 	"runtime"
 	"sync/atomic"
 
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 const maxFaults = 100 // reported by one Check

@@ -5,8 +5,8 @@ import (
 	"unsafe"
 
 	"example.com/culvert/conntrack/internal/prefetch"
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // Proposal is a flow that wants to exist.
@@ -170,6 +170,9 @@ func (w *Worker) fill(slot uint32, p *Proposal, now Tick) bool {
 	e.word, e.segment, e.proto = 0, 0, [8]uint32{}
 	if !HasStates(p.Original.Proto) {
 		e.proto[areaStream] = uint32(now + udpStreamAfter)
+		if w.making == nil {
+			e.proto[areaOwner+int(tuple.Original)] = w.owner() // whose packet it is
+		}
 	}
 	e.mark, e.rule = p.Mark, p.Rule
 	status := p.Status&(kernelBits|userBits)&^(Confirmed|Dying|assuredNow) | Status(p.Choice&choiceMask)<<choiceShift | holding(p.Holds)

@@ -5,8 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // ErrNotFound is returned for a tuple that no confirmed entry has.

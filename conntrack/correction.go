@@ -3,8 +3,8 @@ package conntrack
 import (
 	"sync/atomic"
 
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // Correction is by how much the sequence numbers of one direction of a TCP flow differ

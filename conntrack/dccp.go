@@ -1,8 +1,8 @@
 package conntrack
 
 import (
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // DCCP packet types (RFC 4340 section 5.1), as in Segment.DCCPType.

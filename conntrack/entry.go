@@ -5,8 +5,8 @@ import (
 	"sync/atomic"
 	"unsafe"
 
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // Entry is the record of one flow: three cache lines without pointers, in

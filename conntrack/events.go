@@ -6,8 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // note is an event of a flow on its way from a worker to the pump: no pointers,

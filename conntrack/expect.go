@@ -6,8 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // ExpectFlags qualify an expectation.

@@ -5,8 +5,8 @@ import (
 	"unsafe"
 
 	"example.com/culvert/conntrack/internal/prefetch"
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // The due array holds, per slot, a tick that is not later than the entry's

@@ -3,8 +3,8 @@ package conntrack
 import (
 	"math/bits"
 
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // HandOver is how a table gives its flows to that of another process (TakeOver), slot by

@@ -1,8 +1,8 @@
 package conntrack
 
 import (
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // TCPSide is what the tracker knows of one host of a TCP flow.

@@ -3,8 +3,8 @@ package conntrack
 import (
 	"errors"
 
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // Insertion is a flow that a command makes, without a packet. Its Proposal's Status

@@ -3,8 +3,8 @@ package conntrack
 import (
 	"net/netip"
 
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // Meter tells how much flows have carried between two looks at the table. It keeps 24

@@ -5,8 +5,8 @@ import (
 	"reflect"
 	"unsafe"
 
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/internal/keep"
+	"example.com/culvert/internal/word"
 )
 
 // Names of the arrays that a table has in Config.Memory.

@@ -3,8 +3,8 @@ package conntrack
 import (
 	"math/bits"
 
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // room sees to it that there is room for a flow of a client, or says why there

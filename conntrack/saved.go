@@ -6,8 +6,8 @@ import (
 	"slices"
 	"unsafe"
 
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // Saved is a flow with all that a table knows of it, as it is kept outside: in a

@@ -1,8 +1,8 @@
 package conntrack
 
 import (
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // SCTP chunk types that the tracker knows (RFC 9260 section 3.2). All others,

@@ -3,8 +3,8 @@ package conntrack
 import (
 	"unsafe"
 
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // Most packets change nothing about their flow but counters, the time it was seen, and

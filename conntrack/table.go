@@ -8,8 +8,8 @@ import (
 	"time"
 	"unsafe"
 
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // Table is a set of flows. Its own methods may be called from any goroutine;

@@ -3,8 +3,8 @@ package conntrack
 import (
 	"sync/atomic"
 
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // TakeOver makes an empty table that of another process: each flow has the slot, the

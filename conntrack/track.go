@@ -4,8 +4,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // udpStreamAfter is how old a UDP flow must be to count as a stream.

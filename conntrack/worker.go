@@ -4,8 +4,8 @@ import (
 	"unsafe"
 
 	"example.com/culvert/conntrack/internal/prefetch"
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // MaxBatch is the largest batch Worker.Lookup takes.

@@ -4,8 +4,8 @@ import (
 	"runtime"
 	"sync/atomic"
 
-	"example.com/culvert/conntrack/internal/word"
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // Counters belong to the workers, who add to them plainly: nobody else can set them to

@@ -179,6 +179,9 @@ func (v *view) doomed(p *packet.Packet, to *tuple.Tuple, hop *route.NextHop, was
 	if _, gone := v.gone[to.Src]; gone {
 		return conntrack.AddressLost
 	}
+	if eg := v.portOf(hop.Port); eg != nil && (eg.has4 && to.Src == eg.primary4 || eg.has6 && to.Src == eg.primary6) {
+		return conntrack.Unspecified // as of nearly all flows: they leave with the address of the port
+	}
 	home, ok := v.home(&to.Src)
 	if !ok || home == hop.Port {
 		return conntrack.Unspecified

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"example.com/culvert/conntrack/tuple"
+	"example.com/culvert/internal/word"
 )
 
 // Port indices with a meaning of their own.
@@ -169,7 +170,7 @@ func (d *Decision) Turn() uint64 {
 	if d.DnatRule == nil || d.Page == nil || d.Page.hits == nil {
 		return 0
 	}
-	return d.Page.hits[d.DnatRule.Index].packets.Load() - 1
+	return word.Load64(&d.Page.hits[d.DnatRule.Index].packets) - 1
 }
 
 // ApplyFlowMark returns the mark of a flow as the rules so far have changed it.

@@ -1,8 +1,9 @@
 package rules
 
 import (
-	"sync/atomic"
 	"time"
+
+	"example.com/culvert/internal/word"
 )
 
 // Ledger is what packets leave behind in a Program, and what its rules remember
@@ -20,25 +21,25 @@ type Ledger struct {
 
 // Hit is a number of packets and of their bytes. One goroutine writes it, any may
 // read it.
-type Hit struct{ packets, bytes atomic.Uint64 }
+type Hit struct{ packets, bytes uint64 }
 
 // add counts one packet. There is one writer, so no read-modify-write is needed.
 func (h *Hit) add(bytes uint32) {
-	h.packets.Store(h.packets.Load() + 1)
-	h.bytes.Store(h.bytes.Load() + uint64(bytes))
+	word.Add64(&h.packets, 1)
+	word.Add64(&h.bytes, uint64(bytes))
 }
 
 // Traffic is a number of packets and of the bytes of their IP packets.
 type Traffic struct{ Packets, Bytes uint64 }
 
 func (t *Traffic) plus(h *Hit) {
-	t.Packets += h.packets.Load()
-	t.Bytes += h.bytes.Load()
+	t.Packets += word.Load64(&h.packets)
+	t.Bytes += word.Load64(&h.bytes)
 }
 
 func (h *Hit) set(t Traffic) {
-	h.packets.Store(t.Packets)
-	h.bytes.Store(t.Bytes)
+	word.Store64(&h.packets, t.Packets)
+	word.Store64(&h.bytes, t.Bytes)
 }
 
 // Page is the part of a Ledger that one worker writes. Without a
