@@ -33,9 +33,13 @@ const claimTries = 4 // expired entries, and other workers, in the way of one cl
 func (w *Worker) Claim(p *Proposal, now Tick) (Ref, Claim) {
 	t := w.t
 	x := &t.index
-	ho, hr := x.key.tuple(&p.Original), x.key.tuple(&p.Reply)
+	ho, hr, asked := w.hashes(p)
 	toward := t.towardCells(&p.Original, &p.Reply, p.Status)
-	w.prefetchClaim(ho, hr, &toward)
+	if !asked {
+		w.prefetchPlaces(ho, hr)
+	}
+	w.prefetchRecords(&toward)
+	w.ahead.learn(p)
 	who := t.clients.enter(&w.hosts, &x.key, &p.Original, p.Status, now)
 	at := w.placed()
 	if at == 0 {
@@ -88,22 +92,29 @@ func (w *Worker) Claim(p *Proposal, now Tick) (Ref, Claim) {
 	return w.refuse(ChainFull)
 }
 
-// prefetchClaim asks for the lines that a claim is going to touch: both buckets with
-// their locks, the next free record, and the counters of the flow's sockets.
-func (w *Worker) prefetchClaim(ho, hr uint64, toward *[tuple.NumDirections]*uint32) {
-	t := w.t
-	x := &t.index
-	lines := w.lines[:8]
+// prefetchPlaces asks for the lines of the index that a claim is going to touch: both
+// buckets with their locks.
+func (w *Worker) prefetchPlaces(ho, hr uint64) {
+	x := &w.t.index
+	lines := w.lines[:4]
 	for i, h := range [...]uint64{ho, hr} {
 		lines[2*i] = uintptr(unsafe.Pointer(&x.shards[x.shardOf(h)]))
 		lines[2*i+1] = uintptr(unsafe.Pointer(&x.buckets[x.firstBucket(h)]))
 	}
-	slot := w.slots.head // an old one if there is none
+	prefetch.Lines(lines)
+}
+
+// prefetchRecords asks for the lines of the record that the next claim is going to fill,
+// and for the counters of the sockets of this one.
+func (w *Worker) prefetchRecords(toward *[tuple.NumDirections]*uint32) {
+	t := w.t
+	slot := t.slots.link[w.slots.head] // an old one if there is none
 	e := &t.entries[slot]
-	lines[4] = uintptr(unsafe.Pointer(&e.half[tuple.Original]))
-	lines[5] = uintptr(unsafe.Pointer(&e.half[tuple.Reply]))
-	lines[6] = uintptr(unsafe.Pointer(&e.word))
-	lines[7] = uintptr(unsafe.Pointer(&t.due[slot]))
+	lines := w.lines[:4]
+	lines[0] = uintptr(unsafe.Pointer(&e.half[tuple.Original]))
+	lines[1] = uintptr(unsafe.Pointer(&e.half[tuple.Reply]))
+	lines[2] = uintptr(unsafe.Pointer(&e.word))
+	lines[3] = uintptr(unsafe.Pointer(&t.due[slot]))
 	for _, c := range toward {
 		if c != nil {
 			lines = append(lines, uintptr(unsafe.Pointer(c)))

@@ -43,6 +43,9 @@
 // compares with the tuple in the record. So a hit is a hit, and a miss was one
 // at some moment of the search.
 //
+// Packets that a lookup finds nothing for are about to claim their flows. It prepares
+// that for the whole batch; see type foresight.
+//
 // # Epochs
 //
 // A slot returns to the pool only when every worker has begun a new batch, or is

@@ -61,6 +61,7 @@ type Worker struct {
 	ids   [MaxBatch]uint32
 	lines [linesOfEntry * MaxBatch]uintptr
 	hosts nearClients
+	ahead foresight
 	_     [64]byte
 }
 
@@ -142,6 +143,9 @@ func (w *Worker) Lookup(keys []tuple.Tuple, refs []Ref) {
 		}
 	}
 	word.Add64(&w.stats.Found, uint64(found))
+	if found < n {
+		w.foresee(keys, refs)
+	}
 }
 
 // lookupGroup is how many packets go through a step of Lookup together: enough
