@@ -29,7 +29,7 @@ const (
 	shortNap = 40_000  // ns between looks at a stream
 	longNap  = 100_000 // ns between looks under load
 	leastNap = 20_000
-	gather   = 256 // packets of a nap at most, about: 1/8 of the slots of a ring
+	gather   = 256 // packets of a nap at most, about: 1/16 of the slots of a ring
 
 	idleTime = 100_000_000 // ns: an idle worker still passes epochs and expires flows
 )

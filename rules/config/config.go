@@ -76,7 +76,7 @@ type Interface struct {
 	RPF           RPF
 	MSSClamp      MSSClamp
 	Queues        int            // 0: one for each worker
-	Slots         int            // of each queue, 0: 2048
+	Slots         int            // of each queue, 0: 4096
 	Offload       Offload        // TUN
 	PeerAddresses []netip.Prefix // TUN: what the kernel on the other side of the device gets
 	PeerRoutes    []netip.Prefix // TUN: what the kernel on the other side routes into the device

@@ -6,7 +6,7 @@ const (
 	blockSize = 64 * slotSize // 33 pages
 	blockLen  = blockSize / slotSize
 
-	defaultSlots = 32 * blockLen
+	defaultSlots = 64 * blockLen
 	txSlots      = 8 * blockLen
 
 	rcvBuf = 32 << 20 // queue of frames that do not fit a slot
@@ -52,7 +52,7 @@ type Config struct {
 	Netns  string // named namespace it is in, "" for the process's own
 	Queues int    // default 1
 	Fanout Fanout
-	Slots  int // receive slots of each queue, rounded up to 64; default 2048 (4.3 MB, and 8.4 MB for large frames), 4096 when naps reach 100 us
+	Slots  int // receive slots of each queue, rounded up to 64; default 4096 (8.7 MB, and 8.4 MB for large frames)
 	Accept Accept
 	Qdisc  Qdisc
 }

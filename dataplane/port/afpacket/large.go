@@ -20,7 +20,7 @@ const (
 	largeSlot  = largePages * 4096 // the longest GSO frame and what is before it
 	largeLen   = 30                // slots of a block: 2 MB but for two pages
 	largeBlock = largeLen * largeSlot
-	largeShare = 512 // slots of the other ring for each block
+	largeShare = 1024 // slots of the other ring for each block
 
 	offSec, offNsec = 16, 20 // when it arrived
 )
