@@ -20,6 +20,7 @@ type bulk struct {
 	frames [][]byte // the frames of a batch, in memory behind packet.Headroom bytes each
 	fresh  [][]byte // what they are before each Recv
 	mutate func(frames [][]byte)
+	heads  int // bytes of each frame that mutate and the walk change, 0: all
 	idle   bool
 	sent   int
 }
@@ -35,7 +36,8 @@ func newBulk(name string, link packet.Link) *bulk {
 
 // load makes frames what the port receives from now on, one batch a Step.
 func (b *bulk) load(frames [][]byte, mutate func([][]byte)) {
-	b.fresh, b.frames, b.mutate, b.idle = frames, b.frames[:0], mutate, false
+	b.mutate, b.heads, b.idle = mutate, 0, false
+	b.fresh, b.frames = frames, b.frames[:0]
 	for i, f := range frames {
 		at := i*bulkSlot + packet.Headroom
 		b.frames = append(b.frames, b.memory[at:at+len(f)])
@@ -65,7 +67,11 @@ func (b *bulk) Recv(pkts []packet.Packet) int {
 		b.mutate(b.fresh)
 	}
 	for i, f := range b.fresh {
-		copy(b.frames[i], f)
+		if b.heads == 0 {
+			copy(b.frames[i], f)
+		} else {
+			copy(b.frames[i][:b.heads], f)
+		}
 		p := &pkts[i]
 		p.Mem, p.Off, p.End = b.memory[i*bulkSlot:(i+1)*bulkSlot], packet.Headroom, packet.Headroom+len(f)
 		p.Offload, p.HasVLAN, p.Link, p.LinkKind = packet.Offload{Flags: packet.DataValid}, false, b.info.Link, 0
@@ -127,6 +133,18 @@ func closeBulk(t testing.TB, e *Engine) {
 	if err := e.table.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// loadHeads is load of frames of which no more than the first heads bytes change. Where they
+// are those that came last, the rest of them is there already.
+func (b *bulk) loadHeads(frames [][]byte, mutate func([][]byte), heads int) {
+	if len(b.fresh) != len(frames) || &b.fresh[0] != &frames[0] {
+		b.load(frames, mutate)
+		for i, f := range frames {
+			copy(b.frames[i], f)
+		}
+	}
+	b.mutate, b.heads, b.idle = mutate, heads, false
 }
 
 // retarget makes frame i of a batch the packet of flow n: source address, port and

@@ -40,10 +40,13 @@ func BenchmarkPipeline(b *testing.B) {
 					if x == nil {
 						x = st.make(b, size.flows, bulkConfig{})
 					}
-					ways := []*traffic{x.traffic(tuple.Original, st.packet), x.traffic(tuple.Reply, st.packet)}[:1+i]
+					ways, more := x.ways(st.packet, 1+i), x.ways(st.packet, 1+i)
 					turn := 0
-					measure(run, func() {
+					measureWalk(run, func() {
 						x.batch(ways[turn%len(ways)])
+						turn++
+					}, func() {
+						x.receive(more[turn%len(ways)])
 						turn++
 					})
 				})
@@ -53,6 +56,11 @@ func BenchmarkPipeline(b *testing.B) {
 			}
 		}
 	}
+}
+
+// ways returns traffic of packets like ip out, and with two of them back, too.
+func (x *world) ways(ip []byte, n int) []*traffic {
+	return []*traffic{x.traffic(tuple.Original, ip), x.traffic(tuple.Reply, ip)}[:n]
 }
 
 // BenchmarkStages is the cost of each stage of the walk, taken one after the other over

@@ -190,8 +190,20 @@ func (x *world) batch(tr *traffic) {
 		other = x.lan
 	}
 	other.idle = true
-	tr.port.load(tr.frames, tr.mutate)
+	tr.load()
 	x.step()
+}
+
+// load has the next Step receive the next batch of tr.
+func (tr *traffic) load() { tr.port.loadHeads(tr.frames, tr.mutate, min(len(tr.frames[0]), headers)) }
+
+// headers are as many bytes as those of a packet of TCP with their link-layer header.
+const headers = 54
+
+// receive is batch without the walk: what making packets takes of a benchmark.
+func (x *world) receive(tr *traffic) {
+	tr.load()
+	tr.port.Recv(x.w.pkts[:])
 }
 
 // all passes a packet of every flow.
@@ -279,26 +291,47 @@ func (s *stopwatch) start() {
 	s.from = threadTime()
 }
 
-// report ends the measurement of a watch that was stopped, of so many ops.
-func (s *stopwatch) report(ops int) {
-	s.b.ReportMetric(float64(s.sum)/float64(ops), "cpu-ns/op")
+// report ends the measurement of a watch that was stopped, of so many ops, and returns the
+// nanoseconds of the thread's processor that each took.
+func (s *stopwatch) report(ops int) (each float64) {
+	each = float64(s.sum) / float64(ops)
+	s.b.ReportMetric(each, "cpu-ns/op")
 	runtime.UnlockOSThread()
+	return each
 }
 
 // batches returns how many batches make b.N packets.
 func batches(b *testing.B) int { return (b.N + Batch - 1) / Batch }
 
-// measure runs batches for b.N packets, and wants them to allocate nothing.
-func measure(b *testing.B, batch func()) {
+// measure runs batches for b.N packets, and wants them to allocate nothing. It returns
+// cpu-ns/op.
+func measure(b *testing.B, batch func()) float64 {
 	watch := newStopwatch(b)
 	for range batches(b) {
 		batch()
 	}
 	watch.stop()
-	watch.report(batches(b) * Batch)
+	each := watch.report(batches(b) * Batch)
 	if n := testing.AllocsPerRun(10, batch); n != 0 {
 		b.Errorf("%v allocations a batch, want none", n)
 	}
+	return each
+}
+
+// measureWalk is measure of batches whose packets receive makes. It reports the part of
+// them as receive-ns/op and the rest as walk-ns/op, both of the thread's processor.
+func measureWalk(b *testing.B, batch, receive func()) {
+	whole := measure(b, batch)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	n := max(1, batches(b)/4)
+	from := threadTime()
+	for range n {
+		receive()
+	}
+	part := float64(threadTime()-from) / float64(n*Batch)
+	b.ReportMetric(part, "receive-ns/op")
+	b.ReportMetric(whole-part, "walk-ns/op")
 }
 
 // room skips a benchmark of so many flows that does not fit into this machine's memory, and
