@@ -82,9 +82,11 @@ func (x *index) bucketAt(h, i uint64) *bucket {
 	return &x.buckets[uint64(x.shardOf(h))*x.perShard+b]
 }
 
-// firstBucket returns the number of the bucket that a search for h begins with.
+// firstBucket returns the number of the bucket that a search for h begins with: homeOf in
+// shardOf. With both in one multiplication the bits of the shard are whole shards of it.
 func (x *index) firstBucket(h uint64) uint64 {
-	return uint64(x.shardOf(h))*x.perShard + x.homeOf(h)
+	hi, _ := bits.Mul64(h, uint64(len(x.buckets)))
+	return hi
 }
 
 // Home returns where in the index the search for a tuple begins. Places next to it

@@ -163,6 +163,10 @@ func (w *Worker) hashGroup(keys []tuple.Tuple, at int) {
 	end := min(at+lookupGroup, len(keys))
 	hash, home := w.hash[at:end], w.home[at:end]
 	x.key.tuples(hash, keys[at:end])
+	if hasProbe && len(hash) > 0 {
+		seek(&home[0], &hash[0], len(hash), &x.buckets[0], len(x.buckets))
+		return
+	}
 	lines := w.lines[:len(hash)]
 	home = home[:len(hash)]
 	for i, h := range hash {
@@ -180,6 +184,10 @@ func (w *Worker) probeGroup(n, at int) {
 	end := min(at+lookupGroup, n)
 	hash := w.hash[at:end]
 	home, ids, lines := w.home[at:end][:len(hash)], w.ids[at:end][:len(hash)], w.lines[:linesOfEntry*len(hash)]
+	if hasProbe && len(hash) > 0 {
+		probe(&ids[0], &home[0], &hash[0], len(hash), &x.buckets[0], &w.t.entries[0])
+		return
+	}
 	for i, h := range hash {
 		id := x.buckets[home[i]].candidate(tagOf(h))
 		ids[i] = id
