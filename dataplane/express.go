@@ -26,27 +26,47 @@ func (w *Worker) express(p *packet.Packet, ref conntrack.Ref) bool {
 		return false // see cameTheWayBack
 	}
 	out, mac, ok := w.e.neigh.Next(route.Hint(e.Hint(ref.Dir)))
-	if !ok || out == HostPort {
+	if !ok || out != w.exit.id && !w.exitBy(out) {
 		return false
 	}
-	eg, length := w.v.portOf(out), p.End-p.L3
-	if eg == nil || eg.link != packet.LinkEthernet || length > eg.mtu {
+	x, length := &w.exit, p.End-p.L3
+	if length > x.mtu || !w.trackPlain(p, ref) {
 		return false
 	}
-	s := w.v.sinks[w.index].wire[out]
-	if s == nil || !w.trackPlain(p, ref) {
-		return false
-	}
-	packet.ForwardPlain(p, e.Opposite(ref.Dir), mac, eg.macNumber)
-	p.HasVLAN, p.VLAN = eg.vlan != 0, eg.vlan
-	if st := w.send(s, p); st != port.Sent {
-		if why := w.unsent(st, s, p, eg); why != None {
+	packet.ForwardPlain(p, e.Opposite(ref.Dir), mac, x.mac)
+	p.HasVLAN, p.VLAN = x.vlan != 0, x.vlan
+	if st := x.to.Send(p); st != port.Sent {
+		if why := w.unsent(st, x.to, p, w.v.portOf(out)); why != None {
 			w.drop(why)
 			return true
 		}
 	}
 	w.tally.forwarded++
 	w.tally.bytes += uint64(length)
+	return true
+}
+
+// exit is what express has to know of the port that the packet before left by: nearly
+// always the next one does, too.
+type exit struct {
+	id   uint16 // HostPort: none
+	vlan uint16
+	mtu  int
+	mac  uint64
+	to   port.Sender // is among those to flush
+}
+
+// exitBy makes a port the exit, or reports false if it is none for express.
+func (w *Worker) exitBy(id uint16) bool {
+	if id == HostPort {
+		return false
+	}
+	eg, to := w.v.portOf(id), w.v.sinks[w.index].wire[id]
+	if eg == nil || eg.link != packet.LinkEthernet || to == nil {
+		return false
+	}
+	w.exit = exit{id: id, vlan: eg.vlan, mtu: eg.mtu, mac: eg.macNumber, to: to}
+	w.toFlush(to)
 	return true
 }
 

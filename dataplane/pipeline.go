@@ -39,17 +39,14 @@ func (w *Worker) walk(src source, pkts []packet.Packet) {
 		}
 		if packet.ParsePlain(p) && !w.v.directed[p.Tuple.Dst[15]] {
 			plain |= 1 << k
+			w.keys[k].Set(&p.Tuple)
 		} else if !w.receive(p, at, src.role) {
 			continue
+		} else if p.Flags&packet.ICMPError == 0 || !w.keys[k].Answer(&p.Embedded) {
+			w.keys[k].Set(&p.Tuple)
 		}
 		w.live[k] = uint8(i)
 		k++
-	}
-	for j, i := range w.live[:k] { // now that the tuples have reached the cache
-		p := &pkts[i]
-		if p.Flags&packet.ICMPError == 0 || !w.keys[j].Answer(&p.Embedded) {
-			w.keys[j].Set(&p.Tuple)
-		}
 	}
 	w.ct.Lookup(w.keys[:k], w.refs[:k])
 	if src.role != roleWire || !w.v.express {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"unsafe"
 
@@ -61,6 +62,7 @@ type Worker struct {
 	binding   binding                      // for it
 	blocks    [ports.MaxBlocks]ports.Block // of its client
 	dirty     []port.Sender                // senders with queued frames
+	exit      exit                         // of the last packet that took the express walk, since the last flush
 	sleep     waiter
 
 	tracing *tracing       // of the last batch
@@ -252,7 +254,7 @@ func (w *Worker) flush() {
 		}
 		w.dirty[i] = nil
 	}
-	w.dirty = w.dirty[:0]
+	w.dirty, w.exit.id = w.dirty[:0], HostPort
 	w.used = 0
 	w.publish()
 }
@@ -260,16 +262,15 @@ func (w *Worker) flush() {
 // send queues p on s.
 func (w *Worker) send(s port.Sender, p *packet.Packet) port.Status {
 	st := s.Send(p)
-	if n := len(w.dirty); n > 0 && w.dirty[n-1] == s {
-		return st
-	}
-	for _, d := range w.dirty {
-		if d == s {
-			return st
-		}
-	}
-	w.dirty = append(w.dirty, s)
+	w.toFlush(s)
 	return st
+}
+
+// toFlush has the next flush end what is queued on s.
+func (w *Worker) toFlush(s port.Sender) {
+	if !slices.Contains(w.dirty, s) {
+		w.dirty = append(w.dirty, s)
+	}
 }
 
 // drop counts a packet that goes no further.
