@@ -83,41 +83,46 @@ var _ [unsafe.Sizeof(Entry{}.proto)]byte = [unsafe.Sizeof([tuple.NumDirections]t
 // timeout applies; or the old word and false, having done nothing, unless the connection
 // is and stays established, both sides are known, and the segment is in the window.
 func (e *Entry) advanceSteady(packed uint32, d tuple.Direction, s *Segment, most uint8) (uint32, tcpTimer, bool) {
+	d &= 1
 	o := d.Other()
 	sides := e.sides()
 	from, peer := &sides[d], &sides[o]
-	fromShift, peerShift := flagsShift+8*d, flagsShift+8*o
+	fromShift, peerShift := (flagsShift+8*d)&31, (flagsShift+8*o)&31
 	seq, end, ack := s.Seq, s.Seq+s.Payload, s.Ack
+	fromEnd, fromMaxEnd, fromMaxWin := from.end, from.maxEnd, from.maxWin
+	peerEnd, peerMaxEnd, peerMaxWin := peer.end, peer.maxEnd, peer.maxWin
 	switch {
 	case State(packed&stateMask) != Established,
 		packed>>fromShift&uint32(sideAcked) == 0,
-		from.maxWin == 0, peer.maxWin == 0,
-		before(from.maxEnd, seq), before(peer.end, ack), before(end, from.end-peer.maxWin),
-		before(ack, peer.end-max(from.maxWin, minAckWindow)):
+		fromMaxWin == 0, peerMaxWin == 0,
+		before(fromMaxEnd, seq), before(peerEnd, ack), before(end, fromEnd-peerMaxWin),
+		before(ack, peerEnd-max(fromMaxWin, minAckWindow)):
 		return packed, timerState, false
 	}
 	w := packed
 
-	// As tcpConn.move.
-	win := uint32(s.Window) << (packed >> (scaleShift + 4*d) & 0xf)
-	from.maxWin = max(from.maxWin, win)
-	if before(from.end, end) {
+	// As tcpConn.move. What stays is not written: most of it does.
+	win := uint32(s.Window) << (packed >> ((scaleShift + 4*d) & 31) & 0xf)
+	if win > fromMaxWin {
+		from.maxWin = win
+	}
+	if before(fromEnd, end) {
 		from.end = end
 		w |= uint32(sideUnacked) << fromShift
 	}
 	if before(from.maxAck, ack) {
 		from.maxAck = ack
 	}
-	if before(from.maxEnd, end) {
-		peer.maxWin += end - from.maxEnd
+	if before(fromMaxEnd, end) {
+		peer.maxWin = peerMaxWin + end - fromMaxEnd
 	}
-	if !before(ack+win, peer.maxEnd) {
-		peer.maxEnd = ack + win
+	if !before(ack+win, peerMaxEnd) {
 		if win == 0 {
-			peer.maxEnd++ // a zero window probe
+			win = 1 // a zero window probe
 		}
+		peer.maxEnd = ack + win
 	}
-	if ack == peer.end {
+	if ack == peerEnd {
 		w &^= uint32(sideUnacked) << peerShift
 	}
 

@@ -168,12 +168,9 @@ func (c *tcpConn) countRetrans(d tuple.Direction, s *Segment) {
 
 // lastOf returns tcpConn.last of an ACK.
 func lastOf(d tuple.Direction, s *Segment) uint32 {
-	h := uint32(0x9e3779b1)
-	for _, v := range [...]uint32{s.Seq, s.Ack, s.Payload, uint32(s.Window)} {
-		h = (h ^ v) * 0x85ebca6b
-		h ^= h >> 15
-	}
-	return uint32(d)<<lastDirShift | h&lastHash | uint32(uint16(s.Seq+segLength(s)))
+	h := (uint64(s.Seq)<<32 | uint64(s.Ack)) * 0x9e3779b97f4a7c15
+	h = (h ^ h>>32 ^ uint64(s.Payload)<<16 ^ uint64(s.Window)) * 0xff51afd7ed558ccd
+	return uint32(d)<<lastDirShift | uint32(h>>32)&lastHash | uint32(uint16(s.Seq+segLength(s)))
 }
 
 // Bits of Entry.word of a TCP flow, below wordLock.
