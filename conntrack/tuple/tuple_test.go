@@ -81,8 +81,13 @@ func TestWordsMoveWholeTuples(t *testing.T) {
 	}
 	whole := from
 	whole.Zone = 0
-	if got.Set4(0x0a000005, 0xc6336407, 0x1234, 0x5678, TCP); got != whole {
-		t.Errorf("Set4 made %+v, want %+v", got, whole)
+	if got.SetWire4(0x0500000a, 0x076433c6, 0x78563412, TCP); got != whole {
+		t.Errorf("SetWire4 made %+v, want %+v", got, whole)
+	}
+	got = Tuple{SrcPort: 1, DstPort: 2, Proto: UDP, Family: IPv6, Zone: 3}
+	back := Tuple{Src: from.Dst, Dst: from.Src, SrcPort: 0x5678, DstPort: 0x1234, Proto: UDP, Family: IPv6, Zone: 3}
+	if ports := got.BecomeAnswer(&from); got != back || ports != 0x34127856 {
+		t.Errorf("BecomeAnswer made %+v and %#x, want %+v and 0x34127856", got, ports, back)
 	}
 	got = Tuple{SrcPort: 1, DstPort: 2, Proto: UDP, Family: IPv6, Zone: 3}
 	want := got

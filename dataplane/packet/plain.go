@@ -11,9 +11,15 @@ import (
 // without options, in an Ethernet frame for us that is no GSO frame. What is here does
 // for them in one go what the other functions do step by step, with the same result.
 
+// le is for words of headers: the first byte lowest, as most processors have them. Sums
+// are the same in any order.
+var le = binary.LittleEndian
+
 const (
 	plainMin  = etherLen + ipv4MinLen + udpLen
-	plainIPv4 = uint32(EtherIPv4)<<8 | 0x45 // EtherType, version and header length
+	plainIPv4 = 0x450008 // EtherType, version and header length
+	plainMask = 0xffffff
+	wireDF    = 0x40
 )
 
 // ParsePlain is Parse for plain packets without a fault, whose addresses both are
@@ -28,20 +34,27 @@ func ParsePlain(p *Packet) bool {
 		return false
 	}
 	h := (*[plainMin]byte)(b)
-	ip := (*[ipv4MinLen]byte)(h[etherLen:])
-	total, frag, proto := int(be.Uint16(ip[2:])), be.Uint16(ip[6:]), ip[9]
-	if be.Uint32(h[12:])>>8 != plainIPv4 || h[0]&1 != 0 || frag&^0x4000 != 0 || total > len(b)-etherLen || !soundPlain(ip) {
+	// From EtherType to identification; from there to half of the source; from there to
+	// the first port; ports and what follows.
+	w0, w1, w2, w3 := le.Uint64(h[12:]), le.Uint64(h[20:]), le.Uint64(h[28:]), le.Uint64(h[34:])
+	total := int(bits.ReverseBytes16(uint16(w0 >> 32)))
+	if w0&plainMask != plainIPv4 || h[0]&1 != 0 || w1&0xffff&^wireDF != 0 || total > len(b)-etherLen {
 		return false
 	}
-	src, dst := be.Uint32(ip[12:]), be.Uint32(ip[16:])
+	sum, c := bits.Add64(w0>>16+w2&(1<<48-1), w1, 0) // in any order of bytes (RFC 1071 section 2)
+	if fold(sum+c) != 0xffff {                       // sum is small where c is not 0
+		return false
+	}
+	src, dst := uint32(w1>>48|w2<<16), uint32(w2>>16)
 	if src == dst || badUnicast(src) || badUnicast(dst) {
 		return false
 	}
 	l4 := p.Off + etherLen + ipv4MinLen
 	size, header, tcpFlags := total-ipv4MinLen, udpLen, uint8(0)
+	proto := uint8(w1 >> 24)
 	switch proto {
 	case tuple.UDP:
-		if n := int(be.Uint16(h[38:])); n < udpLen || n > size {
+		if n := int(bits.ReverseBytes16(uint16(w3 >> 32))); n < udpLen || n > size {
 			return false
 		}
 	case tuple.TCP:
@@ -55,14 +68,13 @@ func ParsePlain(p *Packet) bool {
 	default:
 		return false
 	}
-	p.Flags = Flags(frag>>14) * DontFragment
+	p.Flags = Flags(w1>>6&1) * DontFragment
 	p.EtherType = EtherIPv4
 	p.L3, p.L4, p.Payload, p.L3Len = p.Off+etherLen, l4, l4+header, total
 	p.End = p.L3 + total
-	p.TOS, p.TTL, p.TCPFlags = ip[1], ip[8], tcpFlags
-	p.FragAt, p.FragOff, p.FragID, p.FragMax = 0, 0, uint32(be.Uint16(ip[4:])), 0
-	ports := be.Uint32(h[etherLen+ipv4MinLen:])
-	p.Tuple.Set4(src, dst, uint16(ports>>16), uint16(ports), proto)
+	p.TOS, p.TTL, p.TCPFlags = uint8(w0>>24), uint8(w1>>16), tcpFlags
+	p.FragAt, p.FragOff, p.FragID, p.FragMax = 0, 0, uint32(bits.ReverseBytes16(uint16(w0>>48))), 0
+	p.Tuple.SetWire4(src, dst, uint32(w3), proto)
 	switch {
 	case p.Offload.Flags&NeedsCsum != 0:
 		return checkOffload(p) == OK
@@ -72,19 +84,11 @@ func ParsePlain(p *Packet) bool {
 	return verify(p, p.Mem[l4:p.End]) == OK
 }
 
-// soundPlain is soundHeader of a header without options.
-func soundPlain(ip *[ipv4MinLen]byte) bool {
-	ne := binary.NativeEndian
-	s, c := bits.Add64(ne.Uint64(ip[:]), ne.Uint64(ip[8:]), 0)
-	s, c = bits.Add64(s, uint64(ne.Uint32(ip[16:])), c)
-	return fold(s+c) == 0xffff // s is small where c is not 0
-}
-
-// badUnicast reports whether a is no address of a host on a link: unspecified,
-// loopback, multicast or reserved.
+// badUnicast reports whether a, as it lies in a header, is no address of a host on a
+// link: unspecified, loopback, multicast or reserved.
 func badUnicast(a uint32) bool {
-	a >>= 24
-	return a == 0 || a == 127 || a >= 0xe0
+	first := uint8(a)
+	return first-1 >= 0xdf || first == 127 // 0, or from 224 on
 }
 
 // ForwardPlain is DecrementTTL, Translate and SetLink, to Ethernet, of a plain packet
@@ -98,24 +102,22 @@ func ForwardPlain(p *Packet, of *tuple.Tuple, dst, src uint64) {
 	be.PutUint16(h[12:], EtherIPv4)
 
 	ip := (*[ipv4MinLen]byte)(h[etherLen:])
-	addrs, toAddrs := be.Uint64(ip[12:]), uint64(be.Uint32(of.Dst[12:]))<<32|uint64(be.Uint32(of.Src[12:]))
+	addrs, toAddrs := le.Uint64(ip[12:]), uint64(le.Uint32(of.Src[12:]))<<32|uint64(le.Uint32(of.Dst[12:]))
 	change, c := bits.Add64(^addrs, toAddrs, 0) // of sums, see wordDelta
 	change += c
-	be.PutUint64(ip[12:], toAddrs)
-	life := be.Uint32(ip[8:]) // TTL, protocol, checksum
-	sum, c := bits.Add64(change, uint64(^uint16(life))+0xfeff, 0)
-	be.PutUint32(ip[8:], (life-1<<24)&^0xffff|uint32(^fold(sum+c)))
+	le.PutUint64(ip[12:], toAddrs)
+	life := le.Uint32(ip[8:]) // TTL, protocol, checksum
+	sum, c := bits.Add64(change, uint64(^life>>16)+0xfffe, 0)
+	le.PutUint32(ip[8:], (life-1)&0xffff|uint32(^fold(sum+c))<<16)
 	p.TTL--
 
 	transport := (*[udpLen]byte)(h[etherLen+ipv4MinLen:])
-	ports, toPorts := be.Uint32(transport[:]), uint32(of.DstPort)<<16|uint32(of.SrcPort)
-	be.PutUint32(transport[:], toPorts)
 	t := &p.Tuple
-	t.Src, t.Dst = of.Dst, of.Src
-	t.SetRest(of.DstPort, of.SrcPort, t.Proto, t.Family, t.Zone)
+	ports, toPorts := le.Uint32(transport[:]), t.BecomeAnswer(of)
+	le.PutUint32(transport[:], toPorts)
 	if p.Flags&PartialChecksum != 0 { // of the addresses alone
 		if addrs != toAddrs {
-			addPartial(b[etherLen+ipv4MinLen+sumOffset(t.Proto):], fold(change))
+			addPartial(b[etherLen+ipv4MinLen+sumOffset(t.Proto):], bits.ReverseBytes16(fold(change)))
 		}
 		return
 	}
@@ -123,7 +125,7 @@ func ForwardPlain(p *Packet, of *tuple.Tuple, dst, src uint64) {
 		return
 	}
 	change, c = bits.Add64(change, uint64(^ports)+uint64(toPorts), 0)
-	delta := fold(change + c)
+	delta := bits.ReverseBytes16(fold(change + c))
 	if t.Proto == tuple.UDP {
 		addUDPSum(transport[6:], delta)
 		return
