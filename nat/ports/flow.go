@@ -249,40 +249,44 @@ func (u Use) Exclusive() bool { return leasesOf[u]&hasOwner != 0 }
 
 // lease returns the key and the value of one lease of a flow.
 func (f *Flow) lease(l leases, k *key) Endpoint {
-	external := key{addr: f.External.Addr, port: f.External.Port, zone: f.External.Zone, proto: f.Proto}
-	inside := key{addr: f.Inside.Addr, port: f.Inside.Port, zone: f.Inside.Zone, proto: f.Proto}
+	external, inside := &f.External, &f.Inside
 	switch l {
 	case hasOwner:
-		*k, k.kind = external, kindOwner
+		k.begin(external, f.Proto, kindOwner)
 		return f.Inside
 	case hasShare:
-		*k, k.kind = external, kindOwner
+		k.begin(external, f.Proto, kindOwner)
 		return Endpoint{}
 	case hasPin:
-		*k, k.kind, k.other = external, kindPin, f.Remote.Addr
+		k.begin(external, f.Proto, kindPin)
+		k.other = f.Remote.Addr
 		return f.Inside
 	case hasTie:
-		*k, k.kind, k.other, k.otherPort = external, kindTie, f.Remote.Addr, f.Remote.Port
+		k.begin(external, f.Proto, kindTie)
+		k.other, k.otherPort = f.Remote.Addr, f.Remote.Port
 		return f.Inside
 	case hasMap:
-		*k, k.kind = inside, kindMap
+		k.begin(inside, f.Proto, kindMap)
 		return f.External
 	case hasMapAddr:
-		*k, k.kind, k.other = inside, kindMapAddr, f.Remote.Addr
+		k.begin(inside, f.Proto, kindMapAddr)
+		k.other = f.Remote.Addr
 		return f.External
 	case hasHint:
-		*k, k.kind = inside, kindHint
+		k.begin(inside, f.Proto, kindHint)
 		return f.External
 	case hasCharge:
 		return clientKey(f, k)
 	case hasTold:
-		*k, k.kind, k.other = external, kindTold, f.Remote.Addr
+		k.begin(external, f.Proto, kindTold)
+		k.other = f.Remote.Addr
 		return f.Inside
 	case hasAny:
-		*k, k.kind = external, kindTold
+		k.begin(external, f.Proto, kindTold)
 		return f.Inside
 	}
-	*k, k.kind, k.other, k.otherPort = inside, kindPair, f.External.Addr, f.External.Port
+	k.begin(inside, f.Proto, kindPair)
+	k.other, k.otherPort = f.External.Addr, f.External.Port
 	switch l {
 	case hasPairAddr:
 		return Endpoint{Addr: f.Remote.Addr}
