@@ -128,6 +128,7 @@ func TestHeldInterfacesLeakNothing(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			lab := netns.ForTest(t, boxTopology(strings.Replace(tt.config, "[gateway]", "[gateway]\non_exit = \"hold\"", 1)))
 			gw, client, server := lab.Gateway(), lab.Host("client"), lab.Host("server")
+			exec(t, gw.Host, gw.Binary(), "release") // what a gateway of another network has left
 			leaky(t, gw)
 			echo(t, server, "[::]:7")
 			four, six := dial(t, client, "", "203.0.113.9:7"), dial(t, client, "", "[2001:db8::9]:7")
