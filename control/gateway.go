@@ -150,7 +150,14 @@ func (g *Gateway) start(ctx context.Context) error {
 	if err := g.listen(); err != nil { // first: it tells that another instance runs
 		return err
 	}
-	if err := g.build(); err != nil {
+	build := g.build
+	if g.heir != nil {
+		build = func() (err error) {
+			unhurried(func() { err = g.build() })
+			return err
+		}
+	}
+	if err := build(); err != nil {
 		return err
 	}
 	if err := g.openSpaces(g.cfg); err != nil {

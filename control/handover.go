@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"example.com/culvert/conntrack"
 	"example.com/culvert/control/api"
@@ -133,6 +136,23 @@ type handover struct {
 	stopped bool // workers are
 }
 
+// unhurried runs f where the scheduler lets the workers of both processes go first: what
+// they are kept from for longer than a ring lasts is lost. The thread ends with f, so that
+// nobody has to be allowed to raise its priority again.
+func unhurried(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, unhurriedNice) // 0: this thread. Refused: as fast as others
+		f()
+	}()
+	<-done
+}
+
+// unhurriedNice leaves a tenth of a processor that others want.
+const unhurriedNice = 10
+
 // prepare does all that can be done while packets go on.
 func (h *handover) prepare(ctx context.Context) (hello upgrade.Hello, err error) {
 	if _, err := h.next.Receive(upgrade.KindHello, &hello, h.g.wait(helloWait)); err != nil {
@@ -160,7 +180,8 @@ func (h *handover) prepare(ctx context.Context) (hello upgrade.Hello, err error)
 		if err := ctx.Err(); err != nil {
 			return hello, err
 		}
-		changed, err := h.round()
+		var changed int
+		unhurried(func() { changed, err = h.round() })
 		if err != nil {
 			return hello, err
 		}

@@ -302,7 +302,20 @@ func (h *heir) round(to *dataplane.TakeOver) (*upgrade.Final, error) {
 	if err := to.Begin(final.Policies, final.Helpers); err != nil {
 		return nil, err
 	}
+	if last {
+		take(to, s)
+		for i := range final.Helped {
+			to.Help(&final.Helped[i])
+		}
+		return final, nil
+	}
 	var taken upgrade.Taken
+	unhurried(func() { taken.Not = take(to, s) })
+	return nil, h.conn.Send(upgrade.KindTaken, taken)
+}
+
+// take takes what a round has, and returns the slots of flows that have to come again.
+func take(to *dataplane.TakeOver, s *upgrade.State) (not []uint32) {
 	to.Restart()
 	for _, slot := range s.Ended {
 		to.End(slot)
@@ -312,7 +325,7 @@ func (h *heir) round(to *dataplane.TakeOver) (*upgrade.Final, error) {
 	}
 	for i := range s.Flows {
 		if !to.Flow(&s.Flows[i]) {
-			taken.Not = append(taken.Not, s.Flows[i].Slot())
+			not = append(not, s.Flows[i].Slot())
 		}
 	}
 	for i := range s.Expects {
@@ -321,13 +334,7 @@ func (h *heir) round(to *dataplane.TakeOver) (*upgrade.Final, error) {
 	for i := range s.Kept {
 		to.Kept(&s.Kept[i])
 	}
-	if last {
-		for i := range final.Helped {
-			to.Help(&final.Helped[i])
-		}
-		return final, nil
-	}
-	return nil, h.conn.Send(upgrade.KindTaken, taken)
+	return not
 }
 
 // resume has the queues go on from where they stand.
