@@ -34,11 +34,12 @@ func crewOf(cfg *config.Config) dataplane.Crew {
 
 // cpusFor returns the processors that workers are pinned to, one after the other.
 // A single worker goes where there is room, and so do those whose number follows the
-// load: many small gateways may share a machine, and pinning all of them would put them
-// on one processor, where senders of the machine itself may be at work already.
-func cpusFor(crew dataplane.Crew, workers int) (cpus []int) {
+// load while not all of them work: many small gateways may share a machine, and pinning all
+// of them would put them on one processor, where senders of the machine itself may be at
+// work already.
+func cpusFor(workers int) (cpus []int) {
 	var allowed unix.CPUSet
-	if crew == dataplane.CrewByLoad || workers < 2 || unix.SchedGetaffinity(0, &allowed) != nil {
+	if workers < 2 || unix.SchedGetaffinity(0, &allowed) != nil {
 		return nil
 	}
 	for cpu := range len(allowed) * 64 {
@@ -63,7 +64,7 @@ func (g *Gateway) engineConfig(workers int, helpers *alg.Set) dataplane.Config {
 	return dataplane.Config{
 		Workers:    workers,
 		Crew:       crewOf(g.cfg),
-		PinCPUs:    cpusFor(crewOf(g.cfg), workers),
+		PinCPUs:    cpusFor(workers),
 		Waiting:    waitings[g.cfg.Gateway.Waiting],
 		Table:      g.table,
 		Memory:     g.keeper.memory(),

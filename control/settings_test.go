@@ -12,14 +12,11 @@ import (
 	"example.com/culvert/rules/config"
 )
 
-func TestWorkersArePinnedUnlessThereIsOneOrTheLoadDecides(t *testing.T) {
-	if cpus := cpusFor(dataplane.CrewByLoad, 2); cpus != nil {
-		t.Errorf("workers by load are pinned to %v, want free", cpus)
-	}
-	if cpus := cpusFor(dataplane.CrewAll, 1); cpus != nil {
+func TestWorkersArePinnedUnlessThereIsOne(t *testing.T) {
+	if cpus := cpusFor(1); cpus != nil {
 		t.Errorf("one worker is pinned to %v, want free", cpus)
 	}
-	if cpus := cpusFor(dataplane.CrewAll, 2); len(cpus) != runtime.NumCPU() {
+	if cpus := cpusFor(2); len(cpus) != runtime.NumCPU() {
 		t.Errorf("two workers are pinned to %v, want the %d processors this process may use", cpus, runtime.NumCPU())
 	}
 }

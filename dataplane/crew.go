@@ -5,11 +5,12 @@ import "time"
 // How many workers work. One worker moves more packets than two beside a sender that
 // needs a processor of its own: on two processors 0.62 M packets/s against 0.29 M, since
 // who shares a processor with the sender preempts it. So one works while it can, and
-// another one joins when those that work are saturated and there is processor time to be
-// had. Whether that pays is measured.
+// another one joins when those that work are saturated, or lose packets, and there is
+// processor time to be had. Whether that pays is measured.
 const (
 	crewLook   = 100 * time.Millisecond // between looks
 	saturated  = 0.9                    // share of the time that those who work have been busy
+	lossy      = 0.01                   // share of what is done that was lost besides: they don't get the time, busy or not
 	enough     = 0.6                    // share at which one less is enough
 	idleShare  = 0.35                   // of a processor that idled: there is time for one more
 	starved    = 0.75                   // share of its busy time that a worker had a processor, or it waits for one
@@ -29,7 +30,8 @@ type crewLoad struct {
 	busy    []time.Duration // of each worker: in steps that handled packets
 	ran     []time.Duration // of each worker: on a processor
 	idle    time.Duration   // that processors of the machine spent with nothing to do
-	work    float64         // done by all of them, in any unit
+	work    float64         // done by all of them, in frames or what costs as much
+	lost    float64         // frames that found no place in their rings
 }
 
 // crew decides how many of the workers work. It has no clock and no threads.
@@ -63,7 +65,7 @@ func (c *crew) look(l *crewLoad) int {
 	}
 	share := busy.Seconds() / l.elapsed.Seconds()
 	c.high, c.low = c.high+1, c.low+1
-	if share < saturated*float64(c.size) {
+	if share < saturated*float64(c.size) && l.lost <= lossy*l.work {
 		c.high = 0
 	}
 	if share > enough*float64(c.size-1) {

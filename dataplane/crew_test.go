@@ -68,6 +68,37 @@ func TestCrewFollowsTheLoad(t *testing.T) {
 	}
 }
 
+func TestACrewThatLosesPacketsGetsHelpBeforeItIsSaturated(t *testing.T) {
+	always, never, burst := []float64{50, 50, 50, 50}, []float64{0, 0, 0, 0}, []float64{0, 50, 0, 50}
+	tests := []struct {
+		claim     string
+		ran, idle float64
+		lost      []float64 // frames of each look, beside 100 that were handled
+		want      int
+	}{
+		{"one that waits for a processor, and loses packets meanwhile", 0.7, 0, always, 2},
+		{"one beside a processor that idles", 1, 1, always, 2},
+		{"where no processor has time more of them would not help", 1, 0, always, 1},
+		{"one that loses none has time enough", 0.7, 1, never, 1},
+		{"one packet in a hundred is no reason", 0.7, 1, []float64{1, 1, 1, 1}, 1},
+		{"nor is a burst now and then", 0.7, 1, burst, 1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.claim, func(t *testing.T) {
+			c := newCrew(2)
+			s := shift{busy: []float64{0.6}, ran: tt.ran, idle: tt.idle, work: 100}
+			for _, lost := range tt.lost {
+				l := s.load(c.size, 2)
+				l.lost = lost
+				c.look(l)
+			}
+			if c.size != tt.want {
+				t.Errorf("%d work, want %d", c.size, tt.want)
+			}
+		})
+	}
+}
+
 // Whatever the load does, the number does not flap: it changes seldom, and stays between
 // one and all.
 func TestCrewDoesNotFlap(t *testing.T) {

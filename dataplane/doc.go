@@ -130,7 +130,8 @@
 // Any worker may get any packet: they share the table. But both directions of a flow
 // meet on one where ports can be steered (package port/steer), and with CrewByLoad only
 // as many workers get packets as are needed (crew.go): one, and another one while those
-// who work are saturated and there is processor time for it, if more gets done then. A
+// who work are saturated, or lose packets, and there is processor time for it, if more gets
+// done then. While all of them work each has a processor of its own. A
 // trial lasts four looks, 0.4 s; after one that did not pay the next is 5 s away, then
 // 10, up to 5 minutes. With little to do for a second one leaves. Who has no packets
 // sleeps. When the number changes, packets of flows that move may overtake those that
@@ -140,7 +141,7 @@
 //
 // A worker waits in one of three regimes (wait.go). It sleeps in ppoll when idle. After a
 // packet it spins for 15 us, up to 50 where packets are found to come that soon, unless
-// somebody took the processor from it. Under load it naps, up to 100 us; and at rates
+// somebody took the processor from it. Under load it naps, up to 250 us; and at rates
 // that may be questions and answers as well as a stream, where a nap of 40 us that was
 // tried gathered four packets.
 package dataplane

@@ -48,7 +48,7 @@ const (
 // Config makes an Engine. Table is required.
 type Config struct {
 	Workers    int              // 1..; default 1
-	PinCPUs    []int            // CPU of worker i is PinCPUs[i%len]; empty: not pinned
+	PinCPUs    []int            // CPU of worker i is PinCPUs[i%len], with CrewByLoad while all of them work; empty: not pinned
 	Crew       Crew             // how many workers get packets
 	Waiting    Waiting          // see the constants
 	Table      *conntrack.Table // made for the same number of workers

@@ -23,6 +23,14 @@ const (
 	CrewByLoad      // one, and more while that many have more to do than they can
 )
 
+// placing says where the threads of workers run.
+type placing uint8
+
+const (
+	anywhere placing = iota // on any of Config.PinCPUs: the scheduler moves them out of others' way
+	apart                   // each on its own: moved about, they would get into each other's
+)
+
 // steering is what an Engine keeps about it.
 type steering struct {
 	working         atomic.Int32
@@ -93,11 +101,26 @@ func (e *Engine) work(n int) bool {
 		return false
 	}
 	defer e.mu.Unlock()
-	if e.steering.working.Swap(int32(n)) != int32(n) {
+	if was := int(e.steering.working.Swap(int32(n))); was != n {
 		e.steering.changes.Add(1)
+		e.place(was, n)
 	}
 	_ = e.direct(e.view.Load(), nil) // counted
 	return true
+}
+
+// place moves the workers apart when all of them work, and lets them go when no longer.
+func (e *Engine) place(was, n int) {
+	p := anywhere
+	switch all := len(e.workers); {
+	case n == all:
+		p = apart
+	case was != all:
+		return
+	}
+	for _, w := range e.workers {
+		w.place(p)
+	}
 }
 
 // steerByLoad changes how many workers work until the engine stops.
@@ -111,7 +134,7 @@ func (e *Engine) steerByLoad() {
 	}
 	c := newCrew(len(e.workers))
 	c.size = int(e.steering.working.Load())
-	was := e.crewTotals(uptime)
+	was := e.crewTotals(uptime, &crewTotals{})
 	told := false // the process whose ports these were may have told them otherwise meanwhile
 	for {
 		select {
@@ -119,7 +142,7 @@ func (e *Engine) steerByLoad() {
 			return
 		case <-tick.C:
 		}
-		is := e.crewTotals(uptime)
+		is := e.crewTotals(uptime, &was)
 		l := is.since(&was)
 		if n := c.look(&l); !told || n != int(e.steering.working.Load()) {
 			told = e.work(n) // or at the next look
@@ -134,12 +157,13 @@ type crewTotals struct {
 	busy, ran []time.Duration
 	idle      time.Duration
 	work      float64
+	lost      uint64 // of rings; they are not asked while nothing is done
 }
 
 // frameCost is how many bytes cost as much as a frame, about: copied twice, at 4 to 8 GB/s.
 const frameCost = 4096
 
-func (e *Engine) crewTotals(uptime *os.File) (t crewTotals) {
+func (e *Engine) crewTotals(uptime *os.File, was *crewTotals) (t crewTotals) {
 	t.at = e.cfg.Clock()
 	for _, w := range e.workers {
 		c := &w.counter
@@ -148,11 +172,30 @@ func (e *Engine) crewTotals(uptime *os.File) (t crewTotals) {
 		t.work += float64(c.forwarded.Load()+c.delivered.Load()) + float64(c.bytes.Load())/frameCost
 	}
 	t.idle = idleTimeOf(uptime)
+	if t.lost = was.lost; t.work != was.work {
+		t.lost = e.ringDrops()
+	}
 	return t
+}
+
+// ringDrops returns how many frames found no place in the rings of the ports that there are.
+func (e *Engine) ringDrops() (n uint64) {
+	for _, p := range e.view.Load().ports {
+		if p == nil || p.port == nil {
+			continue
+		}
+		for i := range p.port.Info().NumQueues {
+			n += p.port.Queue(i).Stats().RxRingDrops
+		}
+	}
+	return n
 }
 
 func (t *crewTotals) since(was *crewTotals) crewLoad {
 	l := crewLoad{elapsed: time.Duration(t.at - was.at), idle: t.idle - was.idle, work: t.work - was.work}
+	if t.lost > was.lost { // a port that went away takes its count along
+		l.lost = float64(t.lost - was.lost)
+	}
 	for i := range t.busy {
 		l.busy = append(l.busy, t.busy[i]-was.busy[i])
 		l.ran = append(l.ran, t.ran[i]-was.ran[i])

@@ -137,6 +137,48 @@ func TestTheCrewDoesNotWaitForOtherChanges(t *testing.T) {
 	}
 }
 
+// Workers of a crew run where there is room, and each on a processor of its own while all
+// of them work.
+func TestWorkersAreOnProcessorsOfTheirOwnWhileAllOfThemWork(t *testing.T) {
+	e, _ := newSteering(t, CrewByLoad)
+	var allowed unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		t.Fatal(err)
+	}
+	for cpu := range len(allowed) * 64 {
+		if allowed.IsSet(cpu) {
+			e.cfg.PinCPUs = append(e.cfg.PinCPUs, cpu)
+		}
+	}
+	if err := e.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer e.Stop()
+	want := func(what string, of func(worker int) []int) {
+		t.Helper()
+		for i, w := range e.workers {
+			until(t, w.String()+" runs", func() bool { return w.thread.Load() != 0 })
+			var want, got unix.CPUSet
+			for _, cpu := range of(i) {
+				want.Set(cpu)
+			}
+			if err := unix.SchedGetaffinity(int(w.thread.Load()), &got); err != nil {
+				t.Fatal(err)
+			}
+			if got != want {
+				t.Errorf("%s: worker %d may run on %x, want %x", what, i, got[0], want[0])
+			}
+		}
+	}
+	cpus := e.cfg.PinCPUs
+	anyOf := func(int) []int { return cpus }
+	want("at first", anyOf)
+	until(t, "both work", func() bool { return e.work(2) })
+	want("both work", func(i int) []int { return cpus[i%len(cpus):][:1] })
+	until(t, "one works", func() bool { return e.work(1) })
+	want("one works", anyOf)
+}
+
 // The clock of a thread and the idle time of the machine are what the kernel says they are.
 func TestCrewSeesWhatThreadsAndProcessorsDo(t *testing.T) {
 	runtime.LockOSThread()

@@ -151,12 +151,10 @@ func (w *Worker) run() {
 	defer w.e.done.Done()
 	runtime.LockOSThread() // for good: the thread's affinity and name are changed
 	w.nameThread()
-	if cpus := w.e.cfg.PinCPUs; len(cpus) > 0 {
-		var set unix.CPUSet
-		set.Set(cpus[w.index%len(cpus)])
-		_ = unix.SchedSetaffinity(0, &set) // a CPU that is not ours: run where we may
-	}
 	w.thread.Store(int32(unix.Gettid()))
+	if w.e.cfg.Crew == CrewAll {
+		w.place(apart)
+	}
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0) // naps of 30 us become 80 otherwise
 	now := w.e.cfg.Clock()
 	for !w.e.stop.Load() {
@@ -172,6 +170,7 @@ func (w *Worker) run() {
 			now = w.e.cfg.Clock()
 		}
 	}
+	w.thread.Store(0)
 	w.park()
 }
 
@@ -279,6 +278,23 @@ func (w *Worker) drop(why Reason) {
 	if w.trace != nil {
 		w.trace.drop(why)
 	}
+}
+
+// place lets the worker's thread run on one of Config.PinCPUs, or on all of them.
+func (w *Worker) place(p placing) {
+	cpus := w.e.cfg.PinCPUs
+	tid := w.thread.Load()
+	if len(cpus) == 0 || tid == 0 {
+		return
+	}
+	if p == apart {
+		cpus = cpus[w.index%len(cpus):][:1]
+	}
+	var set unix.CPUSet
+	for _, cpu := range cpus {
+		set.Set(cpu)
+	}
+	_ = unix.SchedSetaffinity(int(tid), &set) // CPUs that are not ours: run where we may
 }
 
 // nameThread gives the worker's thread its name, for top -H and debuggers.

@@ -20,7 +20,7 @@ var gatewayKeys = []key[Gateway]{
 		"Tells instances apart in logs, metrics and the default path of the control socket.",
 		func(d *decoder, n *node, v *Gateway) { d.name(n, &v.Name) }},
 	{"workers", "integer 0-256", "0", "2",
-		"Number of worker threads; several are pinned, each to a processor. 0 means up to one for each processor, not pinned, and as many at work as the load needs.",
+		"Number of worker threads; several are pinned, each to a processor. 0 means up to one for each processor, and as many at work as the load needs, pinned while all of them are.",
 		func(d *decoder, n *node, v *Gateway) { d.integer(n, &v.Workers, 0, 256) }},
 	{"on_exit", `"release" or "hold"`, `"release"`, `"hold"`,
 		"Whether the kernel gets the interfaces back when the process ends (also when it is killed), or they stay closed until the next start or culvert release.",
