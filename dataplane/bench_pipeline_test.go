@@ -4,7 +4,6 @@ import (
 	"testing"
 	"time"
 
-	"example.com/culvert/conntrack"
 	"example.com/culvert/conntrack/tuple"
 	"example.com/culvert/dataplane/packet"
 	"example.com/culvert/dataplane/route"
@@ -31,7 +30,11 @@ func BenchmarkPipeline(b *testing.B) {
 			if size.flows > st.most || !room(b, size.flows) {
 				continue
 			}
-			var x *world // one for all rounds
+			var ( // one for all rounds: sequence numbers go on
+				x          *world
+				ways, more []*traffic
+				turn       int
+			)
 			for i, name := range st.names {
 				if name == "" {
 					continue
@@ -39,15 +42,15 @@ func BenchmarkPipeline(b *testing.B) {
 				b.Run(name+"/flows="+size.name, func(run *testing.B) {
 					if x == nil {
 						x = st.make(b, size.flows, bulkConfig{})
+						ways, more = x.ways(st.packet), x.ways(st.packet)
 					}
-					ways, more := x.ways(st.packet, 1+i), x.ways(st.packet, 1+i)
-					turn := 0
+					received := 0
 					measureWalk(run, func() {
-						x.batch(ways[turn%len(ways)])
+						x.batch(ways[turn%(1+i)])
 						turn++
 					}, func() {
-						x.receive(more[turn%len(ways)])
-						turn++
+						x.receive(more[received%(1+i)])
+						received++
 					})
 				})
 			}
@@ -58,59 +61,54 @@ func BenchmarkPipeline(b *testing.B) {
 	}
 }
 
-// ways returns traffic of packets like ip out, and with two of them back, too.
-func (x *world) ways(ip []byte, n int) []*traffic {
-	return []*traffic{x.traffic(tuple.Original, ip), x.traffic(tuple.Reply, ip)}[:n]
+// ways returns traffic of packets like ip out and back.
+func (x *world) ways(ip []byte) []*traffic {
+	return []*traffic{x.traffic(tuple.Original, ip), x.traffic(tuple.Reply, ip)}
 }
 
-// BenchmarkStages is the cost of each stage of the walk, taken one after the other over
-// the same batches, with one look at the clock between two of them. Receive is what a bulk
-// port takes to give a packet, and no part of the walk.
+// BenchmarkStages is the cost of each stage of the express walk, taken one after the other
+// over the same batches, with one look at the clock between two of them. Receive is what a
+// bulk port takes to give a packet, and no part of the walk.
 func BenchmarkStages(b *testing.B) {
-	for _, size := range benchSizes {
-		if !room(b, size.flows) || size.flows > 4<<20 {
-			continue
-		}
-		var x *world
-		b.Run("udp/flows="+size.name, func(run *testing.B) {
-			if x == nil {
-				x = newUDPWorld(b, size.flows, bulkConfig{})
+	for _, st := range streams {
+		for _, size := range benchSizes {
+			if !room(b, size.flows) || size.flows > 4<<20 {
+				continue
 			}
-			s := newStages(x)
-			run.ReportAllocs()
-			run.ResetTimer()
-			for range batches(run) {
-				s.batch()
+			var s stages // for all rounds
+			b.Run(st.proto+"/flows="+size.name, func(run *testing.B) {
+				if s.x == nil {
+					s.x = st.make(b, size.flows, bulkConfig{})
+					s.ways = s.x.ways(st.packet)
+				}
+				clear(s.took[:])
+				run.ReportAllocs()
+				run.ResetTimer()
+				for range batches(run) {
+					s.batch()
+				}
+				run.StopTimer()
+				for i, name := range stageNames {
+					run.ReportMetric(float64(s.took[i])/float64(batches(run)*Batch), name+"-ns/op")
+				}
+			})
+			if s.x != nil {
+				s.x.close()
 			}
-			run.StopTimer()
-			for i, name := range stageNames {
-				run.ReportMetric(float64(s.took[i])/float64(batches(run)*Batch), name+"-ns/op")
-			}
-		})
-		if x != nil {
-			x.close()
 		}
 	}
 }
 
-var stageNames = [...]string{"receive", "parse", "lookup", "track", "route", "translate", "transmit"}
+var stageNames = [...]string{"receive", "parse", "lookup", "route", "track", "translate", "transmit"}
 
-// stages takes batches of a world through the stages of the walk.
+// stages takes batches of a world, out and back in turns, through the stages of express.
 type stages struct {
 	x    *world
+	ways []*traffic
+	turn int
 	took [len(stageNames)]time.Duration
 	last time.Time
-	pkts []packet.Packet
-	keys [Batch]tuple.Tuple
-	refs [Batch]conntrack.Ref
-	macs [Batch][6]byte
-}
-
-func newStages(x *world) *stages {
-	tr := x.traffic(tuple.Original, benchUDP)
-	x.wan.idle = true
-	x.lan.load(tr.frames, tr.next)
-	return &stages{x: x, pkts: make([]packet.Packet, Batch)}
+	macs [Batch]uint64
 }
 
 // lap ends stage i.
@@ -122,49 +120,53 @@ func (s *stages) lap(i int) {
 
 func (s *stages) batch() {
 	x, w := s.x, s.x.w
+	tr := s.ways[s.turn%len(s.ways)]
+	s.turn++
 	x.now += batchTime
-	tick := tickAt(x.now)
+	in, out, to := uint16(lanID), uint16(wanID), x.wan
+	if tr.dir == tuple.Reply {
+		in, out, to = out, in, x.lan
+	}
 	s.last = time.Now()
-	pkts := s.pkts[:x.lan.Recv(s.pkts)]
+	tr.load()
+	pkts := w.pkts[:tr.port.Recv(w.pkts[:])]
 	s.lap(0)
 	for i := range pkts {
-		if fault := packet.Parse(&pkts[i]); fault != packet.OK {
-			x.Fatal(fault)
+		p := &pkts[i]
+		if p.In = in; !packet.ParsePlain(p) {
+			x.Fatalf("%v is no plain packet", p.Tuple)
 		}
-		s.keys[i] = pkts[i].Tuple
+		w.keys[i].Set(&p.Tuple)
 	}
 	s.lap(1)
-	w.ct.Begin(tick)
-	w.ct.Lookup(s.keys[:len(pkts)], s.refs[:])
+	w.begin(x.now)
+	w.ct.Lookup(w.keys[:len(pkts)], w.refs[:])
 	s.lap(2)
 	for i := range pkts {
-		var seg conntrack.Segment
-		segmentOf(&pkts[i], &seg)
-		if v := w.ct.Track(s.refs[i], &seg, tick); v.Invalid() {
-			x.Fatal(v)
-		}
-	}
-	s.lap(3)
-	eg := x.e.view.Load().portOf(wanID)
-	for i := range pkts {
-		e := x.e.table.Entry(s.refs[i].Slot)
-		out, mac, ok := x.e.neigh.Get(route.Hint(e.Hint(tuple.Original)))
-		if !ok || out != wanID || pkts[i].WireLen() > eg.mtu {
-			x.Fatal("no next hop is known, or the packet is too long")
+		ref := w.refs[i]
+		e := x.e.table.Entry(ref.Slot)
+		back, known := x.e.neigh.Valid(route.Hint(e.Hint(ref.Dir.Other())))
+		by, mac, ok := x.e.neigh.Next(route.Hint(e.Hint(ref.Dir)))
+		if !ok || by != out || known && back != in || by != w.exit.id && !w.exitBy(by) {
+			x.Fatal("no next hop is known, or another one")
 		}
 		s.macs[i] = mac
 	}
+	s.lap(3)
+	for i := range pkts {
+		if !w.trackPlain(&pkts[i], w.refs[i]) {
+			x.Fatalf("%v changes its flow", pkts[i].Tuple)
+		}
+	}
 	s.lap(4)
 	for i := range pkts {
-		other := x.e.table.Entry(s.refs[i].Slot).Tuple(tuple.Reply)
-		to, _ := other.Inverse()
-		packet.DecrementTTL(&pkts[i])
-		packet.Translate(&pkts[i], &to)
+		ref := w.refs[i]
+		packet.ForwardPlain(&pkts[i], x.e.table.Entry(ref.Slot).Opposite(ref.Dir), s.macs[i], w.exit.mac)
 	}
 	s.lap(5)
 	for i := range pkts {
-		packet.SetLink(&pkts[i], eg.link, s.macs[i], eg.mac)
-		x.wan.Send(&pkts[i])
+		to.Send(&pkts[i])
 	}
+	w.flush()
 	s.lap(6)
 }
