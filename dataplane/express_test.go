@@ -117,3 +117,35 @@ func everyFlow(l *lab) (all []string) {
 	slices.Sort(all)
 	return all
 }
+
+// TestBatchLeavesByTheExitOfEachPacket: what comes in together goes to hosts of a link and
+// of a VLAN on it in turns, and a packet for neither walk is between them.
+func TestBatchLeavesByTheExitOfEachPacket(t *testing.T) {
+	l := newLab(t, labConfig{ports: vlans})
+	l.resolve(extraID, "10.7.0.5")
+	l.send("lan", udp("10.0.0.5:1", "198.51.100.7:53"))
+	l.inject("lan", mem.Frame{Data: l.frame("lan", udp("10.7.0.5:2", "198.51.100.7:53")), HasVLAN: true, VLAN: 7})
+	l.step()
+	l.ports["wan"].Take()
+	for range 2 { // the second time all but one take the express walk
+		var want []string
+		for n := range 12 {
+			to, left := "203.0.113.1:1", "udp 198.51.100.7:53 > 10.0.0.5:1 ttl 63 len 0"
+			switch {
+			case n == 5:
+				to, left = "203.0.113.1:3", "" // nobody's
+			case n%3 != 0:
+				to, left = "203.0.113.1:2", "udp 198.51.100.7:53 > 10.7.0.5:2 ttl 63 len 0 vlan 7"
+			}
+			l.inject("wan", mem.Frame{Data: l.frame("wan", udp("198.51.100.7:53", to))})
+			if left != "" {
+				want = append(want, left)
+			}
+		}
+		l.step()
+		l.want("lan", want...)
+	}
+	if got, want := l.e.Stats().Forwarded, uint64(2+2*11); got != want {
+		t.Errorf("forwarded %d packets, want %d", got, want)
+	}
+}
