@@ -392,10 +392,14 @@ func (g *Gateway) succeed() error {
 	var last upgrade.Leave
 	var fds []int
 	err := h.conn.Send(upgrade.KindRunning, upgrade.Running{At: at, Done: h.done})
-	switch {
-	case err == nil:
+	heard := err == nil
+	if heard {
 		h.conn.Join() // while it is there
 		fds, err = h.conn.Receive(upgrade.KindLeave, &last, leaveWait)
+		heard = !errors.Is(err, upgrade.ErrUnheard)
+	}
+	switch {
+	case heard:
 		if err != nil && !errors.Is(err, upgrade.ErrEnded) {
 			g.log.Warn("the process before did not say that it leaves", "error", err)
 		}

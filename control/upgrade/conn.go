@@ -15,8 +15,10 @@ import (
 
 // Errors of a Conn. What the other side may have meant is nobody's guess.
 var (
-	ErrEnded    = errors.New("the other process has ended")
-	ErrSilent   = errors.New("the other process says nothing")
+	ErrEnded  = errors.New("the other process has ended")
+	ErrSilent = errors.New("the other process says nothing")
+	// ErrUnheard is ErrEnded of a process that has not received what it was told last.
+	ErrUnheard  = fmt.Errorf("%w, and has not heard", ErrEnded)
 	ErrProtocol = errors.New("the other process says what does not belong here")
 )
 
@@ -210,7 +212,7 @@ func (c *Conn) record(until time.Time) (kind Kind, total int, fds []int, err err
 	n, oobn, flags, _, err := unix.Recvmsg(c.fd, header, oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
 	if err != nil {
 		if errors.Is(err, unix.ECONNRESET) {
-			err = ErrEnded
+			err = ErrUnheard
 		}
 		return 0, 0, nil, err
 	}
