@@ -167,8 +167,8 @@ func (r *client) countNew(second uint32) {
 	for {
 		begun := atomic.LoadUint64(&r.begun)
 		last := uint32(begun >> clientSecond)
-		if last == second {
-			atomic.AddUint64(&r.begun, 1) // of the next second, if that has just begun elsewhere
+		if last == second || last == second+1 { // elsewhere the next one has begun
+			atomic.AddUint64(&r.begun, 1) // of the next second, if that has just begun
 			return
 		}
 		if atomic.CompareAndSwapUint64(&r.begun, begun, uint64(second)<<clientSecond|1) {

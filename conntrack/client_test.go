@@ -65,3 +65,18 @@ func TestRateOfAClientIsThatOfASecond(t *testing.T) {
 		}
 	}
 }
+
+// TestRateOutlivesWorkersOnBothSidesOfASecond: a batch that began before a second counts
+// after one that began in it.
+func TestRateOutlivesWorkersOnBothSidesOfASecond(t *testing.T) {
+	var r client
+	for range 1000 {
+		r.countNew(10)
+	}
+	r.countNew(11)
+	r.countNew(10)
+	r.countNew(11)
+	if got := r.rate(11); got < 1000 {
+		t.Errorf("rate %d, want at least 1000", got)
+	}
+}

@@ -26,7 +26,7 @@ func (w *Worker) express(p *packet.Packet, ref conntrack.Ref) bool {
 		return false // see cameTheWayBack
 	}
 	out, mac, ok := w.e.neigh.Next(route.Hint(e.Hint(ref.Dir)))
-	if !ok || out != w.exit.id && !w.exitBy(out) {
+	if !ok || out == HostPort || out != w.exit.id && !w.exitBy(out) {
 		return false
 	}
 	x, length := &w.exit, p.End-p.L3
@@ -49,18 +49,15 @@ func (w *Worker) express(p *packet.Packet, ref conntrack.Ref) bool {
 // exit is what express has to know of the port that the packet before left by: nearly
 // always the next one does, too.
 type exit struct {
-	id   uint16 // HostPort: none
+	id   uint16 // HostPort: none since the last flush
 	vlan uint16
 	mtu  int
 	mac  uint64
 	to   port.Sender // is among those to flush
 }
 
-// exitBy makes a port the exit, or reports false if it is none for express.
+// exitBy makes a port, not HostPort, the exit, or reports false if it is none for express.
 func (w *Worker) exitBy(id uint16) bool {
-	if id == HostPort {
-		return false
-	}
 	eg, to := w.v.portOf(id), w.v.sinks[w.index].wire[id]
 	if eg == nil || eg.link != packet.LinkEthernet || to == nil {
 		return false

@@ -149,3 +149,27 @@ func TestBatchLeavesByTheExitOfEachPacket(t *testing.T) {
 		t.Errorf("forwarded %d packets, want %d", got, want)
 	}
 }
+
+// TestWhatIsForTheGatewayLeavesByNoExit: a datagram of a flow to the gateway's own stack
+// is delivered, whatever has taken the express walk before.
+func TestWhatIsForTheGatewayLeavesByNoExit(t *testing.T) {
+	l := newLab(t, labConfig{rules: masquerade})
+	l.host.services[53] = true
+	for range 2 {
+		l.send("lan", udp("10.0.0.6:9", "10.0.0.1:53"))
+		l.ports["host"].TakeFrames()
+		l.send("host", udp("10.0.0.1:53", "10.0.0.6:9"))
+		l.send("lan", udp("10.0.0.5:1", "198.51.100.7:80"))
+		l.send("wan", udp("198.51.100.7:80", "203.0.113.1:1"))
+		l.ports["wan"].TakeFrames()
+		l.ports["lan"].TakeFrames()
+		l.advance(3 * time.Second)
+	}
+	l.send("lan", udp("10.0.0.5:1", "198.51.100.7:80"))
+	l.ports["wan"].TakeFrames()
+
+	l.send("lan", udp("10.0.0.6:9", "10.0.0.1:53", ttl(64)))
+	l.send("lan", udp("10.0.0.5:1", "198.51.100.7:80"))
+	l.want("wan", "udp 203.0.113.1:1 > 198.51.100.7:80 ttl 63 len 0")
+	l.want("host", "udp 10.0.0.6:9 > 10.0.0.1:53 ttl 64 len 0")
+}

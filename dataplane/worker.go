@@ -253,7 +253,7 @@ func (w *Worker) flush() {
 		}
 		w.dirty[i] = nil
 	}
-	w.dirty, w.exit.id = w.dirty[:0], HostPort
+	w.dirty, w.exit = w.dirty[:0], exit{}
 	w.used = 0
 	w.publish()
 }

@@ -151,3 +151,18 @@ func readable(t *testing.T, fd int) bool {
 	}
 	return n == 1
 }
+
+// TestLargeFramesWaitForNoSmallOneAfterARollBack: the process that goes on after all reads
+// its rings anew, of which only one has a frame.
+func TestLargeFramesWaitForNoSmallOneAfterARollBack(t *testing.T) {
+	n := jumbo(t)
+	p := open(t, n.g0, Config{Slots: 64})
+	p.Rests()
+	p.Strayed()
+	newRaw(t, n.c0).send(t, numbered(n, t, 0, 30000))
+	q := p.queues[0]
+	nstest.Eventually(t, "a large frame is there", func() bool { return readable(t, q.SecondFD()) })
+	if got := q.Recv(make([]packet.Packet, 7)); got != 1 {
+		t.Errorf("%d frames, want 1", got)
+	}
+}

@@ -124,10 +124,21 @@ func (q *queue) SecondFD() int {
 func (q *queue) Recv(pkts []packet.Packet) int {
 	n := 0
 	var bytes uint64
-	if q.strayed && !q.find() {
-		return 0
-	}
 	for n < len(pkts) && q.lent < q.slots {
+		if q.strayed && !q.find() { // there are large ones at most
+			if q.large.socket == nil || q.large.lent == bigFrames {
+				break
+			}
+			long := q.large.head()
+			if long == nil {
+				break
+			}
+			if q.takeLarge(&pkts[n], long) {
+				bytes += uint64(pkts[n].End - pkts[n].Off)
+				n++
+			}
+			continue
+		}
 		slot := q.rx.mem[q.next*slotSize:][:slotSize:slotSize]
 		status := atomic.LoadUint32(statusOf(slot))
 		if q.large.socket != nil {
